@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Both need only Python 3.11, git and make.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STORE  ?= build/demo.duckdb
+SITE   ?= leaderboard/site
+QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
+
+.PHONY: help demo test test-all check format site board mini real-check wheel clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# torch stands on every install line: without its pin pip would fetch gigabytes of CUDA libraries.
+$(VENV)/.score: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Quench and what scoring needs (a few minutes the first time) ..."
+	$(PIP) torch==2.13.0 -e '.[score]'
+	@touch $@
+$(VENV)/.dev: $(VENV)/.score
+	$(PIP) torch==2.13.0 -e '.[score,dev]'
+	@touch $@
+
+demo: $(VENV)/.score  ## score the demo submissions under nine quantizers and build the page
+	$(BIN)/quench run --corpus mini --quantizers $(QUANTIZERS) --store $(STORE)
+	$(BIN)/quench render --store $(STORE) --out $(SITE)
+	$(BIN)/quench show --store $(STORE) --corpus mini --at 4
+	@echo "Open the leaderboard: $(abspath $(SITE))/index.html"
+
+test: $(VENV)/.dev  ## run the tests (under 12 minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev  ## run every test, the slow ones included
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: $(VENV)/.dev  ## lint, format check and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+site: $(VENV)/.score  ## build the pages from the board's own store, results.duckdb
+	$(BIN)/quench render --store results.duckdb --out $(SITE)
+
+board: $(VENV)/.score  ## bring results.duckdb up to date with the committed submissions
+	$(BIN)/quench run --corpus mini --quantizers $(QUANTIZERS) --store results.duckdb
+
+mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
+	$(BIN)/quench mini build --out build/mini
+
+real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
+	$(BIN)/python benchmarks/real_check.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
+
+wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built, but not the store and not .venv
+	rm -rf build dist $(SITE) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,323 @@
+"""The command line: one command, one call.
+
+Exit codes: 0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with
+``--json`` as one JSON document; progress and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.cli_options import (
+    DEFAULT_STORE,
+    ControlsOption,
+    CorpusOption,
+    DataDirOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    QuantizersOption,
+    SeedOption,
+    StoreOption,
+    SubmissionsOption,
+    TasksOption,
+    chosen_quantizers,
+    chosen_tasks,
+    load_submissions,
+    print_rows,
+    stderr,
+    submission_folders,
+    submissions_dir,
+)
+from harness.errors import InputError, ManifestError, QuenchError
+
+
+class _OneSentenceErrors(TyperGroup):
+    """Turns an error raised on purpose into one sentence and an exit code, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QuenchError as error:
+            for sentence in error.faults if isinstance(error, ManifestError) else (str(error),):
+                typer.echo(f"Error: {sentence}", err=True)
+            raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
+
+
+app = typer.Typer(
+    cls=_OneSentenceErrors,
+    name="quench",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
+)
+mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a generated corpus and its small models.")
+app.add_typer(mini_app, name="mini")
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+@app.command(epilog="Examples: `quench validate` · `quench validate submissions/my-entry --json`")
+def validate(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Submission folders. [default: all]")] = None,
+    submissions: SubmissionsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check submissions the way the board's CI does: manifest, weights, configs. Nothing is loaded."""
+    rows = [_check(path) for path in (paths or submission_folders(submissions_dir(submissions)))]
+    print_rows(rows, "validate", as_json, title="Submissions", columns=("submission", "valid", "faults"))
+    if not all(row["valid"] for row in rows):
+        raise typer.Exit(2)
+
+
+def _check(folder: Path) -> dict[str, Any]:
+    from harness.submit import intake, manifest
+
+    try:
+        submission = manifest.load(folder)
+        neighbours = manifest.load_all(folder.resolve().parent)
+        intake.scan(submission, neighbours)
+    except ManifestError as error:
+        return {"submission": folder.name, "valid": False, "faults": list(error.faults)}
+    except InputError as error:
+        return {"submission": folder.name, "valid": False, "faults": [str(error)]}
+    return {"submission": folder.name, "valid": True, "faults": []}
+
+
+@app.command(epilog="Examples: `quench backends` · `quench backends --device cuda --json`")
+def backends(device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
+    """List every quantizer preset and whether it runs on this machine."""
+    from harness import quantize
+
+    rows = []
+    for spec in quantize.presets():
+        reason = quantize.backend_of(spec).unavailable_reason(spec, device)
+        rows.append(
+            {
+                "quantizer": spec.name,
+                "backend": spec.backend,
+                "bits": spec.bits,
+                "group_size": spec.group_size,
+                "symmetric": spec.symmetric,
+                "label": spec.label,
+                "runs_here": reason is None,
+                "reason": reason,
+            }
+        )
+    print_rows(
+        rows, "backends", as_json, title="Quantizers", columns=("quantizer", "bits", "label", "runs_here", "reason")
+    )
+
+
+@app.command(epilog="Examples: `quench plan --corpus mini` · `quench plan my-entry --quantizers rtn-4bit-g64,bnb-nf4`")
+def plan(
+    names: Annotated[list[str] | None, typer.Argument(help="Submissions. [default: all]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    submissions: SubmissionsOption = None,
+    quantizers: QuantizersOption = None,
+    tasks: TasksOption = None,
+    corpus: CorpusOption = None,
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    controls: ControlsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what `quench run` with the same options would do, and do nothing."""
+    from harness.run import board_run, planner
+
+    planned = planner.plan(
+        load_submissions(submissions),
+        names=names or (),
+        quantizers=chosen_quantizers(quantizers),
+        tasks=chosen_tasks(tasks),
+        corpus=corpus,
+        finished=board_run.finished_keys(store),
+        data_dir=data_dir,
+        device=device,
+        seed=seed,
+        limit=limit,
+        controls=controls,
+    )
+    rows = [
+        {
+            "submission": job.submission.name,
+            "quantizer": job.spec.name,
+            "state": state,
+            "cells": len(job.cells),
+            "tasks": [cell.task for cell in job.cells],
+            "reason": reason,
+        }
+        for state, jobs in (("to do", [(job, None) for job in planned.jobs]), ("impossible", list(planned.impossible)))
+        for job, reason in jobs
+    ]
+    print_rows(
+        rows,
+        "plan",
+        as_json,
+        title=f"{planned.cells_to_do} cells to do, {len(planned.done)} done already",
+        columns=("submission", "quantizer", "state", "cells", "reason"),
+    )
+
+
+@app.command(epilog="Examples: `quench run --corpus mini` · `quench run my-entry --quantizers reference,rtn-4bit-g64`")
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="Submissions. [default: all]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    submissions: SubmissionsOption = None,
+    quantizers: QuantizersOption = None,
+    tasks: TasksOption = None,
+    corpus: CorpusOption = None,
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    controls: ControlsOption = True,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Jobs at a time. [default: one per core, one on a GPU]")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that one job may take.")] = None,
+) -> None:
+    """Score submissions under quantizers and store every cell. What is stored already is not done again."""
+    from harness import paths
+    from harness.run import board_run, planner
+    from harness.run.runner import Settings
+
+    known = load_submissions(submissions)
+    planned = planner.plan(
+        known,
+        names=names or (),
+        quantizers=chosen_quantizers(quantizers),
+        tasks=chosen_tasks(tasks),
+        corpus=corpus,
+        finished=board_run.finished_keys(store),
+        data_dir=data_dir,
+        device=device,
+        seed=seed,
+        limit=limit,
+        controls=controls,
+    )
+    if planned.added_controls:
+        stderr.print(f"Controls added: {', '.join(planned.added_controls)}", highlight=False)
+    at_a_time = workers or board_run.default_workers(device)
+    settings = Settings(
+        cache=str(paths.cache_dir()),
+        device=device,
+        threads=board_run.threads_for(device, at_a_time),
+        seed=seed,
+        data_dir=str(data_dir.resolve()) if data_dir else None,
+    )
+    counts = board_run.execute(
+        planned, known, settings, store=store, workers=at_a_time, console=stderr, timeout=timeout
+    )
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
+    stderr.print(f"{ended}; {len(planned.done)} done before. Store: {store}", highlight=False)
+    if counts["failed"] or counts["cancelled"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: `quench status` · `quench status --corpus mini --json`")
+def status(
+    names: Annotated[list[str] | None, typer.Argument(help="Submissions. [default: all]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    submissions: SubmissionsOption = None,
+    quantizers: QuantizersOption = None,
+    tasks: TasksOption = None,
+    corpus: CorpusOption = None,
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far each submission is under each quantizer: finished, failed, skipped, cancelled, to do."""
+    from harness.run import board_run, planner
+
+    planned = planner.plan(
+        load_submissions(submissions),
+        names=names or (),
+        quantizers=chosen_quantizers(quantizers),
+        tasks=chosen_tasks(tasks),
+        corpus=corpus,
+        data_dir=data_dir,
+        device=device,
+        seed=seed,
+        limit=limit,
+    )
+    rows = board_run.progress_rows(planned, store)
+    print_rows(rows, "status", as_json, title=str(store))
+
+
+@app.command(
+    epilog="Examples: `quench show --at 4` · `quench show my-entry` · `quench show --cells --json` · "
+    "`quench show my-entry --documents --task muse_mini_knowmem_f --quantizer rtn-4bit-g128`"
+)
+def show(
+    submission: Annotated[str | None, typer.Argument(help="One submission: all its cells. [default: ranking]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    corpus: CorpusOption = None,
+    at: Annotated[int, typer.Option("--at", help="Rank at this bit width.")] = 4,
+    cells: Annotated[bool, typer.Option("--cells", help="List every cell with its scores.")] = False,
+    documents: Annotated[bool, typer.Option("--documents", help="List one cell's documents.")] = False,
+    task: Annotated[str | None, typer.Option("--task", help="Task of the documents.")] = None,
+    quantizer: Annotated[str | None, typer.Option("--quantizer", help="Only this quantizer.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the ranked table, one submission's cells, or one cell's documents."""
+    from harness.publish import board_tables
+
+    view = board_tables.view(
+        store,
+        submission=submission,
+        corpus=corpus,
+        bits=at,
+        cells=cells,
+        documents=documents,
+        task=task,
+        quantizer=quantizer,
+    )
+    print_rows(view.rows, "show", as_json, title=view.title, columns=view.columns)
+
+
+@app.command(epilog="Examples: `quench render` · `quench render --store build/demo.duckdb --out public --open`")
+def render(
+    store: StoreOption = DEFAULT_STORE,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")] = Path(
+        "leaderboard/site"
+    ),
+    title: Annotated[str | None, typer.Option("--title", help="Title of the board.")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="Address the site will have, for links.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Build the leaderboard as static pages that work offline."""
+    from harness.publish import pages
+
+    index = pages.render(store, out, title=title, base_url=base_url)
+    stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
+    if open_page:
+        typer.launch(str(index))
+
+
+@app.command(epilog="Example: `quench ingest other-machine/results.records --store results.duckdb`")
+def ingest(
+    folder: Annotated[Path, typer.Argument(help="Folder of cell records.", exists=True, file_okay=False)],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Store cell records that another machine has written; the same record twice is stored once."""
+    from harness.run import board_run
+
+    new, known = board_run.ingest(store, folder)
+    stderr.print(f"{new} new, {known} known already. Store: {store}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

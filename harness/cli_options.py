@@ -1,0 +1,108 @@
+"""Options that several commands share, what their values mean, and how tables are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.records import QuantizerSpec, Submission
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="DuckDB file that holds the results.")]
+SubmissionsOption = Annotated[
+    Path | None, typer.Option("--submissions", help="Folder of submissions. [default: ./submissions, else the shipped]")
+]
+QuantizersOption = Annotated[
+    str | None, typer.Option("--quantizers", help="Names, separated by commas; see `quench backends`.")
+]
+TasksOption = Annotated[str | None, typer.Option("--tasks", help="Task or group names, separated by commas.")]
+CorpusOption = Annotated[str | None, typer.Option("--corpus", help="Only this corpus: mini, news or books.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the corpus in MUSE's local form, instead of the hub.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Documents per task; such rows are not ranked.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="torch device: cpu, cuda, cuda:1.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+ControlsOption = Annotated[bool, typer.Option("--controls/--no-controls", help="Add the controls that entries need.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+DEFAULT_STORE = Path("results.duckdb")
+
+
+def submissions_dir(chosen: Path | None) -> Path:
+    """Returns the folder of submissions: the chosen one, ./submissions, or the one that ships.
+
+    Raises:
+        InputError: The chosen folder is not there.
+    """
+    from harness import paths
+
+    if chosen is not None:
+        if not chosen.is_dir():
+            raise InputError(f"There is no folder {chosen}: name one with --submissions that holds submission folders.")
+        return chosen
+    local = Path("submissions")
+    return local if local.is_dir() else paths.content_dir("submissions")
+
+
+def submission_folders(directory: Path) -> list[Path]:
+    """Returns every folder below ``directory`` that holds a submission.yaml.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = sorted(path.parent for path in directory.glob("*/submission.yaml"))
+    if not found:
+        raise InputError(f"There is no submission.yaml below {directory}: add a folder with one for each submission.")
+    return found
+
+
+def load_submissions(chosen: Path | None) -> dict[str, Submission]:
+    """Returns all submissions of a folder by name."""
+    from harness.submit import manifest
+
+    return manifest.load_all(submissions_dir(chosen))
+
+
+def chosen_quantizers(text: str | None) -> list[QuantizerSpec]:
+    """Returns the quantizers that a comma-separated list names; the default set without one."""
+    from harness import quantize
+    from harness.run.planner import DEFAULT_QUANTIZERS
+
+    names = _split(text) or list(DEFAULT_QUANTIZERS)
+    return [quantize.resolve(name) for name in dict.fromkeys(names)]
+
+
+def chosen_tasks(text: str | None) -> tuple[str, ...]:
+    """Returns the tasks that a comma-separated list of tasks and groups names; none without one."""
+    from harness.score import corpora
+
+    names = _split(text)
+    return corpora.resolve_tasks(names) if names else ()
+
+
+def _split(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def print_rows(
+    rows: Sequence[dict[str, Any]], command: str, as_json: bool, *, title: str, columns: Sequence[str] | None = None
+) -> None:
+    """Prints rows as a table, or as the one JSON document that ``--json`` promises."""
+    if as_json:
+        print(json.dumps({"schema": f"quench.{command}/1", "rows": list(rows)}, ensure_ascii=False, allow_nan=False))
+        return
+    from harness.publish import tables
+
+    stdout.print(tables.terminal_table(rows, title=title, columns=columns))

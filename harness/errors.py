@@ -1,0 +1,68 @@
+"""Every error that Quench raises on purpose.
+
+::
+
+    QuenchError
+    +-- InputError                what a user gave can't be used (exit code 2)
+    |   +-- ManifestError         submission.yaml has faults
+    |   +-- UnsafeSubmissionError weights or configs that are never loaded
+    |   +-- UnknownNameError      no quantizer, task, ... of that name
+    |   +-- CorpusError           data or a reference value is missing or wrong
+    |   +-- StoreError            the store can't be opened, read or trusted
+    +-- QuantizationError         a backend failed, or its proof does
+    +-- ScoringError              a model can't be scored
+
+A message is one sentence: what is wrong, where, what is accepted, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QuenchError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InputError(QuenchError):
+    """Something a user gave cannot be used; the command line exits with 2."""
+
+
+class ManifestError(InputError):
+    """A submission.yaml has faults; ``faults`` lists all of them."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class UnsafeSubmissionError(InputError):
+    """Weights or configs that must not be loaded."""
+
+
+class UnknownNameError(InputError):
+    """A name that nothing answers to, with the nearest ones that do."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}."
+        super().__init__(f"There is no {kind} named {name!r}: {hint}")
+        self.kind, self.name = kind, name
+
+
+class CorpusError(InputError):
+    """Corpus data or a reference value is missing or wrong."""
+
+
+class StoreError(InputError):
+    """The store can't be opened, read or trusted."""
+
+
+class QuantizationError(QuenchError):
+    """A backend failed, or what it made does not hold its proof."""
+
+
+class ScoringError(QuenchError):
+    """A model can't be scored."""

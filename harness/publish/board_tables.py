@@ -1,0 +1,83 @@
+"""What `quench show` shows: a store's ranking, one entry's cells, or one cell's documents, as flat rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.store.store import Store
+
+from harness.errors import InputError, UnknownNameError
+from harness.publish import ranking, tables
+from harness.records import CellResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Rows to print, with the columns that fit a terminal (all of them go into JSON)."""
+
+    rows: list[dict[str, Any]]
+    title: str
+    columns: Sequence[str] | None = None
+
+
+def view(
+    store: Path, *, submission: str | None, corpus: str | None, bits: int, cells: bool, documents: bool,
+    task: str | None, quantizer: str | None,
+) -> View:  # fmt: skip
+    """Returns what was asked for.
+
+    Raises:
+        InputError: The store is not there, or an option is missing.
+        UnknownNameError: The store holds nothing of that name.
+    """
+    if not store.exists():
+        raise InputError(f"There is no store {store}: make one with `quench run --store {store}`.")
+    ranked = submission is None and not cells and not documents
+    with Store.open(store, read_only=True) as opened:
+        results = opened.cells(with_documents=ranked)
+        if submission is not None and submission not in {result.cell.submission for result in results}:
+            raise UnknownNameError(
+                "submission in the store", submission, {result.cell.submission for result in results}
+            )
+        if documents:
+            cell = _one_cell(results, submission, task, quantizer)
+            return View(
+                rows=tables.document_rows(opened.documents(cell.cell.key)),
+                title=f"{cell.cell.submission} x {cell.cell.quantizer} x {cell.cell.task}",
+            )
+    if ranked:
+        return _ranking(results, corpus, bits)
+    chosen = [
+        result for result in results
+        if submission in (None, result.cell.submission) and quantizer in (None, result.cell.quantizer)
+        and corpus in (None, result.corpus) and task in (None, result.cell.task)
+    ]  # fmt: skip
+    return View(rows=tables.cell_rows(chosen), title=f"{len(chosen)} cells")
+
+
+def _ranking(results: Sequence[CellResult], corpus: str | None, bits: int) -> View:
+    present = sorted({result.corpus for result in results})
+    if corpus is not None and corpus not in present:
+        raise UnknownNameError("corpus in the store", corpus, present)
+    rows = [
+        row for name in ([corpus] if corpus else present)
+        for row in tables.ranked_rows(ranking.rank([r for r in results if r.corpus == name], name), bits)
+    ]  # fmt: skip
+    return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=tables.RANKED_COLUMNS)
+
+
+def _one_cell(
+    results: Sequence[CellResult], submission: str | None, task: str | None, quantizer: str | None
+) -> CellResult:
+    if submission is None or task is None or quantizer is None:
+        raise InputError("Documents belong to one cell: name a submission, --task and --quantizer with --documents.")
+    found = [r for r in results if (r.cell.submission, r.cell.task, r.cell.quantizer) == (submission, task, quantizer)]
+    if not found:
+        raise InputError(
+            f"The store has no cell {submission} x {quantizer} x {task}:"
+            f" `quench show {submission}` lists those that it has."
+        )
+    return max(found, key=lambda result: (result.status == "finished", result.provenance.created_at))

@@ -1,0 +1,108 @@
+"""The dense side of quantizing: load a checkpoint, find its block linears, read its own weights again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import QuantizationError
+from harness.records import Checkpoint
+
+
+def load_dense(checkpoint: Checkpoint, *, device: str) -> Any:
+    """Returns the checkpoint's model in eval mode: float32 on a CPU, its own dtype elsewhere.
+
+    Many CPUs have no fast 16-bit arithmetic, and float32 holds every 16-bit
+    weight and every dequantized level exactly.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint.path, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return model.to(device).eval()
+
+
+def block_linears(model: Any) -> dict[str, Any]:
+    """Returns the linear layers inside the transformer blocks by module name, in model order.
+
+    Embeddings, the output head and whatever else lies outside the blocks are
+    not among them, tied or not.
+
+    Raises:
+        QuantizationError: The blocks can't be told, or hold no linear layer.
+    """
+    from torch import nn
+
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    found = {
+        f"{prefix}.{name}": module
+        for prefix, stack in stacks
+        for name, module in stack.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise QuantizationError(
+            f"{type(model).__name__} has no list of {depth} transformer blocks with torch.nn.Linear layers in it: "
+            "Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
+        )
+    return found
+
+
+def replace_weight(linear: Any, weight: Any) -> None:
+    """Puts ``weight`` in the place of a linear layer's own, in that one's dtype and device."""
+    import torch
+
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+
+
+class SourceWeights(Mapping[str, Any]):
+    """A checkpoint's own weights, read lazily from its safetensors files.
+
+    Keys are module names; a value is the module's ``weight`` as float32 on the
+    CPU, read anew each time so that only one is in memory.
+    """
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        self._files = names
+
+    def __getitem__(self, module: str) -> Any:
+        # A checkpoint saved from the bare body lacks the first part of the name.
+        for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):
+            if name in self._files:
+                return self._files[name].get_tensor(name).float()
+        raise QuantizationError(
+            f"The checkpoint's files hold no tensor {module}.weight to compare the quantized layer with: "
+            "save the model with transformers' save_pretrained."
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removesuffix(".weight") for name in self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+@contextmanager
+def source_weights(checkpoint: Checkpoint) -> Iterator[SourceWeights]:
+    """Opens a checkpoint's safetensors files for reading weights by module name."""
+    from safetensors import safe_open
+
+    folder = Path(checkpoint.path)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(folder / name, framework="pt", device="cpu")) for name in files]
+        yield SourceWeights({name: file for file in opened for name in file.keys()})  # noqa: SIM118 - not a mapping

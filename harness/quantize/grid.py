@@ -1,0 +1,169 @@
+"""Round to nearest on a uniform grid: codes, scales and zero points of one weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import QuantizationError
+from harness.quantize.packing import check_bits, packed_size
+
+SCALE_BITS = 16
+
+# float16: smallest normal number, spacing below it, and largest number.
+_NORMAL, _SPACING, _LARGEST = 2.0**-14, 2.0**-24, 65504.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grid:
+    """One weight on a uniform grid; value = (code - zero) * scale.
+
+    Attributes:
+        codes: torch.uint8 [out_features, in_features], each below ``2**bits``.
+        scales: torch.float16 [out_features, groups].
+        zeros: torch.uint8 [out_features, groups], the code of 0.0; always
+            ``2**(bits - 1)``, and not stored, where ``symmetric``.
+        bits: Bits per code, 2 to 8.
+        group_size: Consecutive weights of a row that share a scale; None
+            means the whole row. The last group of a row may be shorter.
+        symmetric: Whether the grid is centred on 0.
+    """
+
+    codes: Any
+    scales: Any
+    zeros: Any
+    bits: int
+    group_size: int | None
+    symmetric: bool
+
+    def dequantize(self) -> Any:
+        """Returns the weight as torch.float32 [out_features, in_features].
+
+        Exact: an 11-bit scale times a code difference of at most 8 bits fits
+        into float32.
+        """
+        width = self.codes.shape[1]
+        size = width if self.group_size is None else min(self.group_size, width)
+        scales = self.scales.float().repeat_interleave(size, dim=1)[:, :width]
+        zeros = self.zeros.float().repeat_interleave(size, dim=1)[:, :width]
+        return (self.codes.float() - zeros) * scales
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of packed codes, float16 scales and packed zero points."""
+        groups = self.scales.numel()
+        zeros = 0 if self.symmetric else packed_size(groups, self.bits)
+        return packed_size(self.codes.numel(), self.bits) + groups * SCALE_BITS // 8 + zeros
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight with a 16-bit scale and, if asymmetric, a zero code per group."""
+        overhead = SCALE_BITS + (0 if self.symmetric else self.bits)
+        return self.bits + overhead * self.scales.numel() / self.codes.numel()
+
+    @property
+    def step(self) -> float:
+        """Mean distance of two neighbouring levels, in weight units, over the groups."""
+        return float(self.scales.double().mean())
+
+
+def _check(weight: Any, bits: int, group_size: int | None) -> None:
+    check_bits(bits)
+    if weight.dim() != 2 or weight.numel() == 0 or not weight.is_floating_point():
+        raise QuantizationError(
+            f"A weight of shape {tuple(weight.shape)} and type {weight.dtype} can't be rounded to a grid: "
+            "a non-empty matrix [out_features, in_features] of floating-point numbers is needed."
+        )
+    if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1):
+        raise QuantizationError(f"Group size {group_size!r} can't be used: give a whole number from 1 up, or None per row.")
+    if not bool(weight.isfinite().all()):
+        raise QuantizationError("The weight holds NaN or infinity, which no grid can hold: repair the checkpoint.")
+
+
+def _in_groups(weight: Any, group_size: int | None) -> Any:
+    """Returns the weight as float32 [out, groups, size]; a short last group repeats its last column."""
+    import torch
+
+    out, width = weight.shape
+    size = width if group_size is None else min(group_size, width)
+    missing = -width % size
+    padded = weight.float()
+    if missing:
+        # Repeating a member moves neither minimum nor maximum of its group.
+        padded = torch.cat([padded, padded[:, -1:].expand(out, missing)], dim=1)
+    return padded.reshape(out, -1, size)
+
+
+def _to_float16(scales: Any) -> Any:
+    """Returns scales as float16, upwards where float16 is too coarse to round them."""
+    import torch
+
+    if float(scales.max()) > _LARGEST:
+        raise QuantizationError(
+            f"A group of weights needs a scale of {float(scales.max()):.3g}, and float16 scales end at {_LARGEST:.0f}: "
+            "weights this large are no usable model."
+        )
+    # Below the normal range a scale rounded down could cut off the ends of its
+    # group; rounded up to float16's spacing it can't.
+    tiny = (scales / _SPACING).ceil() * _SPACING
+    return torch.where(scales < _NORMAL, tiny, scales).half()
+
+
+def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: bool) -> Grid:
+    """Returns ``weight`` rounded to the nearest level of a uniform grid per group.
+
+    Asymmetric: the grid spans the group's minimum to maximum, widened to hold
+    0, with an integer zero point. Symmetric: it is centred on 0 with a step of
+    ``2 * max(abs(w)) / (2**bits - 1)``. Codes are chosen against the float16
+    scale that is stored, so no value lies further from its level than half a
+    step plus what rounding the scale moved the end of the grid.
+
+    Groups of one repeated value come back exactly where float16 holds the
+    value (so do all-zero groups, at every width). Groups whose step would fall
+    below float16's smallest number, 2**-24, take that number as their step.
+
+    Args:
+        weight: Floating tensor [out_features, in_features], any device.
+        bits: Bits per code, 2 to 8.
+        group_size: Weights of a row that share a scale; None means per row.
+        symmetric: Whether the grid is centred on 0.
+
+    Raises:
+        QuantizationError: Not a matrix, not finite, arguments out of range, or
+            weights too large for float16 scales.
+
+    Source: the quantizer of GPTQ (Frantar et al., ICLR 2023; ``quant.py``),
+        without its search for a smaller range.
+    Differs from the reference: float16 scales, exact constant groups, and a
+        short last group instead of a refusal.
+    """
+    import torch
+
+    _check(weight, bits, group_size)
+    groups = _in_groups(weight, group_size)
+    top = 2**bits - 1
+    least, greatest = groups.amin(dim=2), groups.amax(dim=2)
+    low, high = least.clamp(max=0), greatest.clamp(min=0)
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
+    # Divided before the subtraction: the span of two finite floats may overflow.
+    scales = _to_float16(high / top - low / top)
+
+    held = greatest.abs().half()
+    constant = (least == greatest) & (held.float() == greatest.abs())
+    scales = torch.where(constant, held, scales)
+    # All-zero groups have every scale to choose from; 0 would make codes 0/0.
+    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
+
+    wide = scales.float()
+    zeros = torch.full_like(wide, 2 ** (bits - 1)) if symmetric else (-low / wide).round().clamp(0, top)
+    codes = ((groups / wide[..., None]).round() + zeros[..., None]).clamp(0, top).to(torch.uint8)
+    return Grid(
+        codes=codes.reshape(weight.shape[0], -1)[:, : weight.shape[1]].contiguous(),
+        scales=scales,
+        zeros=zeros.to(torch.uint8),
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+    )

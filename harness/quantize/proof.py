@@ -1,0 +1,169 @@
+"""The read-back proof: a model that claims to be quantized is taken at its weights, not at its word.
+
+For each linear layer inside the transformer blocks: the dense weights that will
+be scored equal what codes and scales say, bit by bit; no group holds more than
+``2**bits`` distinct values; codes fit their width. Bytes are those of the packed
+codes and of scales and zero points; nothing is taken from a label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import QuantizationError
+from harness.quantize.dense import block_linears, source_weights
+from harness.quantize.packing import pack_chunks
+from harness.quantize.readback import ReadBack
+from harness.records import Checkpoint, Proof, QuantizerSpec
+
+# Weights sorted at once when levels are counted.
+_CHUNK = 1 << 22
+
+# More than any backend's scale (32 bit) and zero point (16 bit) per group, and
+# a tenth for short last groups.
+_OVERHEAD_BITS, _TOLERANCE = 48, 1.1
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over the layers proved so far."""
+
+    weights: int = 0
+    size_bytes: int = 0
+    max_levels: int = 0
+    max_abs_error: float = 0.0
+    error_square: float = 0.0
+    weight_square: float = 0.0
+
+
+def most_levels(weight: Any, *, group_size: int | None, flat: bool = False) -> int:
+    """Returns the largest number of distinct values in one group of ``weight``.
+
+    Args:
+        weight: Floating tensor [out_features, in_features].
+        group_size: Weights in a group; None means one row.
+        flat: Whether groups run through the row-major matrix.
+    """
+    import torch
+
+    lines = weight.reshape(1, -1) if flat else weight
+    width = lines.shape[1]
+    size = width if group_size is None else min(group_size, width)
+    missing = -width % size
+    if missing:
+        lines = torch.cat([lines, lines[:, -1:].expand(-1, missing)], dim=1)
+    groups = lines.reshape(-1, size)
+    most = 0
+    for part in groups.split(max(1, _CHUNK // size)):
+        ordered = part.sort(dim=1).values
+        most = max(most, int((ordered[:, 1:] != ordered[:, :-1]).sum(dim=1).max()) + 1)
+    return most
+
+
+def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
+    return QuantizationError(f"{spec.name} doesn't hold its proof: {what}; this is a fault of the backend, not of the model.")
+
+
+def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
+    missing = [name for name in linears if name not in layers]
+    if missing:
+        raise _refuse(
+            spec, f"{len(missing)} of {len(linears)} linear layers in the blocks are not quantized, the first is {missing[0]}"
+        )
+    extra = [name for name in layers if name not in linears]
+    if extra:
+        raise _refuse(spec, f"it quantized {', '.join(extra)} outside the blocks, which stays in 16 bit for every backend")
+
+
+def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) -> int:
+    """Returns the largest number of levels in a group of one layer that holds its proof."""
+    import torch
+
+    if layer.bits != spec.bits or layer.group_size != spec.group_size:
+        raise _refuse(
+            spec,
+            f"{name} has codes of {layer.bits} bits in groups of {layer.group_size or 'one row'}, and the preset says "
+            f"{spec.bits} bits in groups of {spec.group_size or 'one row'}",
+        )
+    if layer.codes.shape != dense.shape or layer.codes.dtype != torch.uint8:
+        raise _refuse(spec, f"{name} came back as {layer.codes.dtype} codes of shape {tuple(layer.codes.shape)}")
+    if not bool(dense.isfinite().all()):
+        raise _refuse(spec, f"{name} holds NaN or infinity after dequantizing")
+    told = layer.dequantize().to(dense.dtype)
+    if not torch.equal(told, dense):
+        differing = int((told != dense).sum())
+        raise _refuse(
+            spec,
+            f"in {name} {differing} of {dense.numel()} dense weights differ from what the codes say, "
+            f"by up to {float((told - dense).abs().max()):.3g}",
+        )
+    levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat)
+    if levels > 2**spec.bits:
+        raise _refuse(spec, f"a group of {name} holds {levels} distinct values, more than the {2**spec.bits} of {spec.bits} bits")
+    return levels
+
+
+def _dense_modules(model: Any, linears: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what keeps its 16-bit weights, block numbers replaced by ``*``."""
+    kept = (name.removesuffix(".weight") for name, _ in model.named_parameters() if name.removesuffix(".weight") not in linears)
+    return tuple(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in kept))
+
+
+def prove(
+    model: Any, checkpoint: Checkpoint, spec: QuantizerSpec, layers: Mapping[str, ReadBack], *, remarks: tuple[str, ...] = ()
+) -> Proof:
+    """Returns what reading the dequantized dense ``model`` back has shown.
+
+    Args:
+        model: The dense model that will be scored.
+        checkpoint: The 16-bit weights it was quantized from, read again from
+            their files.
+        spec: What the backend was asked for.
+        layers: What it handed over, by module name.
+        remarks: What a reader must know about the backend.
+
+    Raises:
+        QuantizationError: It does not hold: layers left out, weights that are
+            not what the codes say, too many levels, too many bytes.
+    """
+    linears = block_linears(model)
+    _check_coverage(spec, linears, layers)
+    digest, tally = hashlib.sha256(), _Tally()
+    with source_weights(checkpoint) as source:
+        for name, linear in linears.items():
+            layer, dense = layers[name], linear.weight.detach().cpu()
+            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer))
+            digest.update(f"{name}\n".encode())
+            tally.size_bytes += layer.overhead_bytes
+            for chunk in pack_chunks(layer.codes, spec.bits):
+                digest.update(chunk)
+                tally.size_bytes += len(chunk)
+            original = source[name]
+            error = dense.float() - original
+            tally.weights += dense.numel()
+            tally.max_abs_error = max(tally.max_abs_error, float(error.abs().max()))
+            tally.error_square += float(error.double().square().sum())
+            tally.weight_square += float(original.double().square().sum())
+    bits_per_weight = 8 * tally.size_bytes / tally.weights
+    if spec.group_size is not None:
+        allowed = (spec.bits + _OVERHEAD_BITS / spec.group_size) * _TOLERANCE
+        if bits_per_weight > max(allowed, spec.bits + 1):
+            raise _refuse(spec, f"it takes {bits_per_weight:.2f} bits per weight, more than {allowed:.2f}")
+    return Proof(
+        linear_layers=len(linears),
+        quantized_layers=len(layers),
+        parameter_share=1.0,
+        max_levels=tally.max_levels,
+        group_size=spec.group_size,
+        bits_per_weight=bits_per_weight,
+        size_bytes=tally.size_bytes,
+        max_abs_error=tally.max_abs_error,
+        relative_error=(tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0,
+        codes_sha256=digest.hexdigest(),
+        dense_modules=_dense_modules(model, linears),
+        remarks=remarks,
+    )

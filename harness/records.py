@@ -1,0 +1,370 @@
+"""The nouns of Quench: frozen records that every room takes in and hands on.
+
+The noun is the *cell*: submission x quantizer x task. Nothing here does I/O or
+imports anything beyond the standard library, so every room may import it.
+
+Conventions: scores are fractions in [0, 1] except ``privleak``, which is in
+percent; sizes are bytes; durations are seconds; digests are lower-case
+hexadecimal SHA-256; times are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["full_model", "lora_adapter", "quantized_checkpoint"]
+Role = Literal["entry", "target", "retrain"]
+Status = Literal["finished", "failed", "skipped", "cancelled"]
+Direction = Literal["lower", "higher", "toward_zero"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One folder of ``submissions/``: an entry to be scored or a control.
+
+    Attributes:
+        name: Folder name and identifier, ``[a-z0-9-]``.
+        title: What pages show; the name when the manifest gives none.
+        method: Unlearning method as the field names it, e.g. ``NPO+GDR``.
+        corpus: ``mini``, ``news``, ``books`` or another folder of ``tasks/``.
+        kind: What the weights are.
+        role: ``entry``, or the control that entries are compared with.
+        target: Name of the control it was unlearned from (entries only).
+        retrain: Name of the retrain control that it is compared with.
+        base_model: For adapters: the submission whose weights the adapter
+            sits on, or ``hf://owner/name``.
+        base_revision: Commit of a hub ``base_model``.
+        weights: Folder with the weights (absolute), or ``hf://owner/name``.
+        revision: Commit of hub ``weights``.
+        weights_sha256: Digest of the weights as the manifest states it.
+        folder: The submission's own folder (absolute).
+    """
+
+    name: str
+    title: str
+    method: str
+    corpus: str
+    kind: Kind
+    role: Role
+    target: str | None
+    retrain: str | None
+    base_model: str | None
+    base_revision: str | None
+    weights: str
+    revision: str | None
+    weights_sha256: str | None
+    folder: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    authors: tuple[str, ...] = ()
+    paper_url: str | None = None
+    license: str | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizerSpec:
+    """One way to quantize: a backend with every choice that moves a code.
+
+    Attributes:
+        name: Identifier such as ``rtn-4bit-g128``; ``reference`` is 16 bit.
+        backend: Module of ``harness/quantize`` that does it.
+        bits: Bits per code (16 for the reference).
+        group_size: Weights that share a scale; None means one scale per row.
+        symmetric: True, False, or None where the code book decides.
+        label: What tables show, with group size and symmetry spelled out.
+        calibration: Digest of calibration data, None where none is used.
+        options: Further settings of the backend, all JSON values.
+    """
+
+    name: str
+    backend: str
+    bits: int
+    group_size: int | None
+    symmetric: bool | None
+    label: str
+    calibration: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One dense 16-bit model on disk, ready to be quantized.
+
+    Attributes:
+        path: Folder with ``config.json`` and safetensors weights.
+        tokenizer_path: Folder of the tokenizer to score with (the base's).
+        dtype: Floating type of the stored weights, e.g. ``bfloat16``.
+        sha256: Digest over the weight files.
+        merged_from_adapter: Whether an adapter was merged into a base.
+    """
+
+    path: str
+    tokenizer_path: str
+    dtype: str
+    sha256: str
+    merged_from_adapter: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What reading a quantized model back has shown.
+
+    Attributes:
+        linear_layers: Linear layers inside the transformer blocks.
+        quantized_layers: How many of them hold at most ``2**bits`` levels.
+        parameter_share: Share of those layers' parameters that is quantized.
+        max_levels: Largest number of distinct values found in one group.
+        group_size: Group size that was checked; None means per row.
+        bits_per_weight: Measured, scales and zero points included.
+        size_bytes: Bytes of the quantized layers.
+        max_abs_error: Largest difference to the 16-bit weights.
+        relative_error: Frobenius norm of that difference over the weights'.
+        codes_sha256: Digest over the codes (or dequantized levels).
+        dense_modules: Modules with weights that stay in 16 bit.
+        remarks: What a reader must know, e.g. run-time outlier columns.
+    """
+
+    linear_layers: int
+    quantized_layers: int
+    parameter_share: float
+    max_levels: int
+    group_size: int | None
+    bits_per_weight: float
+    size_bytes: int
+    max_abs_error: float
+    relative_error: float
+    codes_sha256: str
+    dense_modules: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSurvival:
+    """How much of one layer's update is still there after quantization.
+
+    With W_t the target's and W_u the unlearned model's 16-bit weights and Q
+    the quantizer: dW = W_u - W_t and dQ = Q(W_u) - Q(W_t).
+
+    Attributes:
+        layer: Full module name.
+        codes_changed: Share of codes that differ from the target's codes.
+        update_in_steps: Mean of abs(dW) over the mean quantization step;
+            None where the backend has no uniform step.
+        relative_update: Norm of dW over norm of W_t.
+        survival_ratio: <dQ, dW> / <dW, dW>; 1 = the update survives, 0 = it
+            is gone; None where dW is zero or negligible.
+        cosine: Cosine of dQ with dW; None where either is zero.
+        num_weights: Parameters of the layer, to average with.
+    """
+
+    layer: str
+    codes_changed: float
+    update_in_steps: float | None
+    relative_update: float
+    survival_ratio: float | None
+    cosine: float | None
+    num_weights: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedLayer:
+    """Codes of one linear layer as read back from its backend.
+
+    Attributes:
+        codes: torch.uint8 tensor [out_features, in_features], on the CPU.
+        step: Mean size of one code step in weight units, None if not uniform.
+    """
+
+    codes: Any
+    step: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedModel:
+    """A quantized model as it is scored: dense weights with their proof.
+
+    Attributes:
+        model: transformers model with dequantized float weights.
+        spec: How it was quantized.
+        proof: Read-back proof; None only for the 16-bit reference.
+        layers: Codes by module name; empty for the 16-bit reference.
+        quantize_seconds: Time inside the backend, loading included.
+    """
+
+    model: Any
+    spec: QuantizerSpec
+    proof: Proof | None
+    layers: Mapping[str, QuantizedLayer]
+    quantize_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricInfo:
+    """What one metric is called, how it is shown and which way is good.
+
+    Attributes:
+        key: Column name, e.g. ``verbmem_f``.
+        label: What pages show.
+        unit: Unit of the displayed value.
+        display_scale: Stored value times this is what is displayed.
+        direction: Which way is good for an unlearned model.
+        description: One sentence for pages.
+        source: Paper section or file the definition comes from.
+    """
+
+    key: str
+    label: str
+    unit: str
+    display_scale: float
+    direction: Direction
+    description: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One metric of one cell.
+
+    Attributes:
+        metric: Key of METRICS, or of a secondary metric.
+        value: The score, None when there is none.
+        num_docs: Documents that it rests on.
+        missing_reason: Why ``value`` is None; None otherwise.
+    """
+
+    metric: str
+    value: float | None
+    num_docs: int
+    missing_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRecord:
+    """What one model made of one document.
+
+    Attributes:
+        index: Position in the task's own document order.
+        split: Split of the corpus, e.g. ``forget_qa`` or ``holdout``.
+        prompt_sha256: Digest of the whole prompt (or scored text).
+        prompt_excerpt: At most 200 characters of its end (of its start for
+            scored texts).
+        response: Model's answer after the task's cuts; empty for texts that
+            are only scored.
+        reference_sha256: Digest of the reference answer, None without one.
+        reference_excerpt: At most 200 characters of it.
+        scores: Every per-document score by metric key.
+        invalid_reason: Why the document counts for nothing; None otherwise.
+    """
+
+    index: int
+    split: str
+    prompt_sha256: str
+    prompt_excerpt: str
+    response: str
+    reference_sha256: str | None
+    reference_excerpt: str
+    scores: Mapping[str, float]
+    invalid_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One task scored on one model: what ``score.evaluation`` hands back."""
+
+    task: str
+    scores: tuple[Score, ...]
+    documents: tuple[DocumentRecord, ...]
+    remarks: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Submission x quantizer x task, with the key of everything that made it.
+
+    Attributes:
+        key: SHA-256 over every input; see ``provenance.cell_key``.
+        limit: Documents per task when only a part was asked for.
+    """
+
+    submission: str
+    quantizer: str
+    task: str
+    key: str
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The expensive unit of work: one submission under one quantizer.
+
+    Attributes:
+        cells: Its unfinished cells; loading and quantizing is shared.
+    """
+
+    submission: Submission
+    spec: QuantizerSpec
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where and with what a result was made.
+
+    Attributes:
+        created_at: ISO 8601, UTC.
+        versions: Distribution name to version.
+        git_commit: Commit of the checkout; None outside one.
+        dirty: Whether code or tasks differ from that commit.
+        device: e.g. ``cpu`` or the card's name.
+        threads: torch threads (last bits may depend on it).
+        seed: Seed of everything random.
+        scoring_version: ``score.metrics.SCORING_VERSION``.
+    """
+
+    created_at: str
+    versions: Mapping[str, str]
+    git_commit: str | None
+    dirty: bool
+    device: str
+    threads: int
+    seed: int
+    scoring_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """How one cell ended. Every planned cell ends as one of these.
+
+    Attributes:
+        submission: Snapshot of the manifest, so that a store stands alone.
+        spec: Snapshot of the quantizer.
+        corpus: Corpus of the task.
+        reason: One sentence for anything but ``finished``.
+        stage: Where a failure happened: plan, intake, prepare, quantize,
+            score or store.
+        error_type: Exception class of a failure.
+        log_tail: Last lines of the job's log, for failures.
+        timings: Seconds by stage.
+        peak_memory_bytes: Peak resident memory of the worker.
+    """
+
+    cell: Cell
+    submission: Submission
+    spec: QuantizerSpec
+    corpus: str
+    status: Status
+    provenance: Provenance
+    scores: tuple[Score, ...] = ()
+    documents: tuple[DocumentRecord, ...] = ()
+    proof: Proof | None = None
+    survival: tuple[LayerSurvival, ...] = ()
+    reason: str | None = None
+    stage: str | None = None
+    error_type: str | None = None
+    log_tail: str | None = None
+    remarks: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None

@@ -1,0 +1,1 @@
+"""Plan jobs and run them: every planned cell ends as a stored row."""

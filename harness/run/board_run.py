@@ -1,0 +1,134 @@
+"""One whole run: plan, work, write. What `quench run` does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.records import CellResult, Status, Submission
+from harness.run.executors import local
+from harness.run.planner import Plan
+from harness.run.progress import RunProgress
+from harness.run.runner import Settings, unfinished
+from harness.store import cell_files
+from harness.store.store import Store
+
+_STATUSES: tuple[Status, ...] = ("finished", "failed", "skipped", "cancelled")
+
+
+def spool_of(store: Path) -> Path:
+    """Returns the folder of cell records and logs beside a store: ``<name>.records``."""
+    return store.with_suffix(".records")
+
+
+def finished_keys(store: Path) -> frozenset[str]:
+    """Returns the keys of stored finished cells; none where there is no store yet.
+
+    Raises:
+        StoreError: The store can't be read.
+    """
+    if not store.exists():
+        return frozenset()
+    with Store.open(store, read_only=True) as opened:
+        return opened.keys("finished")
+
+
+def default_workers(device: str) -> int:
+    """Returns how many jobs run at a time: one per core on the CPU, one on a GPU."""
+    return 1 if device.startswith("cuda") else max(1, os.cpu_count() or 1)
+
+
+def execute(
+    plan: Plan, submissions: Mapping[str, Submission], settings: Settings, *, store: Path, workers: int,
+    console: Console, timeout: float | None = None,
+) -> Counter[str]:  # fmt: skip
+    """Does what ``plan`` says and stores every outcome as it comes.
+
+    Args:
+        plan: What to do.
+        submissions: All submissions by name.
+        settings: The same for every job.
+        store: DuckDB file, created when absent.
+        workers: Jobs at the same time.
+        console: Where progress is shown.
+        timeout: Seconds a job may take.
+
+    Returns:
+        Number of cells by how they ended in this run.
+
+    Raises:
+        StoreError: The store can't be opened or written.
+    """
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with Store.open(store) as opened, RunProgress(console, jobs=len(plan.jobs)) as progress:
+        recover(opened, spool_of(store))
+
+        def take(event: local.Event) -> None:
+            if event.result is not None:
+                opened.add(event.result)
+            progress.show(event)
+
+        for job, reason in plan.impossible:
+            for cell in job.cells:
+                opened.add(unfinished(job, cell, "skipped", reason, device=settings.device, seed=settings.seed))
+                progress.counts["skipped"] += 1
+        if plan.jobs:
+            local.run(
+                plan.jobs, submissions, settings, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
+            )
+    return progress.counts
+
+
+def recover(store: Store, spool: Path) -> int:
+    """Stores records that a run before this one wrote but could not store; returns how many."""
+    finished = store.keys("finished")
+    known = store.keys(*_STATUSES)
+    results = (cell_files.read(path) for path in sorted(spool.glob("*.json")) if path.stem not in finished)
+    return sum(store.add(result) for result in results if result.status == "finished" or result.cell.key not in known)
+
+
+def ingest(store: Path, folder: Path) -> tuple[int, int]:
+    """Stores the cell records of a folder, e.g. from another machine.
+
+    Returns:
+        Records that were new and records that were there already.
+
+    Raises:
+        StoreError: The store can't be written, or a file is no cell record.
+    """
+    results: list[CellResult] = [cell_files.read(path) for path in sorted(folder.glob("*.json"))]
+    with Store.open(store) as opened:
+        new = sum(opened.add(result) for result in results)
+    return new, len(results) - new
+
+
+def threads_for(device: str, workers: int) -> int:
+    """Returns torch threads per worker so that workers share the cores; 0 (torch's choice) on a GPU."""
+    return 0 if device.startswith("cuda") else max(1, (os.cpu_count() or 1) // workers)
+
+
+def progress_rows(plan: Plan, store: Path) -> list[dict[str, Any]]:
+    """Returns how many cells of a full plan have ended how, by submission and quantizer.
+
+    Args:
+        plan: A plan made with no finished keys, so that it holds every cell.
+        store: DuckDB file; everything is to do where it is absent.
+    """
+    keys: dict[str, frozenset[str]] = dict.fromkeys(_STATUSES, frozenset())
+    if store.exists():
+        with Store.open(store, read_only=True) as opened:
+            keys = {status: opened.keys(status) for status in _STATUSES}
+    rows = []
+    for job in (*plan.jobs, *(job for job, _ in plan.impossible)):
+        mine = {cell.key for cell in job.cells}
+        counts = {status: len(mine & known) for status, known in keys.items()}
+        rows.append({
+            "submission": job.submission.name, "quantizer": job.spec.name, **counts,
+            "to_do": len(mine) - sum(counts.values()),
+        })  # fmt: skip
+    return rows

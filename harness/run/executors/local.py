@@ -1,0 +1,239 @@
+"""Runs jobs in worker processes of this machine, one clean process for each job.
+
+A forkserver that has imported torch, transformers and lm-eval once forks a
+worker per job: importing them takes seconds, forking a fraction of one. A
+worker that crashes, is killed or hangs ends its own job's cells as failed rows
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from harness.records import CellResult, Job, Submission
+from harness.run.runner import Settings, run_job, unfinished
+from harness.store import cell_files
+
+_PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
+              "harness.score.evaluation", "harness.run.runner"]  # fmt: skip
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """News from a run: a stage has begun, or a cell has ended.
+
+    Attributes:
+        job: The job it is about.
+        stage: Stage that begins, None where ``result`` is given.
+        result: How a cell ended.
+        job_ended: Whether the job's process is gone.
+    """
+
+    job: Job
+    stage: str | None = None
+    result: CellResult | None = None
+    job_ended: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    job: Job
+    process: BaseProcess
+    pipe: Connection
+    log: Path
+    deadline: float | None
+    ended: set[str] = field(default_factory=set)
+
+
+def run(
+    jobs: Sequence[Job], submissions: Mapping[str, Submission], settings: Settings, *, workers: int, spool: Path,
+    on_event: Callable[[Event], None], timeout: float | None = None,
+) -> None:  # fmt: skip
+    """Runs all jobs; returns when every cell of every job has ended as an event.
+
+    The first Ctrl-C lets running jobs finish and starts no more; the second
+    ends them. Cells that were not reached end as ``cancelled``.
+
+    Args:
+        jobs: In the order to start them.
+        submissions: All submissions by name.
+        settings: The same for every job.
+        workers: Jobs at the same time.
+        spool: Folder for cell records and job logs.
+        on_event: Told everything, in this process.
+        timeout: Seconds a job may take; None means no limit.
+    """
+    spool.mkdir(parents=True, exist_ok=True)
+    (spool / "logs").mkdir(exist_ok=True)
+    context = _context()
+    waiting, running = list(jobs), list[_Running]()
+    interrupts = _Interrupts()
+    with interrupts:
+        while waiting or running:
+            if interrupts.count:
+                for job in waiting:
+                    _end(job, set(), "cancelled", "The run was interrupted before this job began.", settings, on_event)
+                waiting.clear()
+            while waiting and len(running) < workers:
+                running.append(_start(context, waiting.pop(0), submissions, settings, spool, timeout))
+            if interrupts.count > 1:
+                for worker in running:
+                    worker.process.kill()
+            ready = wait([worker.pipe for worker in running], timeout=0.2)
+            for worker in [worker for worker in running if worker.pipe in ready]:
+                if not _listen(worker, on_event):
+                    running.remove(worker)
+                    _bury(worker, settings, on_event, interrupted=interrupts.count > 1)
+            for worker in running:
+                if worker.deadline is not None and time.monotonic() > worker.deadline:
+                    worker.process.kill()
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _start(
+    context: Any,
+    job: Job,
+    submissions: Mapping[str, Submission],
+    settings: Settings,
+    spool: Path,
+    timeout: float | None,
+) -> _Running:
+    receive, send = context.Pipe(duplex=False)
+    log = spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
+    process = context.Process(
+        target=_work, args=(job, dict(submissions), settings, send, spool, log), daemon=True,
+        name=f"{job.submission.name} x {job.spec.name}",
+    )  # fmt: skip
+    process.start()
+    send.close()
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    return _Running(job=job, process=process, pipe=receive, log=log, deadline=deadline)
+
+
+def _work(
+    job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path, log: Path
+) -> None:
+    """The worker: runs one job, records go to files and their paths through the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _forbid_network()
+    with log.open("w", buffering=1, encoding="utf-8") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        sys.stdout = sys.stderr = sink
+
+        def emit(result: CellResult) -> None:
+            if result.status == "failed":
+                result = replace(result, log_tail=_tail(log))
+            pipe.send(("result", str(cell_files.write(result, spool))))
+
+        run_job(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
+    pipe.close()
+
+
+def _forbid_network() -> None:
+    """Makes every connection beyond this machine an error: nothing is fetched while scoring."""
+    os.environ.update(_OFFLINE)
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            raise PermissionError(f"A worker tried to reach {address!r}, but scoring runs without network.")
+        connect(self, address)
+
+    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+
+
+def _listen(worker: _Running, on_event: Callable[[Event], None]) -> bool:
+    """Takes one message; returns False when the worker has closed its pipe."""
+    try:
+        kind, text = worker.pipe.recv()
+    except (EOFError, OSError):
+        return False
+    if kind == "stage":
+        on_event(Event(job=worker.job, stage=text))
+    else:
+        result = cell_files.read(Path(text))
+        worker.ended.add(result.cell.key)
+        on_event(Event(job=worker.job, result=result))
+    return True
+
+
+def _bury(worker: _Running, settings: Settings, on_event: Callable[[Event], None], *, interrupted: bool) -> None:
+    worker.process.join(timeout=30)
+    worker.pipe.close()
+    code = worker.process.exitcode
+    timed_out = worker.deadline is not None and time.monotonic() > worker.deadline
+    if interrupted:
+        _end(worker.job, worker.ended, "cancelled", "The run was interrupted while this job ran.", settings, on_event)
+    elif timed_out:
+        _end(worker.job, worker.ended, "failed", "The job ran past its time limit and was ended: raise --timeout.",
+             settings, on_event, error="TimeoutError", log=worker.log)  # fmt: skip
+    else:
+        _end(worker.job, worker.ended, "failed", _cause_of_death(code), settings, on_event, error="WorkerLost",
+             log=worker.log)  # fmt: skip
+    on_event(Event(job=worker.job, job_ended=True))
+
+
+def _cause_of_death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        more = " (often: the machine ran out of memory)" if name == "SIGKILL" else ""
+        return f"The worker process was ended by {name}{more}."
+    return f"The worker process ended early with exit code {code}."
+
+
+def _end(
+    job: Job, ended: set[str], status: Any, reason: str, settings: Settings, on_event: Callable[[Event], None], *,
+    error: str | None = None, log: Path | None = None,
+) -> None:  # fmt: skip
+    for cell in job.cells:
+        if cell.key not in ended:
+            row = unfinished(job, cell, status, reason, stage="run", error=error, log_tail=_tail(log) if log else None,
+                             device=settings.device, seed=settings.seed)  # fmt: skip
+            on_event(Event(job=job, result=row))
+
+
+def _tail(log: Path, lines: int = 20) -> str:
+    """Returns the last lines of a log, at most 4,000 characters."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])[-4000:]
+    except OSError:
+        return ""
+
+
+class _Interrupts:
+    """Counts Ctrl-C instead of raising, so that a run always ends with a consistent store."""
+
+    count = 0
+
+    def __enter__(self) -> _Interrupts:
+        try:
+            self._before = signal.signal(signal.SIGINT, self._count_one)
+        except ValueError:  # not the main thread: whoever is there handles Ctrl-C
+            self._before = None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _count_one(self, *arguments: object) -> None:
+        self.count += 1

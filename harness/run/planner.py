@@ -1,0 +1,185 @@
+"""Which cells there are to do: submissions x quantizers x tasks, less what is stored.
+
+Planning reads digests and looks at no weights, so it needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness import provenance
+from harness.errors import InputError, UnknownNameError
+from harness.quantize import backend_of
+from harness.records import Cell, Job, QuantizerSpec, Submission
+from harness.score import corpora
+from harness.score.metrics import SCORING_VERSION
+from harness.submit import checkpoints
+
+DEFAULT_QUANTIZERS = (
+    "reference", "rtn-8bit-g128", "bnb-int8", "rtn-4bit-g128", "rtn-4bit-g64",
+    "bnb-nf4", "bnb-fp4", "rtn-3bit-g64", "rtn-2bit-g64",
+)  # fmt: skip
+"""What `quench run` crosses submissions with unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        jobs: Jobs with unfinished cells, one checkpoint's quantizers together.
+        done: Cells whose finished result is in the store already.
+        impossible: Jobs that this machine can't do, each with the sentence why.
+        added_controls: Controls that the asked-for entries need and that were added.
+    """
+
+    jobs: tuple[Job, ...]
+    done: tuple[Cell, ...]
+    impossible: tuple[tuple[Job, str], ...]
+    added_controls: tuple[str, ...]
+
+    @property
+    def cells_to_do(self) -> int:
+        """Number of cells that would be scored."""
+        return sum(len(job.cells) for job in self.jobs)
+
+
+def choose(
+    submissions: Mapping[str, Submission], names: Sequence[str], *, corpus: str | None, controls: bool
+) -> tuple[list[Submission], tuple[str, ...]]:
+    """Returns the submissions to run, controls first, and the names of controls that were added.
+
+    Args:
+        submissions: All of the folder, by name.
+        names: Those asked for; empty means all.
+        corpus: Only those of this corpus; None means any.
+        controls: Whether to add the target and retrain controls that chosen entries need.
+
+    Raises:
+        UnknownNameError: A name is not in ``submissions``.
+        InputError: Nothing is left to run.
+    """
+    for name in names:
+        if name not in submissions:
+            raise UnknownNameError("submission", name, submissions)
+    chosen = {
+        name: submission
+        for name, submission in submissions.items()
+        if (not names or name in names) and (corpus is None or submission.corpus == corpus)
+    }
+    needed: set[str] = set()
+    if controls:
+        for submission in chosen.values():
+            if submission.role == "entry":
+                needed |= {name for name in (submission.target, submission.retrain) if name}
+    added = tuple(sorted(needed - set(chosen)))
+    chosen |= {name: submissions[name] for name in added}
+    if not chosen:
+        where = f" for corpus {corpus!r}" if corpus else ""
+        raise InputError(f"There is no submission{where} to run: add a folder with a submission.yaml, or see --corpus.")
+    order = {"target": 0, "retrain": 1, "entry": 2}
+    return sorted(chosen.values(), key=lambda s: (order[s.role], s.name)), added
+
+
+def weights_of(submission: Submission, submissions: Mapping[str, Submission]) -> dict[str, str | None]:
+    """Returns the digests of everything loaded for a submission: own, base's and target's weights."""
+    base = submission.base_model
+    if base is not None and base in submissions:
+        base_digest: str | None = checkpoints.weights_digest(submissions[base])
+    else:
+        base_digest = f"{base}@{submission.base_revision}" if base else None
+    target = submissions.get(submission.target) if submission.target else None
+    return {
+        "weights": checkpoints.weights_digest(submission),
+        "base": base_digest,
+        "target": checkpoints.weights_digest(target) if target else None,
+    }
+
+
+def make_cell(
+    submission: Submission, spec: QuantizerSpec, task: str, *, weights: Mapping[str, str | None],
+    corpus: corpora.Corpus, seed: int, limit: int | None,
+) -> Cell:  # fmt: skip
+    """Returns the cell with the key over every input that can move its numbers."""
+    key = provenance.cell_key(
+        **weights,
+        kind=submission.kind,
+        quantizer=asdict(spec) | {"label": None, "version": backend_of(spec).library_version()},
+        task=task,
+        task_digest=corpora.task_digest(task),
+        data=corpus.data_sha256,
+        reference_auc=corpus.reference_auc if corpora.metric_of(task) == "privleak" else None,
+        scoring_version=SCORING_VERSION,
+        seed=seed,
+        limit=limit,
+    )
+    return Cell(submission=submission.name, quantizer=spec.name, task=task, key=key, limit=limit)
+
+
+def plan(
+    submissions: Mapping[str, Submission], *, names: Sequence[str] = (), quantizers: Sequence[QuantizerSpec],
+    tasks: Sequence[str] = (), corpus: str | None = None, finished: Iterable[str] = (), data_dir: Path | None = None,
+    device: str = "cpu", seed: int = 0, limit: int | None = None, controls: bool = True,
+) -> Plan:  # fmt: skip
+    """Returns the jobs that remain when ``finished`` keys are taken off the grid.
+
+    Args:
+        submissions: All of the folder, by name.
+        names: Submissions to run; empty means all.
+        quantizers: Ways to quantize.
+        tasks: Task names; empty means all of each submission's corpus.
+        corpus: Only submissions of this corpus.
+        finished: Keys of stored finished cells.
+        data_dir: Folder of a corpus in MUSE's local form.
+        device: torch device the jobs will run on.
+        seed: Seed of everything random.
+        limit: Documents per task; None means all.
+        controls: Whether to add the controls that entries are compared with.
+
+    Raises:
+        InputError: A name is unknown, or data or a reference value is missing.
+    """
+    if corpus is not None and corpus not in corpora.corpus_names():
+        raise UnknownNameError("corpus", corpus, corpora.corpus_names())
+    chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
+    stored = frozenset(finished)
+    loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
+    reasons = {spec.name: backend_of(spec).unavailable_reason(spec, device) for spec in quantizers}
+    jobs: list[Job] = []
+    done: list[Cell] = []
+    impossible: list[tuple[Job, str]] = []
+    for submission in chosen:
+        weights = weights_of(submission, submissions)
+        mine = [task for task in loaded[submission.corpus].tasks if not tasks or task in tasks]
+        for spec in quantizers:
+            cells = [
+                make_cell(
+                    submission, spec, task, weights=weights, corpus=loaded[submission.corpus], seed=seed, limit=limit
+                )
+                for task in mine
+            ]
+            done += [cell for cell in cells if cell.key in stored]
+            todo = tuple(cell for cell in cells if cell.key not in stored)
+            if not todo:
+                continue
+            job = Job(submission=submission, spec=spec, cells=todo)
+            if reason := reasons[spec.name]:
+                impossible.append((job, reason))
+            else:
+                jobs.append(job)
+    if not jobs and not done and not impossible:
+        raise InputError(
+            f"None of the tasks {', '.join(tasks)} belongs to a corpus of the chosen submissions"
+            f" ({', '.join(loaded)}): name tasks of those corpora."
+        )
+    return Plan(jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added)
+
+
+def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> corpora.Corpus:
+    corpus = corpora.load_corpus(name, data_dir=data_dir)
+    for task in corpus.tasks:
+        if not tasks or task in tasks:
+            corpora.check_task(task, data_dir=data_dir)
+    return corpus

@@ -1,0 +1,227 @@
+"""One job, start to end: intake, checkpoint, quantized model, scores - and one row for each cell.
+
+``run_job`` is the walk that docs/architecture.md describes, and the only place
+where an exception becomes a failed cell: before scoring it fails the whole
+job, while scoring it fails that task's cell and the others go on.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness import provenance
+from harness.quantize import backend_of, survival
+from harness.records import (
+    Cell,
+    CellResult,
+    Checkpoint,
+    Evaluation,
+    Job,
+    LayerSurvival,
+    Provenance,
+    QuantizedModel,
+    Status,
+    Submission,
+)
+from harness.score import corpora
+from harness.score.metrics import SCORING_VERSION
+from harness.submit import checkpoints, intake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How jobs run, the same for all of them.
+
+    Attributes:
+        cache: Folder for merged checkpoints.
+        device: torch device of this worker.
+        threads: torch threads; 0 leaves torch's own choice.
+        seed: Seed of everything random.
+        data_dir: Folder of a corpus in MUSE's local form, None for the default.
+        batch_size: Rows per batch; None lets scoring choose.
+    """
+
+    cache: str
+    device: str = "cpu"
+    threads: int = 0
+    seed: int = 0
+    data_dir: str | None = None
+    batch_size: int | None = None
+
+
+@dataclass(slots=True)
+class _Stopwatch:
+    """Which stage a job is in, and how long each took."""
+
+    on_stage: Callable[[str], None]
+    stage: str = "plan"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def during(self, stage: str):  # type: ignore[no-untyped-def]
+        self.stage = stage
+        self.on_stage(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def run_job(
+    job: Job, submissions: Mapping[str, Submission], settings: Settings, *,
+    emit: Callable[[CellResult], None], on_stage: Callable[[str], None] = lambda stage: None,
+) -> None:  # fmt: skip
+    """Runs one job and emits one result for each of its cells, as soon as it is there.
+
+    Args:
+        job: Submission, quantizer and the cells to score.
+        submissions: All submissions by name: the base of an adapter and the
+            target of an entry are looked up here.
+        settings: Device, seed, folders.
+        emit: Receives every result; called once per cell.
+        on_stage: Told the stage that begins: intake, prepare, quantize,
+            survival, or the task being scored.
+    """
+    watch = _Stopwatch(on_stage)
+    made_with = _provenance(job, settings)
+
+    def fail(cells: Sequence[Cell], error: Exception) -> None:
+        for cell in cells:
+            row = unfinished(
+                job, cell, "failed", _sentence(error), made_with, stage=watch.stage, error=type(error).__name__
+            )
+            emit(replace(row, timings=dict(watch.seconds), peak_memory_bytes=_peak_memory()))
+
+    try:
+        _set_up_torch(settings)
+        with watch.during("intake"):
+            intake.scan(job.submission, submissions)
+        with watch.during("prepare"):
+            checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
+            tokenizer = checkpoints.load_tokenizer(checkpoint)
+        with watch.during("quantize"):
+            quantized = backend_of(job.spec).quantize(checkpoint, job.spec, device=settings.device)
+        with watch.during("survival"):
+            survived = _survival(job, submissions, settings, checkpoint, quantized)
+    except Exception as error:
+        return fail(job.cells, error)
+    for cell in job.cells:
+        try:
+            with watch.during(cell.task):
+                evaluation = _score(cell, quantized, tokenizer, settings)
+        except Exception as error:
+            fail((cell,), error)
+        else:
+            emit(_finished(job, cell, made_with, quantized, survived, evaluation, watch.seconds))
+
+
+def unfinished(
+    job: Job, cell: Cell, status: Status, reason: str, made_with: Provenance | None = None, *,
+    stage: str | None = None, error: str | None = None, log_tail: str | None = None, device: str = "cpu", seed: int = 0,
+) -> CellResult:  # fmt: skip
+    """Returns the row of a cell that has no scores: failed, skipped or cancelled, with its reason."""
+    return CellResult(
+        cell=cell,
+        submission=job.submission,
+        spec=job.spec,
+        corpus=corpora.corpus_of(cell.task),
+        status=status,
+        reason=reason,
+        stage=stage,
+        error_type=error,
+        log_tail=log_tail,
+        provenance=made_with
+        or provenance.collect(device=device, threads=0, seed=seed, scoring_version=SCORING_VERSION),
+    )
+
+
+def _score(cell: Cell, quantized: QuantizedModel, tokenizer: object, settings: Settings) -> Evaluation:
+    from harness.score.evaluation import evaluate
+
+    return evaluate(
+        quantized.model,
+        tokenizer,
+        cell.task,
+        data_dir=Path(settings.data_dir) if settings.data_dir else None,
+        device=settings.device,
+        limit=cell.limit,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
+
+
+def _survival(
+    job: Job,
+    submissions: Mapping[str, Submission],
+    settings: Settings,
+    checkpoint: Checkpoint,
+    quantized: QuantizedModel,
+) -> tuple[LayerSurvival, ...]:
+    """Measures the update's survival against the entry's target under the same quantizer."""
+    target = submissions.get(job.submission.target) if job.submission.target else None
+    if target is None or not quantized.layers:
+        return ()
+    target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
+    quantized_target = backend_of(job.spec).quantize(target_checkpoint, job.spec, device=settings.device)
+    layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
+    del quantized_target
+    gc.collect()
+    return layers
+
+
+def _finished(
+    job: Job, cell: Cell, made_with: Provenance, quantized: QuantizedModel, survived: Sequence[LayerSurvival],
+    evaluation: Evaluation, seconds: Mapping[str, float],
+) -> CellResult:  # fmt: skip
+    stages = {stage: taken for stage, taken in seconds.items() if not stage.startswith("muse_")}
+    return CellResult(
+        cell=cell,
+        submission=job.submission,
+        spec=job.spec,
+        corpus=corpora.corpus_of(cell.task),
+        status="finished",
+        provenance=made_with,
+        scores=evaluation.scores,
+        documents=evaluation.documents,
+        proof=quantized.proof,
+        survival=tuple(survived),
+        remarks=evaluation.remarks,
+        timings={**stages, "score": evaluation.seconds},
+        peak_memory_bytes=_peak_memory(),
+    )
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:500]
+
+
+def _provenance(job: Job, settings: Settings) -> Provenance:
+    version = backend_of(job.spec).library_version()
+    return provenance.collect(
+        device=settings.device,
+        threads=settings.threads,
+        seed=settings.seed,
+        scoring_version=SCORING_VERSION,
+        extra_versions={f"backend:{job.spec.backend}": version} if version else {},
+    )
+
+
+def _set_up_torch(settings: Settings) -> None:
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+
+
+def _peak_memory() -> int:
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,170 @@
+"""One JSON record per cell: what workers hand over, what machines exchange, what a store is rebuilt from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import StoreError
+from harness.records import CellResult
+
+SCHEMA = "quench.cell/1"
+"""First field of every record; another one is refused."""
+
+_ADAPTER = TypeAdapter(CellResult)
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def write(result: CellResult, folder: Path) -> Path:
+    """Writes one record so that it is there as a whole or not at all, and returns its path.
+
+    Args:
+        result: The outcome of a cell.
+        folder: Created when absent; the file is called ``<key>.json``.
+
+    Raises:
+        StoreError: The key is no file name, a number is NaN or infinite, or a text is no Unicode.
+    """
+    if not _KEY.fullmatch(result.cell.key):
+        raise StoreError(
+            f"The key {result.cell.key!r} of cell {_name(result)} is no file name: keys are SHA-256 in hexadecimal."
+        )
+    try:
+        text = to_json(result).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            f"A text of cell {_name(result)} holds half a surrogate pair, which UTF-8 can't express: replace it."
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result.cell.key}.json"
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
+    return path
+
+
+def read(path: Path) -> CellResult:
+    """Returns the record in a file, validated field by field.
+
+    Raises:
+        StoreError: The file can't be read or is no cell record of this schema.
+    """
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"The cell record {path} can't be read ({error.strerror}): check that it is there.") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{path} is no cell record ({_first_line(error)}): remove it, or run its cell again."
+        ) from error
+
+
+def to_json(result: CellResult) -> str:
+    """Returns a record as one line of JSON.
+
+    Raises:
+        StoreError: A number is NaN or infinite.
+    """
+    refuse_nan(result)
+    body = _ADAPTER.dump_python(result, mode="json")
+    return json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def from_json(text: str) -> CellResult:
+    """Returns the record that ``to_json`` wrote.
+
+    Raises:
+        ValueError: The text is no such record; the message says where.
+    """
+    body = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA!r}")
+    del body["schema"]
+    try:
+        # Strict in JSON mode: lists become tuples, but "1" is no number.
+        result = _ADAPTER.validate_json(json.dumps(body), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"field {place}: {first['msg']}") from error
+    refuse_nan(result)
+    return result
+
+
+def refuse_nan(result: CellResult) -> None:
+    """Checks that every number of a result is finite.
+
+    Raises:
+        StoreError: One is not; the message names it. A missing value is None with a reason.
+    """
+    for place, value in _numbers(result):
+        if value is not None and not math.isfinite(value):
+            raise StoreError(
+                f"Cell {_name(result)} has {value} as {place}: a store takes finite numbers, "
+                "or none at all with the reason why it is missing."
+            )
+
+
+def _numbers(result: CellResult) -> Iterator[tuple[str, float | None]]:
+    for score in result.scores:
+        yield f"score {score.metric}", score.value
+    for document in result.documents:
+        for metric, value in document.scores.items():
+            yield f"{metric} of document {document.index}", value
+    for stage, seconds in result.timings.items():
+        yield f"seconds of {stage}", seconds
+    for layer in result.survival:
+        for name in ("codes_changed", "update_in_steps", "relative_update", "survival_ratio", "cosine"):
+            yield f"{name} of {layer.layer}", getattr(layer, name)
+    if result.proof is not None:
+        for name in ("parameter_share", "bits_per_weight", "max_abs_error", "relative_error"):
+            yield f"proof {name}", getattr(result.proof, name)
+    yield from _options("hyperparameters", result.submission.hyperparameters)
+    yield from _options("quantizer options", result.spec.options)
+
+
+def _options(place: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _options(f"{place}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _options(place, inner)
+
+
+def _name(result: CellResult) -> str:
+    return f"{result.cell.submission} x {result.cell.quantizer} x {result.cell.task}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

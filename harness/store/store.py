@@ -1,0 +1,268 @@
+"""The store: one DuckDB file, one writer, one transaction per cell.
+
+A cell that has finished stays; anything else (failed, skipped, cancelled)
+gives way to a later outcome of the same key. Reading returns the very records
+that were added, so pages and tables need nothing but this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+
+from harness.errors import StoreError
+from harness.records import CellResult, DocumentRecord, Status
+from harness.store import cell_files, rows, schema
+
+# 16 KiB instead of 256 KiB: a store of few hundred cells is committed to git, and a
+# table of ten rows should not take a quarter of a megabyte per column.
+_CONFIG = {"default_block_size": "16384"}
+
+_INSERT_DOCUMENTS = """
+INSERT INTO document_rows
+SELECT $cell, position, document, split, prompt_id, answer_id, reference_id, reference_excerpt,
+       map(metrics, numbers), invalid_reason
+FROM (SELECT unnest($position::INTEGER[]) AS position, unnest($document::INTEGER[]) AS document,
+             unnest($split::VARCHAR[]) AS split, unnest($prompt::INTEGER[]) AS prompt_id,
+             unnest($answer::INTEGER[]) AS answer_id, unnest($reference::INTEGER[]) AS reference_id,
+             unnest($excerpt::VARCHAR[]) AS reference_excerpt, unnest($metrics::VARCHAR[][]) AS metrics,
+             unnest($numbers::DOUBLE[][]) AS numbers, unnest($invalid::VARCHAR[]) AS invalid_reason)
+"""
+
+
+class Store:
+    """An open store; use ``Store.open`` and ``with``."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._texts: dict[tuple[str, str], int] | None = None
+        self._answers: dict[str, int] | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """Returns an open store; close it, or use it in a ``with`` block.
+
+        Args:
+            path: The DuckDB file; created when absent, unless only read.
+            read_only: Open for reading only; several processes may do so
+                while nobody writes.
+
+        Raises:
+            StoreError: The file is missing, in use, no store, or newer than
+                this program.
+        """
+        path = Path(path)
+        if read_only and not path.exists():
+            raise StoreError(f"There is no store {path}: name a file that `quench run` has written.")
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, not a store: name a DuckDB file such as results.duckdb.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = duckdb.connect(str(path), read_only=read_only, config={} if read_only else dict(_CONFIG))
+        except (duckdb.Error, OSError) as error:
+            raise StoreError(_why_not(path, error)) from error
+        try:
+            schema.bring_up_to_date(connection, path, read_only=read_only)
+        except duckdb.Error as error:
+            connection.close()
+            raise StoreError(f"The store {path} can't be read ({error}): restore it from its cell records.") from error
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; everything added is in it."""
+        self._connection.close()
+
+    def keys(self, *statuses: Status) -> frozenset[str]:
+        """Returns the keys of stored cells that ended in one of ``statuses``; of all cells when none is named."""
+        query = "SELECT key FROM cells" + (" WHERE list_contains($1::VARCHAR[], status)" if statuses else "")
+        found = self._connection.execute(query, [list(statuses)] if statuses else []).fetchall()
+        return frozenset(row[0] for row in found)
+
+    def add(self, result: CellResult) -> bool:
+        """Stores one outcome in one transaction.
+
+        Returns:
+            True when it was stored; False when the cell has finished before,
+            in which case nothing changes.
+
+        Raises:
+            StoreError: A number is NaN or infinite, or the file can't be written.
+        """
+        cell_files.refuse_nan(result)
+        known = self._connection.execute("SELECT id, status FROM cells WHERE key = ?", [result.cell.key]).fetchone()
+        if known is not None and known[1] == "finished":
+            return False
+        try:
+            self._connection.execute("BEGIN")
+            if known is not None:
+                self._remove(known[0])
+            self._insert(result)
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._texts = self._answers = None
+            self._undo()
+            if isinstance(error, duckdb.Error | UnicodeError):
+                raise StoreError(
+                    f"Cell {result.cell.key[:12]} can't be written to the store {self._path} ({error}): "
+                    "free space and rights there, then run the same command again."
+                ) from error
+            raise
+        return True
+
+    def cells(self, *, with_documents: bool = False) -> list[CellResult]:
+        """Returns every stored outcome, in the order they were added.
+
+        Args:
+            with_documents: Whether ``CellResult.documents`` are filled.
+        """
+        submissions = rows.read_submissions(self._connection)
+        specs = rows.read_quantizers(self._connection)
+        models = rows.read_models(self._connection)
+        scores = rows.read_scores(self._connection)
+        documents = rows.read_documents(self._connection) if with_documents else {}
+        return [
+            rows.read_cell(
+                row,
+                submissions[row["submission_id"]],
+                specs[row["quantizer_id"]],
+                models[row["model_id"]],
+                scores.get(row["id"], ()),
+                documents.get(row["id"], ()),
+            )
+            for row in rows.fetch(self._connection, "SELECT * FROM cells ORDER BY id")
+        ]
+
+    def documents(self, key: str) -> tuple[DocumentRecord, ...]:
+        """Returns what one cell's model made of each document.
+
+        Raises:
+            StoreError: The store has no cell of that key.
+        """
+        found = self._connection.execute("SELECT id FROM cells WHERE key = ?", [key]).fetchone()
+        if found is None:
+            raise StoreError(f"The store {self._path} has no cell {key[:12]}: `quench show --cells` lists what it has.")
+        return tuple(rows.read_documents(self._connection, "cell_id = ?", found).get(found[0], ()))
+
+    def _undo(self) -> None:
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.Error:
+            # The transaction had not begun, or the failure has ended it.
+            return
+
+    def _remove(self, cell_id: int) -> None:
+        for table in ("scores", "document_rows"):
+            self._connection.execute(f"DELETE FROM {table} WHERE cell_id = ?", [cell_id])
+        self._connection.execute("DELETE FROM cells WHERE id = ?", [cell_id])
+
+    def _insert(self, result: CellResult) -> None:
+        cell_id = self._next_id("cells")
+        model = rows.model_row(result)
+        row = {
+            "id": cell_id,
+            **rows.cell_row(result),
+            "submission_id": self._shared("submissions", rows.submission_row(result.submission)),
+            "quantizer_id": self._shared("quantizers", rows.quantizer_row(result.spec)),
+            "model_id": None if model is None else self._model(model, result),
+        }
+        rows.insert(self._connection, "cells", row)
+        for score in rows.score_rows(result.scores):
+            rows.insert(self._connection, "scores", {"cell_id": cell_id, **score})
+        if result.documents:
+            self._insert_documents(cell_id, result.documents)
+
+    def _insert_documents(self, cell_id: int, documents: tuple[DocumentRecord, ...]) -> None:
+        references = [
+            None
+            if document.reference_sha256 is None
+            else self._text(document.reference_sha256, document.reference_excerpt)
+            for document in documents
+        ]
+        self._connection.execute(
+            _INSERT_DOCUMENTS,
+            {
+                "cell": cell_id,
+                "position": list(range(len(documents))),
+                "document": [document.index for document in documents],
+                "split": [document.split for document in documents],
+                "prompt": [self._text(document.prompt_sha256, document.prompt_excerpt) for document in documents],
+                "answer": [self._answer(document.response) for document in documents],
+                "reference": references,
+                "excerpt": [
+                    document.reference_excerpt if reference is None else None
+                    for document, reference in zip(documents, references, strict=True)
+                ],
+                "metrics": [list(document.scores) for document in documents],
+                "numbers": [list(document.scores.values()) for document in documents],
+                "invalid": [document.invalid_reason for document in documents],
+            },
+        )
+
+    def _next_id(self, table: str) -> int:
+        found = self._connection.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").fetchone()
+        assert found is not None  # an aggregate always has a row
+        return int(found[0])
+
+    def _shared(self, table: str, row: rows.Row) -> int:
+        """Returns the id of a row that many cells share, inserting it when it is new."""
+        found = self._connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [row["digest"]]).fetchone()
+        if found is not None:
+            return int(found[0])
+        new = self._next_id(table)
+        rows.insert(self._connection, table, {"id": new, **row})
+        return new
+
+    def _model(self, row: rows.Row, result: CellResult) -> int:
+        before = self._next_id("quantized_models")
+        model_id = self._shared("quantized_models", row)
+        if model_id == before:
+            for layer in rows.layer_rows(result.survival):
+                rows.insert(self._connection, "survival", {"model_id": model_id, **layer})
+        return model_id
+
+    def _text(self, sha256: str, excerpt: str) -> int:
+        if self._texts is None:
+            found = self._connection.execute("SELECT id, sha256, excerpt FROM texts").fetchall()
+            self._texts = {(sha, text): number for number, sha, text in found}
+        number = self._texts.get((sha256, excerpt))
+        if number is None:
+            number = self._texts[sha256, excerpt] = len(self._texts) + 1
+            self._connection.execute("INSERT INTO texts VALUES (?, ?, ?)", [number, sha256, excerpt])
+        return number
+
+    def _answer(self, response: str) -> int:
+        if self._answers is None:
+            found = self._connection.execute("SELECT id, response FROM answers").fetchall()
+            self._answers = {text: number for number, text in found}
+        number = self._answers.get(response)
+        if number is None:
+            number = self._answers[response] = len(self._answers) + 1
+            self._connection.execute("INSERT INTO answers VALUES (?, ?)", [number, response])
+        return number
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "lock" in text.lower() or "different configuration" in text or "already attached" in text:
+        return (
+            f"The store {path} is in use by another process: DuckDB lets one program write at a time, "
+            "so wait until it ends, or copy the file and read the copy."
+        )
+    if "not a valid DuckDB" in text or "not a DuckDB" in text:
+        return f"{path} is no DuckDB file: name a file that `quench run` has written, or one that is not there yet."
+    return f"The store {path} can't be opened ({text.splitlines()[0]}): check the path and its rights."

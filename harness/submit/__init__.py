@@ -1,0 +1,1 @@
+"""How a submission comes in: manifest, safety scan, one merged checkpoint."""
