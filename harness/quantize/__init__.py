@@ -1,0 +1,139 @@
+"""Ways to quantize: what a backend is, which there are, and how their presets are named.
+
+One module of this package is one backend: it holds an object ``BACKEND`` that
+is a ``Quantizer``. Modules are found by looking, so a new file is a new backend.
+Importing this package loads no numerical library.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from harness.errors import QuantizationError, UnknownNameError
+from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """A backend: one way to turn a 16-bit checkpoint into a proved quantized model.
+
+    Attributes:
+        backend: Name of its module.
+    """
+
+    backend: str
+
+    def presets(self) -> tuple[QuantizerSpec, ...]:
+        """Returns the specs that tables and defaults offer."""
+        ...
+
+    def parse(self, name: str) -> QuantizerSpec | None:
+        """Returns the spec of a full name, preset or not; None where it is not one of this backend's."""
+        ...
+
+    def library_version(self) -> str | None:
+        """Returns the version of what does the quantizing; None where it is absent or there is none.
+
+        It is part of every cell's key: another version, another cell.
+        """
+        ...
+
+    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
+        """Returns one sentence why ``spec`` can't run on ``device`` here, None where it can."""
+        ...
+
+    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+        """Returns the checkpoint quantized, dequantized into a dense model, and proved.
+
+        The linear layers inside the transformer blocks are quantized, nothing
+        else. The checkpoint's files are left as they are.
+
+        Raises:
+            QuantizationError: The backend failed, or its proof does not hold.
+        """
+        ...
+
+
+@cache
+def discover() -> Mapping[str, Quantizer]:
+    """Returns every backend of this package by name.
+
+    Raises:
+        QuantizationError: A module's ``BACKEND`` is not a ``Quantizer`` named
+            like its module.
+    """
+    found: dict[str, Quantizer] = {}
+    for module in pkgutil.iter_modules(__path__):
+        backend = getattr(import_module(f"{__name__}.{module.name}"), "BACKEND", None)
+        if backend is None:
+            continue
+        if not isinstance(backend, Quantizer) or backend.backend != module.name:
+            raise QuantizationError(
+                f"BACKEND in harness/quantize/{module.name}.py is no backend: it must have every member of "
+                f"harness.quantize.Quantizer and the name {module.name!r}."
+            )
+        found[module.name] = backend
+    return MappingProxyType(found)
+
+
+def presets() -> tuple[QuantizerSpec, ...]:
+    """Returns all presets: 16 bit first, then backend by backend, wider codes first."""
+    offered = [spec for backend in discover().values() for spec in backend.presets()]
+    return tuple(sorted(offered, key=lambda spec: (-spec.bits if spec.bits > 8 else 0, spec.backend, -spec.bits)))
+
+
+def _bits_in(name: str) -> int | None:
+    """Returns the bit width that a short name such as ``4bit`` or ``int4`` speaks of."""
+    told = re.fullmatch(r"(?:int|w|u)?-?(\d{1,2})[-_ ]?(?:bits?)?", name)
+    return int(told.group(1)) if told else None
+
+
+def _meant_by(name: str, offered: tuple[QuantizerSpec, ...]) -> list[str]:
+    """Returns the presets that a short or incomplete name may stand for."""
+    wanted = name.strip().lower().replace("_", "-")
+    bits = _bits_in(wanted)
+    if bits is not None:
+        return [spec.name for spec in offered if spec.bits == bits]
+    return [spec.name for spec in offered if wanted and (wanted in spec.name or spec.name.startswith(wanted))]
+
+
+def resolve(name: str) -> QuantizerSpec:
+    """Returns the spec of a preset or of any full name that a backend can parse.
+
+    Short names are refused, not guessed: "4-bit" has meant FP4 in two papers
+    that called it round-to-nearest, and the group size moves the result.
+
+    Raises:
+        UnknownNameError: No spec, or more than one, goes by that name; the
+            message names the choices.
+    """
+    offered = presets()
+    for spec in offered:
+        if spec.name == name:
+            return spec
+    for backend in discover().values():
+        parsed = backend.parse(name)
+        if parsed is not None:
+            return parsed
+    meant = _meant_by(name, offered)
+    if len(meant) > 1:
+        raise UnknownNameError("unambiguous quantizer", name, meant)
+    raise UnknownNameError("quantizer", name, meant or [spec.name for spec in offered])
+
+
+def backend_of(spec: QuantizerSpec) -> Quantizer:
+    """Returns the backend that makes ``spec``.
+
+    Raises:
+        UnknownNameError: No such backend is here.
+    """
+    backends = discover()
+    if spec.backend not in backends:
+        raise UnknownNameError("quantization backend", spec.backend, backends)
+    return backends[spec.backend]

@@ -41,7 +41,9 @@ def block_linears(model: Any) -> dict[str, Any]:
 
     depth = model.config.get_text_config().num_hidden_layers
     stacks = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
     found = {
         f"{prefix}.{name}": module

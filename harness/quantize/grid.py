@@ -75,7 +75,9 @@ def _check(weight: Any, bits: int, group_size: int | None) -> None:
             "a non-empty matrix [out_features, in_features] of floating-point numbers is needed."
         )
     if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1):
-        raise QuantizationError(f"Group size {group_size!r} can't be used: give a whole number from 1 up, or None per row.")
+        raise QuantizationError(
+            f"Group size {group_size!r} can't be used: give a whole number from 1 up, or None per row."
+        )
     if not bool(weight.isfinite().all()):
         raise QuantizationError("The weight holds NaN or infinity, which no grid can hold: repair the checkpoint.")
 

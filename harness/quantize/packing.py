@@ -25,7 +25,9 @@ def check_bits(bits: int) -> None:
         QuantizationError: ``bits`` is not a whole number from 2 to 8.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise QuantizationError(f"Codes of {bits!r} bits can't be made: use a whole number from {MIN_BITS} to {MAX_BITS}.")
+        raise QuantizationError(
+            f"Codes of {bits!r} bits can't be made: use a whole number from {MIN_BITS} to {MAX_BITS}."
+        )
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -51,7 +53,9 @@ def pack_chunks(codes: Any, bits: int) -> Iterator[bytes]:
         chunk = flat[start : start + _CHUNK]
         largest = int(chunk.max())
         if largest >= 1 << bits:
-            raise QuantizationError(f"Code {largest} doesn't fit into {bits} bits: codes run from 0 to {(1 << bits) - 1}.")
+            raise QuantizationError(
+                f"Code {largest} doesn't fit into {bits} bits: codes run from 0 to {(1 << bits) - 1}."
+            )
         if bits == MAX_BITS:
             yield chunk.tobytes()
         else:

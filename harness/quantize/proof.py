@@ -23,10 +23,6 @@ from harness.records import Checkpoint, Proof, QuantizerSpec
 # Weights sorted at once when levels are counted.
 _CHUNK = 1 << 22
 
-# More than any backend's scale (32 bit) and zero point (16 bit) per group, and
-# a tenth for short last groups.
-_OVERHEAD_BITS, _TOLERANCE = 48, 1.1
-
 
 @dataclass(slots=True)
 class _Tally:
@@ -65,18 +61,37 @@ def most_levels(weight: Any, *, group_size: int | None, flat: bool = False) -> i
 
 
 def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
-    return QuantizationError(f"{spec.name} doesn't hold its proof: {what}; this is a fault of the backend, not of the model.")
+    return QuantizationError(
+        f"{spec.name} doesn't hold its proof: {what}; this is a fault of the backend, not of the model."
+    )
 
 
 def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
     missing = [name for name in linears if name not in layers]
     if missing:
         raise _refuse(
-            spec, f"{len(missing)} of {len(linears)} linear layers in the blocks are not quantized, the first is {missing[0]}"
+            spec,
+            f"{len(missing)} of {len(linears)} linear layers in the blocks are not quantized, the first is {missing[0]}",
         )
     extra = [name for name in layers if name not in linears]
     if extra:
-        raise _refuse(spec, f"it quantized {', '.join(extra)} outside the blocks, which stays in 16 bit for every backend")
+        raise _refuse(
+            spec, f"it quantized {', '.join(extra)} outside the blocks, which stays in 16 bit for every backend"
+        )
+
+
+def _check_overhead(spec: QuantizerSpec, name: str, layer: ReadBack) -> None:
+    """Refuses scales that are not one per group: enough of them could hold any weights."""
+    rows, width = layer.codes.shape
+    if layer.flat:
+        groups = -(-rows * width // (layer.group_size or width))
+    else:
+        groups = rows * -(-width // (layer.group_size or width))
+    for what, values in (("scales", layer.scales), ("zero points", layer.zeros)):
+        if values is not None and values.numel() != groups:
+            raise _refuse(spec, f"{name} came with {values.numel()} {what} for {groups} groups")
+    if layer.book is not None and layer.book.numel() > 2**spec.bits:
+        raise _refuse(spec, f"the code book of {name} has {layer.book.numel()} levels, more than {2**spec.bits}")
 
 
 def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) -> int:
@@ -91,6 +106,7 @@ def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) ->
         )
     if layer.codes.shape != dense.shape or layer.codes.dtype != torch.uint8:
         raise _refuse(spec, f"{name} came back as {layer.codes.dtype} codes of shape {tuple(layer.codes.shape)}")
+    _check_overhead(spec, name, layer)
     if not bool(dense.isfinite().all()):
         raise _refuse(spec, f"{name} holds NaN or infinity after dequantizing")
     told = layer.dequantize().to(dense.dtype)
@@ -103,18 +119,29 @@ def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) ->
         )
     levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat)
     if levels > 2**spec.bits:
-        raise _refuse(spec, f"a group of {name} holds {levels} distinct values, more than the {2**spec.bits} of {spec.bits} bits")
+        raise _refuse(
+            spec, f"a group of {name} holds {levels} distinct values, more than the {2**spec.bits} of {spec.bits} bits"
+        )
     return levels
 
 
 def _dense_modules(model: Any, linears: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns what keeps its 16-bit weights, block numbers replaced by ``*``."""
-    kept = (name.removesuffix(".weight") for name, _ in model.named_parameters() if name.removesuffix(".weight") not in linears)
+    kept = (
+        name.removesuffix(".weight")
+        for name, _ in model.named_parameters()
+        if name.removesuffix(".weight") not in linears
+    )
     return tuple(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in kept))
 
 
 def prove(
-    model: Any, checkpoint: Checkpoint, spec: QuantizerSpec, layers: Mapping[str, ReadBack], *, remarks: tuple[str, ...] = ()
+    model: Any,
+    checkpoint: Checkpoint,
+    spec: QuantizerSpec,
+    layers: Mapping[str, ReadBack],
+    *,
+    remarks: tuple[str, ...] = (),
 ) -> Proof:
     """Returns what reading the dequantized dense ``model`` back has shown.
 
@@ -149,14 +176,10 @@ def prove(
             tally.error_square += float(error.double().square().sum())
             tally.weight_square += float(original.double().square().sum())
     bits_per_weight = 8 * tally.size_bytes / tally.weights
-    if spec.group_size is not None:
-        allowed = (spec.bits + _OVERHEAD_BITS / spec.group_size) * _TOLERANCE
-        if bits_per_weight > max(allowed, spec.bits + 1):
-            raise _refuse(spec, f"it takes {bits_per_weight:.2f} bits per weight, more than {allowed:.2f}")
     return Proof(
         linear_layers=len(linears),
         quantized_layers=len(layers),
-        parameter_share=1.0,
+        parameter_share=tally.weights / sum(linear.weight.numel() for linear in linears.values()),
         max_levels=tally.max_levels,
         group_size=spec.group_size,
         bits_per_weight=bits_per_weight,

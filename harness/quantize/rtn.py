@@ -1,3 +1,94 @@
-"""Round to nearest."""
+"""Round to nearest, our own: the plainest quantizer, without calibration and without a library."""
+
+from __future__ import annotations
+
+import re
+import time
+
 from harness.quantize.grid import Grid, round_to_grid
-__all__ = ["Grid", "round_to_grid"]
+from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+
+__all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
+
+# Part of every cell's key: raise it when any code could come out differently.
+_VERSION = "1"
+
+_NAME = re.compile(r"rtn-([2-8])bit-(?:g([1-9]\d{0,5})|row)(-sym)?")
+
+
+def _spec(bits: int, group_size: int | None, symmetric: bool) -> QuantizerSpec:
+    groups = "row" if group_size is None else f"g{group_size}"
+    told = "per row" if group_size is None else f"group {group_size}"
+    return QuantizerSpec(
+        name=f"rtn-{bits}bit-{groups}{'-sym' if symmetric else ''}",
+        backend="rtn",
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+        label=f"RTN {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}",
+    )
+
+
+class RoundToNearest:
+    """Round-to-nearest at 2 to 8 bits, any group size or per row, asymmetric or symmetric."""
+
+    backend = "rtn"
+
+    def presets(self) -> tuple[QuantizerSpec, ...]:
+        """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, asymmetric."""
+        return tuple(_spec(bits, group, False) for bits in (8, 4, 3, 2) for group in (128, 64))
+
+    def parse(self, name: str) -> QuantizerSpec | None:
+        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``rtn-{2..8}bit-row``, with ``-sym`` where symmetric."""
+        told = _NAME.fullmatch(name)
+        if told is None:
+            return None
+        bits, group, symmetric = told.groups()
+        return _spec(int(bits), int(group) if group else None, symmetric is not None)
+
+    def library_version(self) -> str | None:
+        """Returns the version of our own rounding."""
+        return _VERSION
+
+    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
+        """Returns None: it runs wherever torch does."""
+        return None
+
+    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+        """Returns the checkpoint rounded layer by layer.
+
+        Raises:
+            QuantizationError: A layer can't be rounded, or the proof fails.
+        """
+        from harness.quantize.dense import block_linears, load_dense, replace_weight
+        from harness.quantize.proof import prove
+        from harness.quantize.readback import ReadBack
+
+        started = time.perf_counter()
+        model = load_dense(checkpoint, device=device)
+        layers: dict[str, ReadBack] = {}
+        for name, linear in block_linears(model).items():
+            grid = round_to_grid(
+                linear.weight.detach().cpu(), bits=spec.bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
+            )
+            replace_weight(linear, grid.dequantize())
+            layers[name] = ReadBack(
+                codes=grid.codes,
+                scales=grid.scales,
+                zeros=None if grid.symmetric else grid.zeros,
+                offset=2 ** (spec.bits - 1),
+                bits=spec.bits,
+                group_size=spec.group_size,
+                step=grid.step,
+            )
+        seconds = time.perf_counter() - started
+        return QuantizedModel(
+            model=model,
+            spec=spec,
+            proof=prove(model, checkpoint, spec, layers),
+            layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
+            quantize_seconds=seconds,
+        )
+
+
+BACKEND = RoundToNearest()

@@ -187,12 +187,12 @@ class Store:
             self._insert_documents(cell_id, result.documents)
 
     def _insert_documents(self, cell_id: int, documents: tuple[DocumentRecord, ...]) -> None:
-        references = [
-            None
-            if document.reference_sha256 is None
-            else self._text(document.reference_sha256, document.reference_excerpt)
-            for document in documents
-        ]
+        pairs = [(document.reference_sha256, document.reference_excerpt) for document in documents]
+        ids = self._text_ids(
+            [(document.prompt_sha256, document.prompt_excerpt) for document in documents]
+            + [(sha, excerpt) for sha, excerpt in pairs if sha is not None]
+        )
+        prompts, rest = ids[: len(documents)], iter(ids[len(documents) :])
         self._connection.execute(
             _INSERT_DOCUMENTS,
             {
@@ -200,13 +200,10 @@ class Store:
                 "position": list(range(len(documents))),
                 "document": [document.index for document in documents],
                 "split": [document.split for document in documents],
-                "prompt": [self._text(document.prompt_sha256, document.prompt_excerpt) for document in documents],
-                "answer": [self._answer(document.response) for document in documents],
-                "reference": references,
-                "excerpt": [
-                    document.reference_excerpt if reference is None else None
-                    for document, reference in zip(documents, references, strict=True)
-                ],
+                "prompt": prompts,
+                "answer": self._answer_ids([document.response for document in documents]),
+                "reference": [None if sha is None else next(rest) for sha, _ in pairs],
+                "excerpt": [excerpt if sha is None else None for sha, excerpt in pairs],
                 "metrics": [list(document.scores) for document in documents],
                 "numbers": [list(document.scores.values()) for document in documents],
                 "invalid": [document.invalid_reason for document in documents],
@@ -235,25 +232,37 @@ class Store:
                 rows.insert(self._connection, "survival", {"model_id": model_id, **layer})
         return model_id
 
-    def _text(self, sha256: str, excerpt: str) -> int:
+    def _text_ids(self, texts: list[tuple[str, str]]) -> list[int]:
+        """Returns ids of (digest, excerpt) pairs; what is new is inserted in one statement."""
         if self._texts is None:
             found = self._connection.execute("SELECT id, sha256, excerpt FROM texts").fetchall()
             self._texts = {(sha, text): number for number, sha, text in found}
-        number = self._texts.get((sha256, excerpt))
-        if number is None:
-            number = self._texts[sha256, excerpt] = len(self._texts) + 1
-            self._connection.execute("INSERT INTO texts VALUES (?, ?, ?)", [number, sha256, excerpt])
-        return number
+        known = self._texts
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            first = len(known) + 1
+            known.update(zip(new, range(first, first + len(new)), strict=True))
+            self._connection.execute(
+                "INSERT INTO texts SELECT unnest(?::INTEGER[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[])",
+                [[known[text] for text in new], [text[0] for text in new], [text[1] for text in new]],
+            )
+        return [known[text] for text in texts]
 
-    def _answer(self, response: str) -> int:
+    def _answer_ids(self, answers: list[str]) -> list[int]:
+        """Returns ids of responses; what is new is inserted in one statement."""
         if self._answers is None:
             found = self._connection.execute("SELECT id, response FROM answers").fetchall()
             self._answers = {text: number for number, text in found}
-        number = self._answers.get(response)
-        if number is None:
-            number = self._answers[response] = len(self._answers) + 1
-            self._connection.execute("INSERT INTO answers VALUES (?, ?)", [number, response])
-        return number
+        known = self._answers
+        new = [answer for answer in dict.fromkeys(answers) if answer not in known]
+        if new:
+            first = len(known) + 1
+            known.update(zip(new, range(first, first + len(new)), strict=True))
+            self._connection.execute(
+                "INSERT INTO answers SELECT unnest(?::INTEGER[]), unnest(?::VARCHAR[])",
+                [[known[answer] for answer in new], new],
+            )
+        return [known[answer] for answer in answers]
 
 
 def _why_not(path: Path, error: Exception) -> str:

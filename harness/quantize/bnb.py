@@ -1,0 +1,197 @@
+"""bitsandbytes, loaded the way models are shipped with it: LLM.int8, NF4 and FP4."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import QuantizationError
+from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+
+if TYPE_CHECKING:
+    from harness.quantize.readback import ReadBack
+
+_BLOCK = 64
+
+_INT8_REMARK = (
+    "LLM.int8 also rounds activations to 8 bit at run time, but for outlier columns, which it multiplies in 16 bit; "
+    "this cell measures the int8 weights alone."
+)
+
+
+def _spec(name: str, bits: int, group_size: int | None, symmetric: bool | None, label: str) -> QuantizerSpec:
+    return QuantizerSpec(
+        name=name, backend="bnb", bits=bits, group_size=group_size, symmetric=symmetric, label=label,
+        options={"double_quant": False} if bits == 4 else {"threshold": 6.0},
+    )  # fmt: skip
+
+
+_PRESETS = (
+    _spec("bnb-int8", 8, None, True, "bitsandbytes LLM.int8, per row, symmetric"),
+    _spec("bnb-nf4", 4, _BLOCK, None, "bitsandbytes NF4, block 64"),
+    _spec("bnb-fp4", 4, _BLOCK, None, "bitsandbytes FP4, block 64"),
+)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what bitsandbytes says about casts, once per layer and call."""
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="bitsandbytes")
+            warnings.filterwarnings("ignore", message=".*MatMul8bitLt.*")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
+    """Returns the model as transformers loads it with bitsandbytes layers."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, checkpoint.dtype)
+    if spec.bits == 8:
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=spec.options["threshold"])
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=spec.name.removeprefix("bnb-"),
+            bnb_4bit_use_double_quant=spec.options["double_quant"],
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        checkpoint.path,
+        dtype=dtype,
+        device_map={"": device},
+        quantization_config=config,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+
+
+def _read_int8(weight: Any) -> ReadBack:
+    """Reads a row-wise int8 weight: value = code * row scale / 127."""
+    import torch
+
+    from harness.quantize.readback import ReadBack
+
+    scales = weight.SCB.detach().float().cpu()[:, None] / 127
+    return ReadBack(
+        codes=(weight.CB.detach().cpu().to(torch.int16) + 128).to(torch.uint8),
+        scales=scales,
+        offset=128,
+        bits=8,
+        group_size=None,
+        step=float(scales.double().mean()),
+    )
+
+
+def _read_4bit(weight: Any) -> ReadBack:
+    """Reads a 4-bit weight: two codes a byte, the higher half first, one scale per block of the flat matrix."""
+    import torch
+
+    from harness.quantize.readback import ReadBack
+
+    state = weight.quant_state
+    if state.nested:
+        raise QuantizationError("Doubly quantized bitsandbytes scales can't be read back: use bnb-nf4 or bnb-fp4.")
+    stream = weight.data.detach().cpu().view(torch.uint8).view(-1)
+    codes = torch.stack([stream >> 4, stream & 15], dim=1).view(-1)
+    return ReadBack(
+        codes=codes[: state.shape.numel()].view(state.shape).contiguous(),
+        scales=state.absmax.detach().cpu(),
+        book=state.code.detach().cpu(),
+        bits=4,
+        group_size=state.blocksize,
+        flat=True,
+        rounded_to=str(state.dtype).removeprefix("torch."),
+    )
+
+
+def _library_weight(bnb: Any, layer: Any) -> Any:
+    """Returns a layer's weight as the library itself dequantizes it."""
+    weight = layer.weight
+    if isinstance(layer, bnb.nn.Linear8bitLt):
+        return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
+    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+
+
+class BitsAndBytes:
+    """Weight quantization of bitsandbytes through transformers' own loading."""
+
+    backend = "bnb"
+
+    def presets(self) -> tuple[QuantizerSpec, ...]:
+        """Returns int8, NF4 and FP4 with the library's defaults."""
+        return _PRESETS
+
+    def parse(self, name: str) -> QuantizerSpec | None:
+        """Returns the preset of that name: there are no others."""
+        return next((spec for spec in _PRESETS if spec.name == name), None)
+
+    def library_version(self) -> str | None:
+        """Returns bitsandbytes' version, None where it is not installed."""
+        try:
+            return metadata.version("bitsandbytes")
+        except metadata.PackageNotFoundError:
+            return None
+
+    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
+        """Returns why it can't run: a library that is not installed."""
+        missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
+        if missing:
+            return (
+                f"{spec.name} needs {' and '.join(missing)}, not installed here: run pip install 'quench-bench[score]'."
+            )
+        return None
+
+    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+        """Returns the checkpoint as bitsandbytes quantizes it, its weights dequantized into a dense model.
+
+        Raises:
+            QuantizationError: The proof fails.
+        """
+        import bitsandbytes
+
+        from harness.quantize.dense import block_linears, load_dense, replace_weight
+        from harness.quantize.proof import prove
+        from harness.quantize.readback import ReadBack
+
+        started = time.perf_counter()
+        layers: dict[str, ReadBack] = {}
+        with _quiet():
+            quantized = _load(checkpoint, spec, device)
+            seconds = time.perf_counter() - started
+            model = load_dense(checkpoint, device=device)
+            linears = block_linears(model)
+            for name, layer in quantized.named_modules():
+                if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                    layers[name] = _read_4bit(layer.weight)
+                elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+                    layers[name] = _read_int8(layer.weight)
+                else:
+                    continue
+                if name in linears:
+                    replace_weight(linears[name], _library_weight(bitsandbytes, layer))
+            del quantized
+        return QuantizedModel(
+            model=model,
+            spec=spec,
+            proof=prove(model, checkpoint, spec, layers, remarks=(_INT8_REMARK,) if spec.bits == 8 else ()),
+            layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
+            quantize_seconds=seconds,
+        )
+
+
+BACKEND = BitsAndBytes()

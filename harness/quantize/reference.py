@@ -1,0 +1,46 @@
+"""The 16-bit reference: the checkpoint as it is, which every quantized cell is compared with."""
+
+from __future__ import annotations
+
+import time
+
+from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+
+_SPEC = QuantizerSpec(
+    name="reference", backend="reference", bits=16, group_size=None, symmetric=None, label="16 bit (not quantized)"
+)
+
+
+class Reference:
+    """No quantization: nothing to prove, and no codes."""
+
+    backend = "reference"
+
+    def presets(self) -> tuple[QuantizerSpec, ...]:
+        """Returns the one spec there is."""
+        return (_SPEC,)
+
+    def parse(self, name: str) -> QuantizerSpec | None:
+        """Returns the spec for ``reference``."""
+        return _SPEC if name == _SPEC.name else None
+
+    def library_version(self) -> str | None:
+        """Returns None: nothing quantizes."""
+        return None
+
+    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
+        """Returns None: it runs wherever torch does."""
+        return None
+
+    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+        """Returns the checkpoint's own model, without proof and without codes."""
+        from harness.quantize.dense import load_dense
+
+        started = time.perf_counter()
+        model = load_dense(checkpoint, device=device)
+        return QuantizedModel(
+            model=model, spec=spec, proof=None, layers={}, quantize_seconds=time.perf_counter() - started
+        )
+
+
+BACKEND = Reference()

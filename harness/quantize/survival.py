@@ -1,0 +1,135 @@
+"""How much of the unlearning update is still there after quantization, layer by layer.
+
+W_t are the target's and W_u the unlearned model's 16-bit weights, Q(W) their
+quantized ones: dW = W_u - W_t went in, dQ = Q(W_u) - Q(W_t) came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import QuantizationError
+from harness.records import Checkpoint, LayerSurvival, QuantizedLayer, QuantizedModel
+
+ALL_LAYERS = "all layers"
+"""Name of the row over all layers, pooled from exact sums."""
+
+NOISE_LIMIT = 0.25
+"""Largest standard error with which a survival ratio still says something."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Sums over weights; everything that is shown is made of them, so they pool exactly."""
+
+    weights: int = 0
+    codes_changed: int = 0
+    steps: float = 0.0
+    absolute_update: float = 0.0
+    has_step: bool = True
+    target: float = 0.0
+    update: float = 0.0
+    kept: float = 0.0
+    inner: float = 0.0
+    # Per row r: <dQ,dW>_r^2, <dQ,dW>_r <dW,dW>_r, <dW,dW>_r^2.
+    inner_inner: float = 0.0
+    inner_update: float = 0.0
+    update_update: float = 0.0
+
+    def add(self, other: _Sums) -> None:
+        """Adds another layer's sums."""
+        for name in self.__slots__:
+            if name != "has_step":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.has_step = self.has_step and other.has_step
+
+    def ratio_error(self) -> float:
+        """Standard error of the survival ratio, rows as the independent units."""
+        ratio = self.inner / self.update
+        spread = self.inner_inner - 2 * ratio * self.inner_update + ratio**2 * self.update_update
+        return float(max(spread, 0.0) ** 0.5 / self.update)
+
+    def show(self, layer: str) -> LayerSurvival:
+        """Returns the sums as a record."""
+        steady = self.update > 0 and self.ratio_error() <= NOISE_LIMIT
+        both = self.update > 0 and self.kept > 0
+        return LayerSurvival(
+            layer=layer,
+            codes_changed=self.codes_changed / self.weights,
+            update_in_steps=self.absolute_update / self.steps if self.has_step and self.steps > 0 else None,
+            relative_update=(self.update / self.target) ** 0.5 if self.target > 0 else 0.0,
+            survival_ratio=self.inner / self.update if steady else None,
+            cosine=self.inner / (self.update * self.kept) ** 0.5 if both else None,
+            num_weights=self.weights,
+        )
+
+
+def _sums(update: Any, kept: Any, target: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer) -> _Sums:
+    update, kept = update.double(), kept.double()
+    inner, square = (kept * update).sum(dim=1), update.square().sum(dim=1)
+    step = target_layer.step
+    return _Sums(
+        weights=update.numel(),
+        codes_changed=int((unlearned_layer.codes != target_layer.codes).sum()),
+        steps=(step or 0.0) * update.numel(),
+        absolute_update=float(update.abs().sum()),
+        has_step=step is not None,
+        target=float(target.double().square().sum()),
+        update=float(square.sum()),
+        kept=float(kept.square().sum()),
+        inner=float(inner.sum()),
+        inner_inner=float(inner.square().sum()),
+        inner_update=float((inner * square).sum()),
+        update_update=float(square.square().sum()),
+    )
+
+
+def measure(
+    unlearned: QuantizedModel, target: QuantizedModel, unlearned_checkpoint: Checkpoint, target_checkpoint: Checkpoint
+) -> tuple[LayerSurvival, ...]:
+    """Returns the survival of the update over all layers (first, named ``ALL_LAYERS``) and in each.
+
+    The first row pools the layers' sums, so its ratio is <dQ, dW> / <dW, dW>
+    over all quantized weights; it is not the mean of the others. Empty for the
+    16-bit reference, where everything survives.
+
+    ``survival_ratio`` is None where the update is negligible: zero, or so far
+    below the step that the ratio's standard error (rows as units) exceeds
+    ``NOISE_LIMIT``. Codes are compared, not dequantized values: a block scale
+    moves with every update and would count all of its block as changed.
+
+    Raises:
+        QuantizationError: The two models don't have the same layers, or were
+            not quantized the same way.
+
+    Source: metrics.md's survival diagnosis; cf. Zhang et al., "Catastrophic
+        Failure of LLM Unlearning via Quantization" (ICLR 2025), section 5, for
+        why updates below the step vanish.
+    """
+    from harness.quantize.dense import block_linears, source_weights
+
+    if unlearned.spec.name != target.spec.name or list(unlearned.layers) != list(target.layers):
+        raise QuantizationError(
+            f"Survival compares two models of one shape under one quantizer, not {unlearned.spec.name} with "
+            f"{len(unlearned.layers)} layers and {target.spec.name} with {len(target.layers)} layers."
+        )
+    if not unlearned.layers:
+        return ()
+    new, old = block_linears(unlearned.model), block_linears(target.model)
+    pooled, rows = _Sums(), []
+    with source_weights(unlearned_checkpoint) as new_source, source_weights(target_checkpoint) as old_source:
+        for name, layer in unlearned.layers.items():
+            before = old_source[name]
+            update = new_source[name] - before
+            kept = new[name].weight.detach().cpu().float() - old[name].weight.detach().cpu().float()
+            sums = _sums(update, kept, before, layer, target.layers[name])
+            pooled.add(sums)
+            rows.append(sums.show(name))
+    return (pooled.show(ALL_LAYERS), *rows)
+
+
+def summarize(layers: Sequence[LayerSurvival]) -> LayerSurvival | None:
+    """Returns the row over all layers that ``measure`` put among ``layers``; None where it is not there."""
+    return next((layer for layer in layers if layer.layer == ALL_LAYERS), None)

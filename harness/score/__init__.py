@@ -1,0 +1,1 @@
+"""Scoring one model on one task: definitions, corpora, lm-eval tasks, evaluation."""

@@ -1,0 +1,115 @@
+"""What every stored number is called, how it is shown and which way is good.
+
+The four primary metrics come first. Secondary keys are unique within a cell
+but shared by tasks: ``rouge1`` of a KnowMem-retain cell is good when high, of
+a forget cell when low; ``direction_in`` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from harness.records import Direction, MetricInfo
+
+PRIMARY = ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")
+"""The metrics that a leaderboard shows, in its order; each is the last part of its task's name."""
+
+_MUSE = "MUSE (Shi et al., 2024), section 4"
+_SAME_AS_PRIMARY = frozenset({"rougeL_recall", "rouge1", "rouge1_recall"})
+
+
+def _info(
+    key: str, label: str, direction: Direction, description: str, source: str, *, scale: float = 100, unit: str = ""
+) -> MetricInfo:
+    return MetricInfo(
+        key=key, label=label, unit=unit, display_scale=scale, direction=direction, description=description, source=source
+    )
+
+
+def _primary() -> Iterator[MetricInfo]:
+    yield _info(
+        "verbmem_f", "VerbMem", "lower",
+        "ROUGE-L F1 between the model's greedy continuation of a forgotten text and the text itself.", _MUSE,
+    )  # fmt: skip
+    yield _info(
+        "knowmem_f", "KnowMem", "lower",
+        "ROUGE-L F1 of the model's answers to questions about the forgotten texts.", _MUSE,
+    )  # fmt: skip
+    yield _info(
+        "knowmem_r", "Utility", "higher",
+        "ROUGE-L F1 of the model's answers to questions about texts it should still know.", _MUSE,
+    )  # fmt: skip
+    yield _info(
+        "privleak", "PrivLeak", "toward_zero",
+        "How much better or worse than in the retrained model forgotten texts are told apart from unseen ones:"
+        " -100 is memorized, above 0 is over-unlearned.", f"{_MUSE}, equation 5", scale=1, unit="%",
+    )  # fmt: skip
+
+
+def _of_responses() -> Iterator[MetricInfo]:
+    own = "this project"
+    yield _info("rougeL_recall", "ROUGE-L recall", "lower", "Share of the reference found in the response.", _MUSE)
+    yield _info("rouge1", "ROUGE-1", "lower", "F1 of shared words, order ignored.", "rouge-score")
+    yield _info("rouge1_recall", "ROUGE-1 recall", "lower", "Share of the reference's words found.", "rouge-score")
+    yield _info(
+        "extraction_strength", "Extraction strength", "lower",
+        "Longest tail of the reference in which every token is the model's first choice, as a share.",
+        "Carlini et al., 2023, teacher-forced as in OpenUnlearning",
+    )  # fmt: skip
+    yield _info(
+        "reference_nll", "Reference NLL", "higher", "Mean loss on the true continuation, given the prompt.", own,
+        scale=1, unit="nats/token",
+    )  # fmt: skip
+    yield _info(
+        "repetition", "Repetition", "lower", "Share of 4-grams in a response that occurred before in it.",
+        "Welleck et al., 2020, section 6",
+    )  # fmt: skip
+    yield _info("empty", "Empty responses", "lower", "Share of responses without any text.", own, unit="%")
+    yield _info(
+        "degenerate", "Degenerate responses", "lower", "Share of responses that are empty or mostly repeat themselves.",
+        own, unit="%",
+    )  # fmt: skip
+    yield _info("response_words", "Response length", "higher", "Mean length of a response.", own, scale=1, unit="words")
+
+
+def _of_membership() -> Iterator[MetricInfo]:
+    attacks = {f"min_k_{k}": f"Min-{k}%" for k in (5, 10, 20, 30, 40, 50, 60)}
+    attacks |= {"min_k_pp_40": "Min-K%++ 40%", "loss": "loss", "zlib_loss": "zlib-normalized loss"}
+    yield _info(
+        "auc", "AUC", "toward_zero",
+        "Chance that a forgotten text looks less familiar than an unseen one, by Min-40%; the retrained model's is ideal.",
+        f"{_MUSE}; Min-K% Prob (Shi et al., 2024)",
+    )  # fmt: skip
+    for key, name in attacks.items():
+        if key != "min_k_40":
+            yield _info(f"auc_{key}", f"AUC, {name}", "toward_zero", f"The same chance by {name}.", "see that score")
+    for key, name in attacks.items():
+        yield _info(
+            key, name[0].upper() + name[1:], "higher", f"Membership score {name} of a forgotten text; low means familiar.",
+            {"min_k_pp_40": "Zhang et al., 2024 (Min-K%++)", "zlib_loss": "Carlini et al., 2021", "loss": "mean NLL"}.get(
+                key, "Min-K% Prob (Shi et al., 2024)"
+            ),
+            scale=1, unit="nats/byte" if key == "zlib_loss" else "" if key == "min_k_pp_40" else "nats/token",
+        )  # fmt: skip
+    for split in ("forget", "holdout"):
+        yield _info(
+            f"loss_{split}", f"Loss, {split}", "higher" if split == "forget" else "lower",
+            f"Mean loss on the {split} texts.", "mean NLL", scale=1, unit="nats/token",
+        )  # fmt: skip
+    yield _info("tokens", "Scored tokens", "higher", "Mean number of scored tokens of a text.", "", scale=1)
+
+
+METRICS: Mapping[str, MetricInfo] = MappingProxyType(
+    {info.key: info for part in (_primary, _of_responses, _of_membership) for info in part()}
+)
+"""Every metric that a cell or a document can hold, primary ones first."""
+
+
+def direction_in(metric: str, primary: str) -> Direction:
+    """Returns which way ``metric`` is good in cells of the primary metric ``primary``.
+
+    Raises:
+        KeyError: One of the two is no known metric.
+    """
+    return METRICS[primary if metric in _SAME_AS_PRIMARY else metric].direction
