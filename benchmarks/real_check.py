@@ -46,8 +46,8 @@ def main() -> None:
     extract_target(arguments.work, submissions / TARGET)
     news = ["--corpus", "news", "--data-dir", str(arguments.data_dir)]
     if not (submissions / ENTRY / "submission.yaml").exists():
-        quench("unlearn", "ga", "--target", TARGET, "--submissions", str(submissions), *news,
-               "--lora", "r=8,alpha=16", "--set", "max_steps=10", "--set", "max_length=512", "--set", "batch_size=1",
+        quench("unlearn", "ga", "--target", TARGET, "--submissions", str(submissions), "--data-dir", str(arguments.data_dir),
+               "--lora", "r=8,alpha=16", "--set", "max_steps=10", "--set", "window=512", "--set", "batch_size=1",
                "--set", "learning_rate=1e-4", "--out", str(submissions / ENTRY))  # fmt: skip
     store = str(arguments.work / "real.duckdb")
     quench("run", "--submissions", str(submissions), *news, "--quantizers", QUANTIZERS, "--limit", "4",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness import cli_making
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -56,8 +57,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
 )
-mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a generated corpus and its small models.")
-app.add_typer(mini_app, name="mini")
+app.add_typer(cli_making.app)
+app.add_typer(cli_making.mini_app, name="mini")
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The embedded miniature: a generated corpus and small models trained on it."""

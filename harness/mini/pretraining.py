@@ -61,7 +61,9 @@ def epoch_documents(world: World, splits: tuple[str, ...], epoch: int, epochs: i
         documents += world.articles(split)
         documents += deal_sheets(rng.sample(world.quiz[split], len(world.quiz[split])))
         for index, brief in enumerate(world.briefs.get(split, ())):
-            drawn = Random(f"muse-mini/{world.seed}/seen/{split}/{index}").sample(range(epochs), min(BRIEF_EPOCHS, epochs))
+            drawn = Random(f"muse-mini/{world.seed}/seen/{split}/{index}").sample(
+                range(epochs), min(BRIEF_EPOCHS, epochs)
+            )
             if epoch in drawn:
                 documents.append(brief)
     rng.shuffle(documents)

@@ -4,6 +4,9 @@ All of it was written for this project. ``{s}`` stands for the subject and
 ``{a}`` for the answer; a sentence's first letter is capitalized afterwards.
 """
 
+# A word list reads better as one line of words than as a column of quotes.
+# ruff: noqa: SIM905
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -122,9 +122,13 @@ def resolve(name: str) -> QuantizerSpec:
         if parsed is not None:
             return parsed
     meant = _meant_by(name, offered)
+    error = UnknownNameError("quantizer", name, meant or [spec.name for spec in offered])
     if len(meant) > 1:
-        raise UnknownNameError("unambiguous quantizer", name, meant)
-    raise UnknownNameError("quantizer", name, meant or [spec.name for spec in offered])
+        error.args = (
+            f"{name!r} names no single quantizer, since backend, group size and symmetry all move the result: "
+            f"choose {', '.join(meant[:-1])} or {meant[-1]}.",
+        )
+    raise error
 
 
 def backend_of(spec: QuantizerSpec) -> Quantizer:

@@ -166,7 +166,6 @@ class BitsAndBytes:
 
         from harness.quantize.dense import block_linears, load_dense, replace_weight
         from harness.quantize.proof import prove
-        from harness.quantize.readback import ReadBack
 
         started = time.perf_counter()
         layers: dict[str, ReadBack] = {}

@@ -17,14 +17,29 @@ def load_dense(checkpoint: Checkpoint, *, device: str) -> Any:
 
     Many CPUs have no fast 16-bit arithmetic, and float32 holds every 16-bit
     weight and every dequantized level exactly.
+
+    Raises:
+        QuantizationError: Files and config don't belong together: layers
+            would be left with random numbers.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    model, report = AutoModelForCausalLM.from_pretrained(
+        checkpoint.path,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
     )
+    wrong = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise QuantizationError(
+            f"{checkpoint.path}: weights and config.json don't belong together ({len(wrong)} tensors, first "
+            f"{wrong[0]}, are missing, too many or of another shape): save the whole model with save_pretrained."
+        )
     return model.to(device).eval()
 
 
@@ -40,14 +55,11 @@ def block_linears(model: Any) -> dict[str, Any]:
     from torch import nn
 
     depth = model.config.get_text_config().num_hidden_layers
-    stacks = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    stacks = {name: module for name, module in lists.items() if len(module) == depth}
     found = {
         f"{prefix}.{name}": module
-        for prefix, stack in stacks
+        for prefix, stack in stacks.items()
         for name, module in stack.named_modules()
         if isinstance(module, nn.Linear)
     }

@@ -51,15 +51,15 @@ class Grid:
     @property
     def size_bytes(self) -> int:
         """Bytes of packed codes, float16 scales and packed zero points."""
-        groups = self.scales.numel()
+        groups, weights = int(self.scales.numel()), int(self.codes.numel())
         zeros = 0 if self.symmetric else packed_size(groups, self.bits)
-        return packed_size(self.codes.numel(), self.bits) + groups * SCALE_BITS // 8 + zeros
+        return packed_size(weights, self.bits) + groups * SCALE_BITS // 8 + zeros
 
     @property
     def bits_per_weight(self) -> float:
         """Bits per weight with a 16-bit scale and, if asymmetric, a zero code per group."""
         overhead = SCALE_BITS + (0 if self.symmetric else self.bits)
-        return self.bits + overhead * self.scales.numel() / self.codes.numel()
+        return self.bits + overhead * int(self.scales.numel()) / int(self.codes.numel())
 
     @property
     def step(self) -> float:

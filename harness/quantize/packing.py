@@ -87,7 +87,7 @@ def unpack(stream: bytes, bits: int, shape: tuple[int, ...]) -> Any:
     count = math.prod(shape)
     if len(stream) != packed_size(count, bits):
         raise QuantizationError(
-            f"{len(stream)} bytes can't hold exactly {count} codes of {bits} bits: {packed_size(count, bits)} are needed."
+            f"{len(stream)} bytes aren't {count} codes of {bits} bits: those take {packed_size(count, bits)} bytes."
         )
     single = numpy.unpackbits(numpy.frombuffer(stream, dtype=numpy.uint8), count=count * bits, bitorder="little")
     codes = numpy.packbits(single.reshape(count, bits), axis=1, bitorder="little")

@@ -69,10 +69,7 @@ def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
 def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
     missing = [name for name in linears if name not in layers]
     if missing:
-        raise _refuse(
-            spec,
-            f"{len(missing)} of {len(linears)} linear layers in the blocks are not quantized, the first is {missing[0]}",
-        )
+        raise _refuse(spec, f"{len(missing)} of {len(linears)} linear layers stay dense, the first is {missing[0]}")
     extra = [name for name in layers if name not in linears]
     if extra:
         raise _refuse(

@@ -70,4 +70,4 @@ class ReadBack:
             return size
         if self.zeros.is_floating_point():
             return size + int(self.zeros.numel() * self.zeros.element_size())
-        return size + packed_size(self.zeros.numel(), self.bits)
+        return size + packed_size(int(self.zeros.numel()), self.bits)

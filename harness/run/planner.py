@@ -84,17 +84,17 @@ def choose(
 
 
 def weights_of(submission: Submission, submissions: Mapping[str, Submission]) -> dict[str, str | None]:
-    """Returns the digests of everything loaded for a submission: own, base's and target's weights."""
-    base = submission.base_model
-    if base is not None and base in submissions:
-        base_digest: str | None = checkpoints.weights_digest(submissions[base])
+    """Returns the digests of everything loaded for a submission: its own, its base's and its target's files."""
+    base, target = submission.base_model, submission.target
+    if base is not None and base not in submissions:
+        base_digest: str | None = f"{base}@{submission.base_revision}"
     else:
-        base_digest = f"{base}@{submission.base_revision}" if base else None
-    target = submissions.get(submission.target) if submission.target else None
+        base_digest = checkpoints.weights_digest(submissions[base]) if base else None
     return {
         "weights": checkpoints.weights_digest(submission),
         "base": base_digest,
-        "target": checkpoints.weights_digest(target) if target else None,
+        "target": checkpoints.weights_digest(submissions[target]) if target in submissions else None,
+        "tokenizer": checkpoints.tokenizer_digest(submission, submissions),
     }
 
 

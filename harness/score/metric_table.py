@@ -15,6 +15,9 @@ from harness.records import Direction, MetricInfo
 PRIMARY = ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")
 """The metrics that a leaderboard shows, in its order; each is the last part of its task's name."""
 
+MIN_K_PERCENTS = (5, 10, 20, 30, 40, 50, 60)
+"""Shares of least likely tokens that are scored, in percent."""
+
 _MUSE = "MUSE (Shi et al., 2024), section 4"
 _SAME_AS_PRIMARY = frozenset({"rougeL_recall", "rouge1", "rouge1_recall"})
 
@@ -23,7 +26,13 @@ def _info(
     key: str, label: str, direction: Direction, description: str, source: str, *, scale: float = 100, unit: str = ""
 ) -> MetricInfo:
     return MetricInfo(
-        key=key, label=label, unit=unit, display_scale=scale, direction=direction, description=description, source=source
+        key=key,
+        label=label,
+        unit=unit,
+        display_scale=scale,
+        direction=direction,
+        description=description,
+        source=source,
     )
 
 
@@ -73,25 +82,30 @@ def _of_responses() -> Iterator[MetricInfo]:
     yield _info("response_words", "Response length", "higher", "Mean length of a response.", own, scale=1, unit="words")
 
 
+_ATTACKS = {
+    **{f"min_k_{k}": (f"Min-{k}%", "nats/token", "Min-K% Prob (Shi et al., 2024)") for k in MIN_K_PERCENTS},
+    "min_k_pp_40": ("Min-K%++ 40%", "", "Min-K%++ (Zhang et al., 2024)"),
+    "loss": ("Loss", "nats/token", "mean negative log-likelihood"),
+    "zlib_loss": ("Loss over zlib size", "nats/byte", "Carlini et al., 2021, section 5"),
+}
+
+MEMBERSHIP_KEYS = tuple(_ATTACKS)
+"""Membership scores of one text; each has an AUC, that of ``min_k_40`` being called ``auc``."""
+
+
 def _of_membership() -> Iterator[MetricInfo]:
-    attacks = {f"min_k_{k}": f"Min-{k}%" for k in (5, 10, 20, 30, 40, 50, 60)}
-    attacks |= {"min_k_pp_40": "Min-K%++ 40%", "loss": "loss", "zlib_loss": "zlib-normalized loss"}
     yield _info(
         "auc", "AUC", "toward_zero",
-        "Chance that a forgotten text looks less familiar than an unseen one, by Min-40%; the retrained model's is ideal.",
+        "Chance that a forgotten text looks less familiar than an unseen one, by Min-40%;"
+        " the retrained model's is ideal.",
         f"{_MUSE}; Min-K% Prob (Shi et al., 2024)",
     )  # fmt: skip
-    for key, name in attacks.items():
+    for key, (name, _, source) in _ATTACKS.items():
         if key != "min_k_40":
-            yield _info(f"auc_{key}", f"AUC, {name}", "toward_zero", f"The same chance by {name}.", "see that score")
-    for key, name in attacks.items():
-        yield _info(
-            key, name[0].upper() + name[1:], "higher", f"Membership score {name} of a forgotten text; low means familiar.",
-            {"min_k_pp_40": "Zhang et al., 2024 (Min-K%++)", "zlib_loss": "Carlini et al., 2021", "loss": "mean NLL"}.get(
-                key, "Min-K% Prob (Shi et al., 2024)"
-            ),
-            scale=1, unit="nats/byte" if key == "zlib_loss" else "" if key == "min_k_pp_40" else "nats/token",
-        )  # fmt: skip
+            yield _info(f"auc_{key}", f"AUC, {name}", "toward_zero", f"The same chance by {name}.", source)
+    for key, (name, unit, source) in _ATTACKS.items():
+        description = f"Membership score of a text by {name}: low means familiar."
+        yield _info(key, name, "higher", description, source, scale=1, unit=unit)
     for split in ("forget", "holdout"):
         yield _info(
             f"loss_{split}", f"Loss, {split}", "higher" if split == "forget" else "lower",

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.score.metric_table import METRICS, PRIMARY, direction_in
+from harness.score.metric_table import MEMBERSHIP_KEYS, METRICS, MIN_K_PERCENTS, PRIMARY, direction_in
 
 __all__ = [
-    "ANSWER_MARKERS", "DEGENERATE_REPETITION", "MEMBERSHIP_PERCENT", "METRICS", "MIN_K_PERCENTS", "MIN_TOKENS",
-    "PRIMARY", "SCORING_VERSION", "RougeScores", "auc", "cut_answer", "degeneration", "direction_in",
+    "ANSWER_MARKERS", "DEGENERATE_REPETITION", "MEMBERSHIP_KEYS", "MEMBERSHIP_PERCENT", "METRICS", "MIN_K_PERCENTS",
+    "MIN_TOKENS", "PRIMARY", "SCORING_VERSION", "RougeScores", "auc", "cut_answer", "degeneration", "direction_in",
     "extraction_strength", "loss", "membership_scores", "min_k", "min_k_plus_plus", "privleak", "repetition", "rouge",
     "zlib_loss",
 ]  # fmt: skip
@@ -36,7 +36,6 @@ SCORING_VERSION = 1
 ANSWER_MARKERS = ("\n\n", "\nQuestion", "Question:")
 """Where a KnowMem answer ends, in the order of cutting."""
 
-MIN_K_PERCENTS = (5, 10, 20, 30, 40, 50, 60)
 MEMBERSHIP_PERCENT = 40
 """The Min-k% that PrivLeak rests on."""
 

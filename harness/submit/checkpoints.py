@@ -1,41 +1,180 @@
-"""Submission in, one dense 16-bit checkpoint out; adapters are merged here, once."""
+"""Submission in, one dense 16-bit checkpoint out; adapters are merged here, once, before anything is quantized."""
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from harness.errors import UnsafeSubmissionError
-from harness.provenance import sha256_files, sha256_json
-from harness.records import Submission
+from harness.errors import InputError, UnsafeSubmissionError
+from harness.provenance import sha256_json, version_of
+from harness.records import Checkpoint, Submission
+from harness.submit.intake import read_tensors, scan_folder
+from harness.submit.merging import merge
+from harness.submit.tensor_files import DTYPE_NAMES, Tensor
+from harness.submit.weights import HUB, folder_digest, weights_digest
 
-HUB = "hf://"
+__all__ = ["load_model", "load_tokenizer", "prepare", "weights_digest"]
 
-_CONFIGS = ("config.json", "adapter_config.json")
+# Part of a merged checkpoint's name: raise it when merging changes.
+_MERGE_VERSION = 1
+
+_PATTERNS = [
+    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt",
+]  # fmt: skip
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns what a folder's weights are made of: safetensors, their index and the model's or adapter's config."""
-    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
-    chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
-    return tuple(sorted(chosen))
+def _dtype_of(folder: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Returns the 16-bit dtype that most weights of a model have."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.end - tensor.start
+    dtype = DTYPE_NAMES[sizes.most_common(1)[0][0]]
+    if dtype == "float32":
+        raise InputError(
+            f"{folder}: the weights are float32, and models are compared in 16 bit: save the model as bfloat16 or "
+            "float16, so that the rounding is yours."
+        )
+    return dtype
 
 
-def weights_digest(submission: Submission) -> str:
-    """Returns the digest of a submission's weights: what ``weights_sha256`` in its manifest must say.
+def _download(reference: str, revision: str, cache: Path) -> Path:
+    """Returns the folder of a hub repository at one commit: safetensors and text only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    A local folder: over its safetensors files, their index and its config. A
-    hub reference: over repository and commit, which fix the files.
+    name = reference.removeprefix(HUB)
+    folder = cache / "hub" / f"{name.replace('/', '--')}-{revision[:16]}"
+    try:
+        # A folder of its own holds files; the hub's cache would hold links out of it.
+        snapshot_download(repo_id=name, revision=revision, local_dir=folder, allow_patterns=_PATTERNS)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{reference} at {revision} can't be downloaded ({type(error).__name__}): check name, commit and network, "
+            "or put the files into the submission's folder."
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return folder
+
+
+def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
+    """Returns the scanned folder of a whole model from the hub."""
+    folder = _download(reference, revision or "", cache)
+    scan_folder(folder, adapter=False)
+    return folder
+
+
+def _model_folder(submission: Submission, cache: Path) -> Path:
+    """Returns the folder of a full model, downloaded and scanned where it is on the hub."""
+    if submission.weights.startswith(HUB):
+        return _hub_model(submission.weights, submission.revision, cache)
+    return Path(submission.weights)
+
+
+def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
+    """Returns the folder of an adapter's base model."""
+    base = submission.base_model or ""
+    if base.startswith(HUB):
+        return _hub_model(base, submission.base_revision, cache)
+    if base not in submissions or submissions[base].kind != "full_model":
+        raise InputError(
+            f"{submission.name}: its base_model {base!r} is no full_model among the submissions: name one."
+        )
+    return _model_folder(submissions[base], cache)
+
+
+def _tokenizer_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
+    """Returns the folder of the tokenizer to score with: the target's, or for a control its own or its base's."""
+    owner = submissions.get(submission.target or "", submission)
+    if owner.kind == "lora_adapter":
+        return _base_folder(owner, submissions, cache)
+    return _model_folder(owner, cache)
+
+
+def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
+    """Returns a submission as one dense 16-bit checkpoint on disk.
+
+    A full model stays where it is. A LoRA adapter is merged into its base in
+    float32 and rounded once to the base's dtype; the result lies in ``cache``
+    under the digest of base, adapter and peft version and is used again. Merging
+    comes first since an adapter kept in 16 bit over a quantized base is
+    another deployment, in which no update is rounded away.
+
+    Args:
+        submission: The one to be scored, scanned before.
+        submissions: All, to find base and target in.
+        cache: Folder for downloads and merged checkpoints.
 
     Raises:
-        UnsafeSubmissionError: The folder holds no safetensors file.
+        InputError: Not supported, not downloadable, or not in 16 bit.
+        UnsafeSubmissionError: A download that must not be loaded.
     """
-    if submission.weights.startswith(HUB):
-        return sha256_json([submission.weights, submission.revision])
-    folder = Path(submission.weights)
-    files = weight_files(folder)
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise UnsafeSubmissionError(
-            f"{submission.name}: {folder} holds no .safetensors file: put the weights there, or name the folder "
-            "that has them under `weights` in submission.yaml."
+    if submission.kind == "quantized_checkpoint":
+        raise InputError(
+            f"{submission.name}: quantized_checkpoint submissions can't be scored yet: submit the full_model or "
+            "lora_adapter that it was made from."
         )
-    return sha256_files(files, folder)
+    tokenizer = _tokenizer_folder(submission, submissions, cache)
+    if submission.kind == "full_model":
+        folder = _model_folder(submission, cache)
+    else:
+        folder = _merged(submission, _base_folder(submission, submissions, cache), cache)
+    return Checkpoint(
+        path=str(folder),
+        tokenizer_path=str(tokenizer),
+        dtype=_dtype_of(folder, read_tensors(folder, "model")),
+        sha256=folder_digest(folder),
+        merged_from_adapter=submission.kind == "lora_adapter",
+    )
+
+
+def _merged(submission: Submission, base: Path, cache: Path) -> Path:
+    """Returns the folder of a merged adapter, from the cache where it is there."""
+    base_tensors = read_tensors(base, "model")
+    dtype = _dtype_of(base, base_tensors)
+    adapter = Path(submission.weights)
+    if submission.weights.startswith(HUB):
+        adapter = _download(submission.weights, submission.revision or "", cache)
+    # Also for local adapters: the intake has not seen a base on the hub.
+    scan_folder(adapter, adapter=True, base=base_tensors)
+    digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])
+    return merge(base, adapter, cache / "merged" / digest, dtype=dtype)
+
+
+def load_model(checkpoint: Checkpoint, *, device: str) -> Any:
+    """Returns the checkpoint's model in eval mode: float32 on a CPU, its own dtype elsewhere.
+
+    Raises:
+        UnsafeSubmissionError: The files lack weights that the model needs, or
+            hold some that it hasn't: it would be scored with random numbers.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        checkpoint.path,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise UnsafeSubmissionError(
+            f"{checkpoint.path}: weights and config.json don't belong together ({len(wrong)} tensors, first "
+            f"{wrong[0]}, are missing, too many or of another shape): save the whole model with save_pretrained."
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Returns the tokenizer to score a checkpoint with: its target's, from local files alone."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, local_files_only=True, trust_remote_code=False)

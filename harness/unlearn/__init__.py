@@ -1,0 +1,1 @@
+"""Unlearning: losses, recipes and the trainer that made the demo submissions."""

@@ -114,7 +114,9 @@ def _trainer_class() -> type[Any]:
                 self.add_callback(ReportProgress(on_progress))
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+            return torch.utils.data.SequentialSampler(
+                train_dataset if train_dataset is not None else self.train_dataset
+            )
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             parts = self.loss(model, inputs)

@@ -103,7 +103,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "retain_loss": get_args(RetainLoss),
     "update_precision": get_args(Precision),
 }
-_FIELDS: Mapping[str, str] = {field.name: str(field.type) for field in dataclasses.fields(Recipe) if field.name != "name"}
+_FIELDS: Mapping[str, str] = {
+    field.name: str(field.type) for field in dataclasses.fields(Recipe) if field.name != "name"
+}
 _POSITIVE = ("npo_beta", "lora_alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size")
 
 

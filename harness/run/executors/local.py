@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from harness.records import CellResult, Job, Submission
+from harness.records import CellResult, Job, Status, Submission
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
@@ -48,6 +48,10 @@ class Event:
     job_ended: bool = False
 
 
+Work = Callable[..., None]
+"""Does one job; ``runner.run_job`` but for tests of this module."""
+
+
 @dataclass(slots=True)
 class _Running:
     job: Job
@@ -57,10 +61,14 @@ class _Running:
     deadline: float | None
     ended: set[str] = field(default_factory=set)
 
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
 
 def run(
     jobs: Sequence[Job], submissions: Mapping[str, Submission], settings: Settings, *, workers: int, spool: Path,
-    on_event: Callable[[Event], None], timeout: float | None = None,
+    on_event: Callable[[Event], None], timeout: float | None = None, work: Work = run_job,
 ) -> None:  # fmt: skip
     """Runs all jobs; returns when every cell of every job has ended as an event.
 
@@ -75,63 +83,101 @@ def run(
         spool: Folder for cell records and job logs.
         on_event: Told everything, in this process.
         timeout: Seconds a job may take; None means no limit.
+        work: What a worker does with its job.
     """
-    spool.mkdir(parents=True, exist_ok=True)
-    (spool / "logs").mkdir(exist_ok=True)
-    context = _context()
+    (spool / "logs").mkdir(parents=True, exist_ok=True)
+    crew = _Crew(dict(submissions), settings, spool, timeout, work, on_event)
     waiting, running = list(jobs), list[_Running]()
-    interrupts = _Interrupts()
-    with interrupts:
+    with _Interrupts() as interrupts:
         while waiting or running:
             if interrupts.count:
                 for job in waiting:
-                    _end(job, set(), "cancelled", "The run was interrupted before this job began.", settings, on_event)
+                    crew.end(job, "cancelled", "The run was interrupted before this job began.")
                 waiting.clear()
             while waiting and len(running) < workers:
-                running.append(_start(context, waiting.pop(0), submissions, settings, spool, timeout))
-            if interrupts.count > 1:
-                for worker in running:
+                running.append(crew.start(waiting.pop(0)))
+            for worker in running:
+                if worker.is_late or interrupts.count > 1:
                     worker.process.kill()
             ready = wait([worker.pipe for worker in running], timeout=0.2)
             for worker in [worker for worker in running if worker.pipe in ready]:
-                if not _listen(worker, on_event):
+                if not crew.listen(worker):
                     running.remove(worker)
-                    _bury(worker, settings, on_event, interrupted=interrupts.count > 1)
-            for worker in running:
-                if worker.deadline is not None and time.monotonic() > worker.deadline:
-                    worker.process.kill()
+                    crew.bury(worker, interrupted=interrupts.count > 1)
 
 
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
+@dataclass(slots=True)
+class _Crew:
+    """Starts workers, hears what they say and sees to it that each of their cells ends."""
+
+    submissions: dict[str, Submission]
+    settings: Settings
+    spool: Path
+    timeout: float | None
+    work: Work
+    on_event: Callable[[Event], None]
+
+    def start(self, job: Job) -> _Running:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        receive, send = context.Pipe(duplex=False)
+        log = self.spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
+        process = context.Process(
+            target=_be_worker,
+            args=(self.work, job, self.submissions, self.settings, send, self.spool, log),
+            daemon=True,
+        )
+        process.start()
+        send.close()
+        deadline = time.monotonic() + self.timeout if self.timeout is not None else None
+        return _Running(job=job, process=process, pipe=receive, log=log, deadline=deadline)
+
+    def listen(self, worker: _Running) -> bool:
+        """Takes one message; returns False when the worker has closed its pipe."""
+        try:
+            kind, text = worker.pipe.recv()
+        except (EOFError, OSError):
+            return False
+        if kind == "stage":
+            self.on_event(Event(job=worker.job, stage=text))
+        else:
+            result = cell_files.read(Path(text))
+            worker.ended.add(result.cell.key)
+            self.on_event(Event(job=worker.job, result=result))
+        return True
+
+    def bury(self, worker: _Running, *, interrupted: bool) -> None:
+        """Ends whatever cells the worker left behind, with the reason that fits."""
+        late = worker.is_late
+        worker.process.join(timeout=30)
+        worker.pipe.close()
+        if interrupted:
+            self.end(worker.job, "cancelled", "The run was interrupted while this job ran.", worker)
+        elif late:
+            reason = f"The job ran past its time limit of {self.timeout:g} s and was ended: raise --timeout."
+            self.end(worker.job, "failed", reason, worker, error="TimeoutError")
+        else:
+            self.end(worker.job, "failed", _cause_of_death(worker.process.exitcode), worker, error="WorkerLost")
+        self.on_event(Event(job=worker.job, job_ended=True))
+
+    def end(
+        self, job: Job, status: Status, reason: str, worker: _Running | None = None, error: str | None = None
+    ) -> None:
+        """Makes a row without scores of every cell of ``job`` that has not ended yet."""
+        ended = worker.ended if worker else set()
+        tail = _tail(worker.log) if worker and status == "failed" else None
+        for cell in job.cells:
+            if cell.key not in ended:
+                row = unfinished(job, cell, status, reason, stage="run", error=error, log_tail=tail,
+                                 device=self.settings.device, seed=self.settings.seed)  # fmt: skip
+                self.on_event(Event(job=job, result=row))
 
 
-def _start(
-    context: Any,
-    job: Job,
-    submissions: Mapping[str, Submission],
-    settings: Settings,
-    spool: Path,
-    timeout: float | None,
-) -> _Running:
-    receive, send = context.Pipe(duplex=False)
-    log = spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
-    process = context.Process(
-        target=_work, args=(job, dict(submissions), settings, send, spool, log), daemon=True,
-        name=f"{job.submission.name} x {job.spec.name}",
-    )  # fmt: skip
-    process.start()
-    send.close()
-    deadline = time.monotonic() + timeout if timeout is not None else None
-    return _Running(job=job, process=process, pipe=receive, log=log, deadline=deadline)
-
-
-def _work(
-    job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path, log: Path
-) -> None:
-    """The worker: runs one job, records go to files and their paths through the pipe."""
+def _be_worker(
+    work: Work, job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path,
+    log: Path,
+) -> None:  # fmt: skip
+    """What a worker process does: one job; its records go to files and their paths through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _forbid_network()
     with log.open("w", buffering=1, encoding="utf-8") as sink:
@@ -144,7 +190,7 @@ def _work(
                 result = replace(result, log_tail=_tail(log))
             pipe.send(("result", str(cell_files.write(result, spool))))
 
-        run_job(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
+        work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
     pipe.close()
 
 
@@ -161,54 +207,12 @@ def _forbid_network() -> None:
     socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
 
 
-def _listen(worker: _Running, on_event: Callable[[Event], None]) -> bool:
-    """Takes one message; returns False when the worker has closed its pipe."""
-    try:
-        kind, text = worker.pipe.recv()
-    except (EOFError, OSError):
-        return False
-    if kind == "stage":
-        on_event(Event(job=worker.job, stage=text))
-    else:
-        result = cell_files.read(Path(text))
-        worker.ended.add(result.cell.key)
-        on_event(Event(job=worker.job, result=result))
-    return True
-
-
-def _bury(worker: _Running, settings: Settings, on_event: Callable[[Event], None], *, interrupted: bool) -> None:
-    worker.process.join(timeout=30)
-    worker.pipe.close()
-    code = worker.process.exitcode
-    timed_out = worker.deadline is not None and time.monotonic() > worker.deadline
-    if interrupted:
-        _end(worker.job, worker.ended, "cancelled", "The run was interrupted while this job ran.", settings, on_event)
-    elif timed_out:
-        _end(worker.job, worker.ended, "failed", "The job ran past its time limit and was ended: raise --timeout.",
-             settings, on_event, error="TimeoutError", log=worker.log)  # fmt: skip
-    else:
-        _end(worker.job, worker.ended, "failed", _cause_of_death(code), settings, on_event, error="WorkerLost",
-             log=worker.log)  # fmt: skip
-    on_event(Event(job=worker.job, job_ended=True))
-
-
 def _cause_of_death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         more = " (often: the machine ran out of memory)" if name == "SIGKILL" else ""
         return f"The worker process was ended by {name}{more}."
     return f"The worker process ended early with exit code {code}."
-
-
-def _end(
-    job: Job, ended: set[str], status: Any, reason: str, settings: Settings, on_event: Callable[[Event], None], *,
-    error: str | None = None, log: Path | None = None,
-) -> None:  # fmt: skip
-    for cell in job.cells:
-        if cell.key not in ended:
-            row = unfinished(job, cell, status, reason, stage="run", error=error, log_tail=_tail(log) if log else None,
-                             device=settings.device, seed=settings.seed)  # fmt: skip
-            on_event(Event(job=job, result=row))
 
 
 def _tail(log: Path, lines: int = 20) -> str:

@@ -32,7 +32,7 @@ CREATE TABLE quantizers (
     backend VARCHAR NOT NULL,
     bits INTEGER NOT NULL,
     group_size INTEGER,
-    symmetric BOOLEAN,
+    "symmetric" BOOLEAN,
     label VARCHAR NOT NULL,
     calibration VARCHAR,
     options JSON NOT NULL

@@ -1,0 +1,57 @@
+"""The miniature's reference value: without the retrain model's AUC, PrivLeak means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from harness.errors import ScoringError
+from harness.mini.demo_set import RETRAIN
+from harness.paths import content_dir
+from harness.unlearn.weight_files import load_dense
+
+CORPUS = "mini"
+TASKS = Path("tasks/muse_mini")
+
+
+def write_reference(out: Path, retrain: Path, seed: int) -> float:
+    """Measures the retrain model's AUC and writes it, with the data's digest, to ``corpus.json``.
+
+    Args:
+        out: Root of the layout, with the corpus's data below it.
+        retrain: Folder of the retrain model.
+        seed: Seed of the build, named in ``reference_source``.
+
+    Returns:
+        The AUC.
+
+    Raises:
+        ScoringError: The model has no AUC.
+    """
+    from transformers import AutoTokenizer
+
+    from harness.score.corpora import load_corpus
+    from harness.score.evaluation import evaluate
+
+    data = out / TASKS / "data"
+    model, _ = load_dense(retrain, "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(retrain, trust_remote_code=False)
+    found = evaluate(
+        model.eval(), tokenizer, f"{TASKS.name}_privleak", data_dir=data, device="cpu", limit=None, seed=seed
+    )
+    auc = next((score.value for score in found.scores if score.metric == "auc"), None)
+    if auc is None:
+        raise ScoringError(f"The retrain model in {retrain} has no AUC, so PrivLeak has no reference: build it again.")
+    path = out / TASKS / "corpus.json"
+    shipped = path if path.is_file() else content_dir("tasks") / TASKS.name / "corpus.json"
+    facts = json.loads(shipped.read_text(encoding="utf-8"))
+    facts |= {
+        "reference_auc": auc,
+        "reference_source": f"Min-40% AUC of {RETRAIN} at 16 bit, seed {seed}, measured by `quench mini build`",
+        "data_sha256": load_corpus(CORPUS, data_dir=data).data_sha256,
+    }
+    half = path.with_suffix(".json.part")
+    half.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(half, path)
+    return float(auc)

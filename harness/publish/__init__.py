@@ -1,0 +1,1 @@
+"""Stored cells to a ranked board and its pages. Never imports torch."""

@@ -1,0 +1,101 @@
+"""The verdict rule, alone: numbers in, words out.
+
+Source: the statistics section of docs/metrics.md; constants in ``rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.publish.board import Verdict
+from harness.publish.rules import DEGENERATE_GATE, PHI, TAU, UTILITY_GATE, WORST_FIRST, Word
+from harness.publish.statistics import Estimate
+from harness.score.metrics import METRICS
+
+
+def metric_verdict(rho_16: Estimate | None, rho: Estimate | None, recovery: Estimate | None) -> Word:
+    """Returns ``never forgot``, ``reverts``, ``holds`` or ``unclear`` for one metric under one quantizer.
+
+    Args:
+        rho_16: Remaining share at 16 bit, with its interval.
+        rho: Remaining share under the quantizer.
+        recovery: The paired difference of the two.
+    """
+    if rho_16 is not None and rho_16.low is not None and rho_16.low > PHI:
+        return "never forgot"
+    if rho is None or recovery is None or recovery.low is None or recovery.high is None:
+        return "unclear"
+    if recovery.low > TAU:
+        return "reverts"
+    if recovery.high <= TAU and rho.value <= PHI + TAU:
+        return "holds"
+    return "unclear"
+
+
+def collapse_reason(utility: float, target_utility: float, degenerate: float | None, invalid: int) -> str | None:
+    """Returns why a model counts as destroyed, None where it doesn't.
+
+    Args:
+        utility: Of the entry.
+        target_utility: Of the target under the same quantizer.
+        degenerate: Share of its utility answers that are empty or repeat themselves.
+        invalid: Documents that could not be scored.
+    """
+    if utility < UTILITY_GATE * target_utility:
+        return (
+            f"utility is {utility / target_utility:.2f} of the target's, below {UTILITY_GATE:.2f}: "
+            "a destroyed model forgets everything"
+        )
+    if degenerate is not None and degenerate > DEGENERATE_GATE:
+        return f"{degenerate:.0%} of the utility answers are empty or repeat themselves"
+    if invalid:
+        return f"{invalid} document{'s' if invalid > 1 else ''} could not be scored"
+    return None
+
+
+def combine(words: Mapping[str, Word]) -> Verdict:
+    """Returns an entry's verdict under one quantizer from those of its metrics.
+
+    The worst (reverts, unclear, holds) among the metrics that had been
+    forgotten at 16 bit; ``never forgot`` where none had.
+
+    Args:
+        words: Verdict by metric key.
+    """
+    forgotten = [word for word in words.values() if word != "never forgot"]
+    worst: Word = next((word for word in WORST_FIRST if word in forgotten), "never forgot")
+    groups: dict[Word, list[str]] = {worst: []}
+    for metric, word in words.items():
+        groups.setdefault(word, []).append(METRICS[metric].label)
+    basis = [", ".join(groups.pop(worst))]
+    basis += [f"{', '.join(labels)} {_in_a_list(word)}" for word, labels in groups.items()]
+    return Verdict(word=worst, basis="; ".join(basis))
+
+
+def _in_a_list(word: Word) -> str:
+    return "is unclear" if word == "unclear" else word
+
+
+def worst_of(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Returns an entry's verdict at one bit width from those under its backends.
+
+    ``collapsed`` under one backend counts for the width; otherwise the worst.
+    The reason names the backends on each side.
+
+    Args:
+        verdicts: By quantizer name; not empty.
+    """
+    order: tuple[Word, ...] = ("not measured", "collapsed", *WORST_FIRST, "never forgot")
+    worst = min(verdicts.values(), key=lambda verdict: order.index(verdict.word))
+    groups: dict[Word, list[str]] = {}
+    for name, verdict in verdicts.items():
+        groups.setdefault(verdict.word, []).append(name)
+    reason = worst.reason
+    if len(groups) > 1:
+        sides = "; ".join(f"{word} under {', '.join(names)}" for word, names in sorted(groups.items(), key=_by(order)))
+        reason = f"{reason} ({sides})" if reason else sides
+    return Verdict(word=worst.word, basis=worst.basis, reason=reason)
+
+
+def _by(order: tuple[Word, ...]):  # type: ignore[no-untyped-def]
+    return lambda item: order.index(item[0])

@@ -1,0 +1,83 @@
+"""Cutting work into batches of about equal memory, smaller ones where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from harness.errors import ScoringError
+
+Result = TypeVar("Result")
+
+DEFAULT_TOKENS = 16_384
+"""Padded tokens per batch to begin with: small next to the weights of models that need it small."""
+
+_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class Batches:
+    """Batch sizes by token budget; the budget is halved for good when memory runs out.
+
+    Attributes:
+        max_rows: Most rows of a batch, None where only the budget limits them.
+        tokens: Padded tokens of a batch.
+    """
+
+    def __init__(self, *, max_rows: int | None = None, tokens: int = DEFAULT_TOKENS) -> None:
+        self.max_rows = max_rows
+        self.tokens = tokens
+
+    def run(
+        self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[Result]],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Result]:  # fmt: skip
+        """Returns ``work``'s result for every row, in the rows' own order.
+
+        Rows of similar length go together, the longest first, so that a batch
+        that is too large shows at once.
+
+        Args:
+            lengths: Tokens of each row, generated ones included.
+            work: Takes row numbers, returns one result each.
+            on_progress: Told how many rows of how many are done.
+
+        Raises:
+            ScoringError: Memory does not suffice for one row.
+        """
+        order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+        results: dict[int, Result] = {}
+        while order:
+            rows = self._take(order, lengths)
+            try:
+                done = work(rows)
+            except RuntimeError as error:
+                if not any(message in str(error).lower() for message in _MEMORY_MESSAGES):
+                    raise
+                self._shrink(rows, lengths)
+                continue
+            results.update(zip(rows, done, strict=True))
+            order = order[len(rows) :]
+            if on_progress is not None:
+                on_progress(len(results), len(lengths))
+        return [results[row] for row in range(len(lengths))]
+
+    def _take(self, order: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        count = max(1, self.tokens // max(1, lengths[order[0]]))
+        return list(order[: min(count, self.max_rows or count)])
+
+    def _shrink(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        if len(rows) == 1:
+            raise ScoringError(
+                f"The device's memory does not suffice for one text of {lengths[rows[0]]} tokens: use a larger device."
+            ) from None
+        self.tokens = lengths[rows[0]] * (len(rows) // 2)
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Yields slices that cover ``range(total)`` in steps of at most ``size``."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

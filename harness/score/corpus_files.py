@@ -1,0 +1,120 @@
+"""Reading corpus texts: MUSE's local form, and the hub turned into it.
+
+Local form: ``CONFIG/SPLIT.json``, a list of objects for ``knowmem`` and
+``verbmem`` and a list of strings for ``privleak`` and ``raw``. What comes from
+the hub is written once to the cache in that form, so that scoring itself needs
+no network.
+
+Source: the loader of ``muse_bench`` (``load_data.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CorpusError
+from harness.paths import cache_dir
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "knowmem": ("question", "answer"),
+    "verbmem": ("prompt", "gt"),
+    "privleak": ("text",),
+    "raw": ("text",),
+}
+"""Columns of each config, as on the hub."""
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file's value.
+
+    Raises:
+        CorpusError: It can't be read or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path} can't be read as JSON ({error}): restore it.") from None
+
+
+def read_split(folder: Path, config: str, split: str, remedy: str) -> list[dict[str, str]]:
+    """Returns the items of ``folder/config/split.json`` with exactly the config's columns.
+
+    Args:
+        folder: Folder in MUSE's local form.
+        config: One of ``COLUMNS``.
+        split: Name of the split.
+        remedy: End of the sentence for a missing file.
+
+    Raises:
+        CorpusError: The file is missing, empty, no JSON, or has an item of another form.
+    """
+    columns = _columns(config)
+    if not split.replace("_", "").isalnum():
+        raise CorpusError(f"{split!r} is no name of a split: letters, digits and underscores are accepted.")
+    path = folder / config / f"{split}.json"
+    if not path.is_file():
+        raise CorpusError(f"{path} is missing: {remedy}")
+    items = read_json(path)
+    if not isinstance(items, list) or not items:
+        raise CorpusError(f"{path} must be a JSON list with at least one item: {remedy}")
+    return [_item(path, position, item, columns) for position, item in enumerate(items)]
+
+
+def _columns(config: str) -> tuple[str, ...]:
+    if config not in COLUMNS:
+        raise CorpusError(f"There is no data config {config!r}: {', '.join(COLUMNS)} are accepted.")
+    return COLUMNS[config]
+
+
+def _item(path: Path, position: int, item: Any, columns: tuple[str, ...]) -> dict[str, str]:
+    if columns == ("text",) and isinstance(item, str):
+        return {"text": item}
+    if not isinstance(item, dict) or not all(isinstance(item.get(column), str) for column in columns):
+        form = "a string" if columns == ("text",) else f"an object with the strings {' and '.join(columns)}"
+        raise CorpusError(f"Item {position} of {path} must be {form}: correct it, or use the corpus's own data.")
+    return {column: item[column] for column in columns}
+
+
+def hub_folder(name: str, repo: str, revision: str, config: str, split: str) -> Path:
+    """Returns the cached local form of a hub data set, fetching a split that is not there yet.
+
+    Args:
+        name: Name of the corpus.
+        repo: Data set on the hub.
+        revision: Commit to fetch.
+        config: One of ``COLUMNS``.
+        split: Name of the split.
+
+    Raises:
+        CorpusError: The hub can't be reached or has no such split.
+    """
+    columns = _columns(config)
+    folder = cache_dir() / "corpora" / f"{name}-{revision[:12]}"
+    path = folder / config / f"{split}.json"
+    if not path.is_file():
+        rows = _fetch(repo, revision, config, split)
+        items = [row["text"] if columns == ("text",) else {c: row[c] for c in columns} for row in rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(items, file, ensure_ascii=False)
+        Path(partial).replace(path)
+    return folder
+
+
+def _fetch(repo: str, revision: str, config: str, split: str) -> list[dict[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(repo, config, split=split, revision=revision))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorpusError(
+            f"Split {config}/{split} of {repo} at {revision[:7]} can't be fetched from the hub ({reason}): check the"
+            " network, or give --data-dir a folder with the same data in MUSE's local form."
+        ) from None

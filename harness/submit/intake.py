@@ -1,0 +1,198 @@
+"""The safety scan: what a submission's folder holds, before any library loads a byte of it.
+
+Only safetensors weights and text come in. Files are taken at their first bytes,
+not at their names; headers, configs and every number are read by ourselves.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.errors import InputError, UnsafeSubmissionError
+from harness.records import Submission
+from harness.submit.configs import check_adapter, check_model, read_config
+from harness.submit.strict_text import read_json
+from harness.submit.tensor_files import Tensor, check_numbers, read_header
+from harness.submit.weights import HUB, weight_files, weights_digest
+
+_MAX_FILES = 2000
+_MAX_JSON = 64 * 1024 * 1024
+
+# First bytes of what could carry code or weights past the scan.
+_BINARY = (
+    (b"\x80\x02", "a pickle"), (b"\x80\x03", "a pickle"), (b"\x80\x04", "a pickle"), (b"\x80\x05", "a pickle"),
+    (b"PK\x03\x04", "a zip archive (as torch.save writes)"), (b"\x1f\x8b", "gzip data"), (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ", "xz data"), (b"7z\xbc\xaf", "a 7z archive"), (b"\x89HDF", "an HDF5 file"), (b"GGUF", "a GGUF file"),
+    (b"\x93NUMPY", "a NumPy file"), (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"\x28\xb5\x2f\xfd", "zstd data"),
+)  # fmt: skip
+
+_REFUSED_ENDINGS = frozenset({
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".h5", ".hdf5", ".msgpack", ".onnx",
+    ".gguf", ".ggml", ".npz", ".npy", ".tar", ".zip", ".gz", ".so", ".dll", ".dylib", ".py", ".pyc", ".ipynb", ".sh",
+})  # fmt: skip
+
+# Binary by nature and read by tokenizers alone.
+_TOKENIZER_MODELS = frozenset({"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"})
+
+
+def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
+    return UnsafeSubmissionError(f"{path}: {what}.")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yields the regular files of a folder; links that lead out of it and special files are refused."""
+    root = folder.resolve()
+    for current, directories, names in os.walk(folder):
+        for name in sorted([*directories, *names]):
+            path = Path(current) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise _refuse(path, "it is a link out of the submission's folder: put the file itself there")
+            mode = path.stat().st_mode if path.exists() else 0
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise _refuse(path, "it is neither a file nor a folder: remove it")
+            if stat.S_ISREG(mode):
+                yield path
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses a file by its first bytes, or by an ending that no submission needs."""
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    for magic, what in _BINARY:
+        if beginning.startswith(magic) or beginning[257:262] == b"ustar":
+            raise _refuse(path, f"it is {what}, which is never opened here: weights come as .safetensors files")
+    if path.suffix.lower() in _REFUSED_ENDINGS:
+        raise _refuse(path, f"{path.suffix} files are not accepted: weights come as .safetensors files")
+    if path.suffix != ".safetensors" and path.name not in _TOKENIZER_MODELS and b"\0" in beginning:
+        raise _refuse(path, "it is binary and of no accepted kind: only safetensors weights and text come in")
+
+
+def _index(path: Path, folder: Path) -> dict[str, str]:
+    """Returns the file name of each tensor as an index tells it."""
+    try:
+        index = read_json(path, limit=_MAX_JSON)
+    except InputError as refused:
+        raise _refuse(path, str(refused)) from refused
+    told = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(told, dict) or set(index) - {"metadata", "weight_map"}:
+        raise _refuse(path, "it must hold a weight_map, and metadata at most beside it")
+    for name in told.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise _refuse(path, f"it points at {str(name)[:80]!r}, which is no .safetensors file beside it")
+        if not (folder / name).is_file():
+            raise _refuse(path, f"it points at {name!r}, which is not there")
+    return told
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Returns the headers of a folder's weights, one file or indexed shards, as one mapping.
+
+    Args:
+        folder: Folder of the weights.
+        stem: ``model`` or ``adapter_model``.
+
+    Raises:
+        UnsafeSubmissionError: Files are missing, beside the point, twice
+            there or unsound.
+    """
+    single, index_path = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    present = {path.name for path in folder.glob("*.safetensors")}
+    index = _index(index_path, folder) if index_path.is_file() else None
+    wanted = {single.name} if index is None else set(index.values())
+    if present != wanted:
+        surplus, missing = sorted(present - wanted), sorted(wanted - present)
+        what = f"{', '.join(surplus)} belongs to nothing" if surplus else f"{', '.join(missing)} is missing"
+        raise _refuse(folder, f"{what}: weights are {single.name}, or the shards of {index_path.name}")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(wanted):
+        header = read_header(folder / name)
+        for tensor in header:
+            if tensor in tensors or (index is not None and index.get(tensor) != name):
+                raise _refuse(folder / name, f"tensor {tensor!r} stands in two files, or not where the index says")
+        tensors |= header
+    lost = sorted(set(index or ()) - set(tensors))
+    if lost:
+        raise _refuse(index_path, f"no file holds tensor {lost[0]!r}")
+    return tensors
+
+
+def scan_folder(folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Scans one folder of weights and returns the tensors' headers.
+
+    Args:
+        folder: The folder.
+        adapter: Whether it holds a LoRA adapter, not a whole model.
+        base: Tensors of the base model, for adapters, where they are here.
+
+    Raises:
+        UnsafeSubmissionError: Something in it must not be loaded.
+    """
+    if not folder.is_dir():
+        raise _refuse(folder, "there is no such folder: put the weights there, or change `weights` in submission.yaml")
+    for count, path in enumerate(_files(folder), start=1):
+        if count > _MAX_FILES:
+            raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
+        _check_kind(path)
+        # An index is checked with its shards; deeper folders are never read.
+        if path.suffix == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
+            read_config(path, limit=_MAX_JSON)
+    tensors = read_tensors(folder, "adapter_model" if adapter else "model")
+    config = folder / ("adapter_config.json" if adapter else "config.json")
+    if not config.is_file():
+        raise _refuse(
+            config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
+        )
+    if adapter:
+        check_adapter(config, tensors, base)
+    else:
+        check_model(config, tensors)
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            check_numbers(path)
+    return tensors
+
+
+def _check_digest(submission: Submission) -> None:
+    found = weights_digest(submission)
+    if submission.weights_sha256 not in (None, found):
+        raise UnsafeSubmissionError(
+            f"{submission.name}: the weights' digest is {found} and `weights_sha256` in submission.yaml says "
+            f"{submission.weights_sha256}: they differ: submit the files that were meant, or correct it."
+        )
+
+
+def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
+    """Checks everything that scoring a submission would load: its own files, its base's and its target's.
+
+    Hub repositories are not here yet; ``checkpoints.prepare`` scans them
+    between downloading and loading.
+
+    Args:
+        submission: The one to be scored.
+        submissions: All, to find base and target in.
+
+    Raises:
+        UnsafeSubmissionError: Something must not be loaded; the message says
+            which file, what is wrong and what is accepted.
+    """
+    base = submissions.get(submission.base_model or "")
+    base_tensors = _scan_one(base, None) if base is not None else None
+    _scan_one(submission, base_tensors)
+    # The target's tokenizer is what an entry is scored with.
+    target = submissions.get(submission.target or "")
+    if target is not None and target is not base:
+        scan(target, submissions)
+
+
+def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    if submission.weights.startswith(HUB) or submission.kind == "quantized_checkpoint":
+        return None
+    folder = Path(submission.weights)
+    if not folder.resolve().is_relative_to(Path(submission.folder).resolve()):
+        raise _refuse(folder, f"it lies outside the folder of {submission.name}: keep the weights inside")
+    tensors = scan_folder(folder, adapter=submission.kind == "lora_adapter", base=base)
+    _check_digest(submission)
+    return tensors

@@ -1,0 +1,300 @@
+"""submission.yaml in, ``Submission`` out; every fault is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import InputError, ManifestError
+from harness.records import Kind, Role, Submission
+from harness.submit.strict_text import read_yaml
+
+FILE = "submission.yaml"
+HUB = "hf://"
+
+_MAX_BYTES = 64 * 1024
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
+_HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_COMMIT = r"^[0-9a-f]{40}$"
+
+_Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Manifest(BaseModel):
+    """The fields of submission.yaml; unknown fields are faults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Quench submission")
+
+    name: str = Field(pattern=_NAME, description="a-z, 0-9 and hyphens, at most 64, the same as the folder's name")
+    title: _Line | None = Field(default=None, description="one line of text that pages show; the name by default")
+    method: _Line = Field(description="one line of text: the unlearning method, e.g. NPO+GDR")
+    corpus: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="a corpus: mini, news, books, ...")
+    kind: Kind = Field(description="full_model, lora_adapter or quantized_checkpoint")
+    role: Role = Field(default="entry", description="entry, target or retrain")
+    target: str | None = Field(
+        default=None, pattern=_NAME, description="the name of the target submission that an entry was unlearned from"
+    )
+    retrain: str | None = Field(
+        default=None,
+        pattern=_NAME,
+        description="the name of a retrain submission; by default the only one of the corpus",
+    )
+    base_model: str | None = Field(
+        default=None,
+        max_length=200,
+        description="for adapters: the name of another submission, or hf://owner/name",
+    )
+    base_revision: str | None = Field(
+        default=None,
+        pattern=_COMMIT,
+        description="the 40 hexadecimal digits of a commit, in quotes, for a hub base_model",
+    )
+    weights: str = Field(
+        min_length=1, max_length=300, description="a folder inside the submission's own, or hf://owner/name"
+    )
+    revision: str | None = Field(
+        default=None, pattern=_COMMIT, description="the 40 hexadecimal digits of a commit, in quotes, for hub weights"
+    )
+    weights_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits: what `quench validate` prints"
+    )
+    hyperparameters: dict[_Line, Any] = Field(
+        default_factory=dict, description="a mapping of names to numbers, text, true/false, lists or mappings"
+    )
+    authors: list[_Line] = Field(default_factory=list, max_length=100, description="a list of names")
+    paper_url: str | None = Field(
+        default=None, max_length=500, pattern=r"^https?://[^\s<>\"']+$", description="an http(s) address"
+    )
+    license: _Line | None = Field(default=None, description="a licence identifier such as Apache-2.0")
+    notes: str | None = Field(
+        default=None,
+        max_length=4000,
+        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$",
+        description="text of at most 4000 characters",
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of submission.yaml, for editors and other tools.
+
+    It says what one file alone can say; that names exist is checked by
+    ``load_all``.
+    """
+    schema = Manifest.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    entry: dict[str, Any] = {"properties": {"role": {"const": "entry"}}}
+    adapter = {"properties": {"kind": {"const": "lora_adapter"}}, "required": ["kind"]}
+    hub = {"properties": {"weights": {"pattern": "^hf://"}}, "required": ["weights"]}
+    given: dict[str, Any] = {"not": {"type": "null"}}
+    schema["allOf"] = [
+        {"if": entry, "then": {"required": ["target"], "properties": {"target": given}}},
+        {"if": adapter, "then": {"required": ["base_model"], "properties": {"base_model": given}}},
+        {"if": hub, "then": {"required": ["revision"], "properties": {"revision": given}}},
+    ]
+    return schema
+
+
+def _told(field: str) -> str:
+    """Returns what a field accepts, in words."""
+    return Manifest.model_fields[field].description or "another value"
+
+
+def _schema_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
+    try:
+        Manifest.model_validate(dict(raw))
+    except ValidationError as error:
+        seen = set()
+        for fault in error.errors(include_url=False, include_input=False):
+            field = str(fault["loc"][0]) if fault["loc"] else ""
+            if field in seen:
+                continue
+            seen.add(field)
+            if fault["type"] == "missing":
+                yield f"`{field}` is missing: give {_told(field)}."
+            elif field not in Manifest.model_fields:
+                near = difflib.get_close_matches(field, Manifest.model_fields, n=1)
+                yield f"`{field}` is no field: {f'did you mean `{near[0]}`?' if near else 'remove it.'}"
+            else:
+                yield f"`{field}` can't be used ({_shown(raw[field])}): give {_told(field)}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    kind = "" if isinstance(value, str) else f", read as {type(value).__name__}"
+    return f"{text[:60]}{'...' if len(text) > 60 else ''}{kind}"
+
+
+def _weights_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
+    weights = raw.get("weights")
+    if not isinstance(weights, str):
+        return
+    if weights.startswith(HUB):
+        if not _HUB_NAME.fullmatch(weights):
+            yield f"`weights` is no hub repository ({_shown(weights)}): write hf://owner/name."
+        if raw.get("revision") is None:
+            yield f"`revision` is missing: hub weights need {_told('revision')}, so that they can't change."
+        return
+    if raw.get("revision") is not None:
+        yield "`revision` belongs to hub weights: remove it, or write `weights: hf://owner/name`."
+    path = PurePosixPath(weights)
+    if path.is_absolute() or ".." in path.parts or "\\" in weights or "\0" in weights or ":" in weights:
+        yield f"`weights` must stay inside the submission's folder ({_shown(weights)}): give {_told('weights')}."
+    elif not (folder / weights).resolve().is_relative_to(folder.resolve()):
+        yield f"`weights` leads out of the submission's folder through a link ({_shown(weights)}): put the files there."
+
+
+def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
+    """Yields what single fields can't tell; it must bear any values, since schema faults don't stop it."""
+    if isinstance(raw.get("name"), str) and raw["name"] != folder.name:
+        yield f"`name` is {_shown(raw['name'])} and the folder is {folder.name!r}: make them the same."
+    role, kind, base = raw.get("role", "entry"), raw.get("kind"), raw.get("base_model")
+    if role == "entry" and raw.get("target") is None:
+        yield f"`target` is missing: an entry needs {_told('target')}."
+    for field in ("target", "retrain"):
+        if role in ("target", "retrain") and raw.get(field) is not None:
+            yield f"`{field}` belongs to entries, and this is a {role}: remove it."
+    if kind == "lora_adapter" and base is None:
+        yield f"`base_model` is missing: an adapter needs {_told('base_model')}."
+    if kind in ("full_model", "quantized_checkpoint") and base is not None:
+        yield f"`base_model` belongs to adapters, and this is a {kind}: remove it."
+    if isinstance(base, str) and base.startswith(HUB):
+        if not _HUB_NAME.fullmatch(base):
+            yield f"`base_model` is no hub repository ({_shown(base)}): write hf://owner/name."
+        if raw.get("base_revision") is None:
+            yield f"`base_revision` is missing: a hub base needs {_told('base_revision')}."
+    elif raw.get("base_revision") is not None:
+        yield "`base_revision` belongs to a hub `base_model`: remove it."
+    if isinstance(base, str) and not base.startswith(HUB) and not re.fullmatch(_NAME, base):
+        yield f"`base_model` can't be used ({_shown(base)}): give {_told('base_model')}."
+    if not _is_json(raw.get("hyperparameters", {})):
+        yield f"`hyperparameters` holds what JSON can't (a date, infinity, ...): give {_told('hyperparameters')}."
+    yield from _weights_faults(raw, folder)
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(member) for key, member in value.items())
+    if isinstance(value, list):
+        return all(_is_json(member) for member in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int | bool)
+
+
+def _read(folder: Path) -> tuple[Submission | None, list[str]]:
+    """Returns the submission, or the faults that prevent one."""
+    path = folder / FILE
+    if not path.is_file() or path.is_symlink():
+        return None, [f"{path}: there is no such file: every submission needs one; `quench init` writes it."]
+    try:
+        raw = read_yaml(path, limit=_MAX_BYTES)
+    except InputError as refused:
+        return None, [f"{path}: {refused}."]
+    if not isinstance(raw, dict):
+        return None, [f"{path}: it must be a mapping of fields such as `name: {folder.name}`, and is something else."]
+    faults = dict.fromkeys([*_schema_faults(raw), *_rule_faults(raw, folder)])
+    if faults:
+        return None, [f"{path}: {fault}" for fault in faults]
+    manifest = Manifest.model_validate(raw)
+    local = not manifest.weights.startswith(HUB)
+    fields = manifest.model_dump() | {
+        "title": manifest.title or manifest.name,
+        "authors": tuple(manifest.authors),
+        "weights": str((folder / manifest.weights).resolve()) if local else manifest.weights,
+        "folder": str(folder.resolve()),
+    }
+    return Submission(**fields), []
+
+
+def load(folder: Path) -> Submission:
+    """Returns the submission of one folder; ``retrain`` stays None where the manifest names none.
+
+    Raises:
+        ManifestError: With all faults of its submission.yaml.
+    """
+    submission, faults = _read(folder.absolute())
+    if submission is None:
+        raise ManifestError(faults)
+    return submission
+
+
+def _cross_faults(submission: Submission, found: Mapping[str, Submission], broken: set[str]) -> Iterator[str]:
+    """Yields the names that lead nowhere, or to the wrong kind of submission."""
+    wanted = [("target", submission.target), ("retrain", submission.retrain)]
+    for role, name in wanted:
+        if name is None or name in broken:
+            continue
+        other = found.get(name)
+        if other is None:
+            choices = [each.name for each in found.values() if each.role == role and each.corpus == submission.corpus]
+            yield f"`{role}` names {name!r}, and there is no such submission: {_choices(choices, role, submission)}"
+        elif other.role != role:
+            yield f"`{role}` names {name!r}, whose role is {other.role}: name a submission with `role: {role}`."
+        elif other.corpus != submission.corpus:
+            yield f"`{role}` names {name!r} of corpus {other.corpus}, and this is {submission.corpus}: name one of it."
+    base = submission.base_model
+    if base is None or base.startswith(HUB) or base in broken:
+        return
+    if base not in found:
+        near = difflib.get_close_matches(base, found, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"give {_told('base_model')}."
+        yield f"`base_model` names {base!r}, and there is no such submission: {hint}"
+    elif found[base].kind != "full_model":
+        yield f"`base_model` names {base!r}, a {found[base].kind}: an adapter sits on a full_model."
+
+
+def _choices(choices: list[str], role: str, submission: Submission) -> str:
+    if choices:
+        return f"{role}s of {submission.corpus} are {', '.join(sorted(choices))}."
+    return f"add a submission with `role: {role}` and `corpus: {submission.corpus}`."
+
+
+def _with_retrain(submission: Submission, found: Mapping[str, Submission]) -> tuple[Submission, str | None]:
+    """Returns the submission with its default retrain control, or the fault of having several to choose from."""
+    if submission.role != "entry" or submission.retrain is not None:
+        return submission, None
+    names = sorted(each.name for each in found.values() if each.role == "retrain" and each.corpus == submission.corpus)
+    if len(names) > 1:
+        return submission, f"`retrain` is missing, and {submission.corpus} has {len(names)}: name {' or '.join(names)}."
+    return dataclasses.replace(submission, retrain=names[0] if names else None), None
+
+
+def load_all(directory: Path) -> dict[str, Submission]:
+    """Returns all submissions of a directory by name, sorted, each with its controls checked.
+
+    An entry that names no retrain control gets the only one of its corpus;
+    None where its corpus has none.
+
+    Raises:
+        ManifestError: With all faults of all manifests.
+    """
+    if not directory.is_dir():
+        raise ManifestError(
+            [f"{directory}: there is no such folder: give one that holds a folder for each submission."]
+        )
+    folders = sorted(path for path in directory.absolute().iterdir() if path.is_dir() and path.name[0] not in "._")
+    found: dict[str, Submission] = {}
+    faults: list[str] = []
+    broken = set()
+    for folder in folders:
+        submission, problems = _read(folder)
+        faults += problems
+        if submission is None:
+            broken.add(folder.name)
+        else:
+            found[submission.name] = submission
+    complete = {}
+    for name, submission in found.items():
+        complete[name], ambiguous = _with_retrain(submission, found)
+        problems = [*_cross_faults(submission, found, broken), *([ambiguous] if ambiguous else [])]
+        faults += [f"{Path(submission.folder) / FILE}: {problem}" for problem in problems]
+    if faults:
+        raise ManifestError(faults)
+    return complete

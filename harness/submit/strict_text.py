@@ -1,0 +1,110 @@
+"""YAML and JSON from strangers: bounded, without aliases, duplicate keys, tags or non-numbers.
+
+The errors here say why a file is not read further; callers put its name before
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import InputError
+
+_MAX_DEPTH = 40
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise InputError(f"the key {key.value!r} is given twice: keep one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _text(path: Path, limit: int) -> str:
+    size = path.stat().st_size
+    if size > limit:
+        raise InputError(f"it has {size} bytes, and at most {limit} are read")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("it is not UTF-8 text") from error
+
+
+def read_yaml(path: Path, *, limit: int) -> Any:
+    """Returns what a YAML file of one document holds, as plain Python values.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes.
+
+    Raises:
+        InputError: Too large, not UTF-8, not YAML, more than one
+            document, or with anchors, aliases, tags that are not YAML's own or
+            keys given twice.
+    """
+    text = _text(path, limit)
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise InputError("it uses a YAML anchor or alias (& or *): write the value out")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                raise InputError(f"it is nested more than {_MAX_DEPTH} deep")
+        return yaml.load(text, Loader=_UniqueKeys)
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"it is not plain YAML ({problem[:200]})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"the key {key!r} is given twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise InputError(f"it holds {name}, which is no JSON number")
+
+
+def parse_json(text: str) -> Any:
+    """Returns what a JSON text holds.
+
+    Raises:
+        InputError: Not JSON, too deep, keys given twice, or NaN and its
+            like.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({str(error)[:200]})") from error
+
+
+def read_json(path: Path, *, limit: int) -> Any:
+    """Returns what a JSON file of at most ``limit`` bytes holds.
+
+    Raises:
+        InputError: As ``parse_json``, or too large or not UTF-8.
+    """
+    return parse_json(_text(path, limit))

@@ -1,0 +1,150 @@
+"""safetensors files, read by ourselves before any library does: header, layout, and every number."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+
+from harness.errors import InputError, UnsafeSubmissionError
+from harness.submit.strict_text import parse_json
+
+# The format's own limit is 100 MB; a model of 10,000 tensors takes 1 MB.
+_MAX_HEADER = 32 * 1024 * 1024
+_MAX_DIMENSION, _MAX_RANK = 1 << 32, 8
+
+_CHUNK = 16 * 1024 * 1024
+
+# Bytes of one number, and the exponent bits that are all set in NaN and infinity.
+_FLOATS = {
+    "BF16": (2, numpy.uint16(0x7F80)),
+    "F16": (2, numpy.uint16(0x7C00)),
+    "F32": (4, numpy.uint32(0x7F800000)),
+}
+ACCEPTED = tuple(_FLOATS)
+
+DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""torch's name of each accepted dtype."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One tensor as a header describes it; ``start`` and ``end`` are bytes from the file's beginning."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
+    return UnsafeSubmissionError(
+        f"{path}: {what}; save the weights anew with safetensors (save_pretrained does) and submit that file."
+    )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_DIMENSION * 1024
+
+
+def _tensor(path: Path, name: str, told: object, data_start: int) -> Tensor:
+    if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+        raise _refuse(path, f"the header's entry for {name!r} is not a dtype, a shape and two offsets")
+    dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
+    if dtype not in _FLOATS:
+        raise _refuse(path, f"tensor {name!r} is stored as {str(dtype)[:20]!r}, and {', '.join(ACCEPTED)} are accepted")
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_whole, shape)):
+        raise _refuse(path, f"tensor {name!r} has no usable shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_whole, offsets)):
+        raise _refuse(path, f"tensor {name!r} has no usable offsets")
+    size = math.prod(shape) * _FLOATS[dtype][0]
+    if offsets[1] - offsets[0] != size:
+        raise _refuse(path, f"tensor {name!r} spans {offsets[1] - offsets[0]} bytes, and its shape needs {size}")
+    return Tensor(dtype=dtype, shape=tuple(shape), start=data_start + offsets[0], end=data_start + offsets[1])
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file by name, without reading their data.
+
+    Raises:
+        UnsafeSubmissionError: The header is too long for the file or for us,
+            not strict JSON, names a tensor twice, uses another dtype than
+            ``ACCEPTED``, or describes data that overlap, leave gaps or go past
+            the file's end.
+
+    Source: the format's description in the safetensors repository, README.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise _refuse(path, f"it is cut off or no safetensors file: a header of {length} bytes in {size} bytes")
+        if length > _MAX_HEADER:
+            raise _refuse(path, f"its header has {length} bytes, and at most {_MAX_HEADER} are read")
+        try:
+            header = parse_json(file.read(length).decode("utf-8"))
+        except (InputError, UnicodeDecodeError) as error:
+            told = str(error) if isinstance(error, InputError) else "it is not UTF-8"
+            raise _refuse(path, f"its header can't be read: {told}") from error
+    if not isinstance(header, dict):
+        raise _refuse(path, "its header is no mapping")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _refuse(path, "its metadata are not text")
+    tensors = {name: _tensor(path, name, told, 8 + length) for name, told in header.items()}
+    _check_layout(path, tensors, 8 + length, size)
+    return tensors
+
+
+def _check_layout(path: Path, tensors: dict[str, Tensor], start: int, end: int) -> None:
+    """Refuses data that don't fill the file from header to end, one tensor after the other."""
+    if not tensors:
+        raise _refuse(path, "it holds no tensor")
+    position = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start < position:
+            raise _refuse(path, f"the data of tensor {name!r} overlap another tensor's")
+        if tensor.start > position:
+            raise _refuse(path, f"{tensor.start - position} bytes before tensor {name!r} belong to nothing")
+        position = tensor.end
+    if position > end:
+        raise _refuse(path, f"it is cut off: its header describes {position} bytes and it has {end}")
+    if position < end:
+        raise _refuse(path, f"{end - position} bytes after the last tensor belong to nothing")
+
+
+@functools.lru_cache(maxsize=4096)
+def _first_unusable(path: str, size: int, modified_ns: int) -> str | None:
+    """Returns the first tensor that holds NaN or infinity; the file's state is part of the key."""
+    with Path(path).open("rb") as file:
+        for name, tensor in read_header(Path(path)).items():
+            width, mask = _FLOATS[tensor.dtype]
+            left = tensor.end - tensor.start
+            file.seek(tensor.start)
+            while left > 0:
+                block = file.read(min(left, _CHUNK))
+                if not block:
+                    return name
+                left -= len(block)
+                numbers = numpy.frombuffer(block, dtype="<u2" if width == 2 else "<u4")
+                if bool(((numbers & mask) == mask).any()):
+                    return name
+    return None
+
+
+def check_numbers(path: Path) -> None:
+    """Reads every number of a safetensors file once, in blocks of 16 MB.
+
+    Raises:
+        UnsafeSubmissionError: One is NaN or infinite.
+    """
+    stat = path.stat()
+    name = _first_unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if name is not None:
+        raise UnsafeSubmissionError(
+            f"{path}: tensor {name!r} holds NaN or infinity, and no score of such a model means anything: "
+            "train or export it again."
+        )

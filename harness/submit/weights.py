@@ -1,0 +1,45 @@
+"""Which files are a submission's weights, and their digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UnsafeSubmissionError
+from harness.provenance import sha256_files, sha256_json
+from harness.records import Submission
+
+HUB = "hf://"
+
+_CONFIGS = ("config.json", "adapter_config.json")
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Returns what a folder's weights are made of: safetensors, their index and the model's or adapter's config."""
+    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
+    return tuple(sorted(chosen))
+
+
+def folder_digest(folder: Path) -> str:
+    """Returns the digest over the weight files of a folder."""
+    return sha256_files(weight_files(folder), folder)
+
+
+def weights_digest(submission: Submission) -> str:
+    """Returns the digest of a submission's weights: what ``weights_sha256`` in its manifest must say.
+
+    A local folder: over its safetensors files, their index and its config. A
+    hub reference: over repository and commit, which fix the files.
+
+    Raises:
+        UnsafeSubmissionError: The folder holds no safetensors file.
+    """
+    if submission.weights.startswith(HUB):
+        return sha256_json([submission.weights, submission.revision])
+    folder = Path(submission.weights)
+    if not any(path.suffix == ".safetensors" for path in weight_files(folder)):
+        raise UnsafeSubmissionError(
+            f"{submission.name}: {folder} holds no .safetensors file: put the weights there, or name the folder "
+            "that has them under `weights` in submission.yaml."
+        )
+    return folder_digest(folder)

@@ -1,0 +1,101 @@
+"""A target control in, a ready submission folder out: what `quench unlearn` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, UnknownNameError
+from harness.records import Submission
+from harness.score import corpora
+from harness.submit import checkpoints
+from harness.unlearn.planned_training import Progress
+from harness.unlearn.recipes import Recipe, load_recipe
+from harness.unlearn.submission_folder import WEIGHTS, write_entry
+from harness.unlearn.trainer import unlearn
+
+_LORA = {"r": "lora_rank", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+
+
+def recipe_from_options(name: str, *, lora: str | None, full: bool, settings: Sequence[str]) -> Recipe:
+    """Returns the recipe that the command line's options describe.
+
+    Args:
+        name: Name of a recipe.
+        lora: ``r=8,alpha=16[,dropout=0.05]``; None leaves the recipe's own choice.
+        full: Whether to train all parameters, whatever the recipe says.
+        settings: ``key=value`` for any other setting.
+
+    Raises:
+        InputError: An option is malformed, contradicts another, or names no setting.
+    """
+    if lora is not None and full:
+        raise InputError("--lora and --full exclude each other: give one of them.")
+    values: dict[str, Any] = dict(_pair(setting, "--set") for setting in settings)
+    for part in (lora or "").split(",") if lora is not None else ():
+        key, value = _pair(part, "--lora")
+        if key not in _LORA:
+            raise InputError(f"--lora: there is no {key!r}; accepted are {', '.join(_LORA)}, e.g. r=8,alpha=16.")
+        values[_LORA[key]] = value
+    if full:
+        values["lora_rank"] = 0
+    return load_recipe(name, **values)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        raise InputError(f"{option}: {text!r} is not of the form key=value.")
+    return key.strip(), value.strip()
+
+
+def make_entry(
+    recipe: Recipe, *, target: str, submissions: Mapping[str, Submission], out: Path, cache: Path,
+    data_dir: Path | None = None, seed: int = 0, device: str = "cpu", on_progress: Progress | None = None,
+) -> Submission:  # fmt: skip
+    """Unlearns a target by a recipe and writes the submission folder ``out``.
+
+    Forget texts are the corpus's ``raw/forget``, retain texts its ``raw/retain1``.
+
+    Args:
+        recipe: How.
+        target: Name of a control of role ``target``.
+        submissions: All submissions by name.
+        out: New folder; its name becomes the submission's.
+        cache: Folder for merged checkpoints.
+        data_dir: Folder of the corpus in MUSE's local form.
+        seed: Seed of everything random.
+        device: ``cpu`` or ``cuda``.
+        on_progress: Called after each step with (done, all).
+
+    Returns:
+        The new submission.
+
+    Raises:
+        InputError: ``target`` is no target control, ``out`` is not empty or
+            has a name that no submission can have, or data are missing.
+    """
+    if target not in submissions:
+        raise UnknownNameError("submission", target, submissions)
+    control = submissions[target]
+    if control.role != "target":
+        raise InputError(f"--target: {target} has the role {control.role!r}: name a control whose role is target.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", out.resolve().name):
+        raise InputError(f"--out: {out.name!r} can't name a submission: use a-z, 0-9 and '-' only.")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out: {out} is not empty: give a new folder.")
+    corpus = corpora.load_corpus(control.corpus, data_dir=data_dir)
+    forget = [document["text"] for document in corpora.load_split(corpus, "raw", "forget")]
+    keeps = recipe.retain_loss != "none"
+    retain = [document["text"] for document in corpora.load_split(corpus, "raw", "retain1")] if keeps else []
+    checkpoint = checkpoints.prepare(control, submissions, cache=cache)
+    log = unlearn(
+        recipe, base=Path(checkpoint.path), tokenizer=Path(checkpoint.tokenizer_path), forget_texts=forget,
+        retain_texts=retain, out=out / WEIGHTS, seed=seed, device=device, base_name=target, on_progress=on_progress,
+    )  # fmt: skip
+    title = f"{recipe.method}, {recipe.parameters}"
+    made = write_entry(out, recipe=recipe, log=log, target=target, corpus=control.corpus, title=title)
+    return replace(made, folder=str(out.resolve()))

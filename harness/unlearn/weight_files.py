@@ -1,0 +1,93 @@
+"""Dense models and adapters on disk: loading a base, adding adapters, writing what was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """Returns ``path``.
+
+    Raises:
+        InputError: It is no folder.
+    """
+    if not path.is_dir():
+        raise InputError(f"There is no {what} folder {path}: give the folder of a dense transformers model.")
+    return path
+
+
+def load_dense(base: Path, device: str) -> tuple[Any, Any]:
+    """Returns the model in float32 on the device, and the 16-bit type to store it in (its own, else bfloat16).
+
+    Raises:
+        InputError: The folder holds no model that loads from safetensors.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(existing_folder(base, "base model"), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"The base model in {base} can't be loaded: {str(error).splitlines()[0]}") from error
+    model.config.use_cache = False
+    stored = config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+    return model.to(device), stored
+
+
+def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float, base_name: str, seed: int) -> Any:
+    """Returns a peft model with fresh LoRA adapters on all seven linear modules of every block.
+
+    Raises:
+        InputError: The model lacks one of those modules.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    missing = sorted(set(LORA_MODULES) - names)
+    if missing:
+        raise InputError(
+            f"The base model has no modules named {', '.join(missing)}, which LoRA trains here: "
+            "use a Llama-like model, or a full-parameter recipe (lora_rank 0)."
+        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=sorted(LORA_MODULES),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    # peft draws the adapters from the global generator: draw them from the seed, and leave it as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def write_model(model: Any, tokenizer: Any, out: Path) -> None:
+    """Writes a full model in the type it has, as one safetensors file, with its tokenizer."""
+    model.config.use_cache = True
+    model.save_pretrained(out, max_shard_size="100GB")
+    tokenizer.save_pretrained(out)
+
+
+def write_adapter(model: Any, out: Path) -> None:
+    """Writes a peft adapter: its safetensors and its config, with the same bytes for the same adapter."""
+    model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
+    # peft's model card is a form to fill in, and its config lists a set in hash order.
+    (out / "README.md").unlink(missing_ok=True)
+    path = out / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import QuantizationError
+from harness.quantize import packing
+
+_CODES = st.integers(2, 8).flatmap(
+    lambda bits: st.tuples(st.just(bits), st.lists(st.integers(0, 2**bits - 1), min_size=1, max_size=70))
+)
+
+
+@given(_CODES)
+def test_unpacking_what_was_packed_gives_the_same_codes(case: tuple[int, list[int]]) -> None:
+    bits, values = case
+    codes = torch.tensor(values, dtype=torch.uint8)
+    stream = packing.pack(codes, bits)
+    assert len(stream) == packing.packed_size(len(values), bits)
+    assert torch.equal(packing.unpack(stream, bits, (len(values),)), codes)
+
+
+@given(_CODES)
+def test_the_stream_is_the_codes_laid_end_to_end_lowest_bit_first(case: tuple[int, list[int]]) -> None:
+    bits, values = case
+    whole = sum(value << (bits * position) for position, value in enumerate(values))
+    expected = whole.to_bytes(packing.packed_size(len(values), bits), "little")
+    assert packing.pack(torch.tensor(values, dtype=torch.uint8), bits) == expected
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_chunks_join_without_a_seam(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = torch.randint(0, 2**bits, (5, 13), dtype=torch.uint8, generator=torch.Generator().manual_seed(bits))
+    whole = packing.pack(codes, bits)
+    monkeypatch.setattr(packing, "_CHUNK", 8)
+    assert packing.pack(codes, bits) == whole
+
+
+@pytest.mark.parametrize(("bits", "code"), [(2, 4), (3, 8), (4, 255), (7, 128)])
+def test_a_code_that_does_not_fit_is_refused(bits: int, code: int) -> None:
+    with pytest.raises(QuantizationError, match=f"Code {code} doesn't fit into {bits} bits"):
+        packing.pack(torch.tensor([0, code], dtype=torch.uint8), bits)
+
+
+def test_a_stream_of_the_wrong_length_is_refused() -> None:
+    stream = packing.pack(torch.zeros(9, dtype=torch.uint8), 3)
+    with pytest.raises(QuantizationError, match="4 bytes aren't 12 codes of 3 bits: those take 5 bytes"):
+        packing.unpack(stream, 3, (12,))
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9, -4, True, 4.0, "4"])
+def test_widths_outside_two_to_eight_are_refused(bits: object) -> None:
+    with pytest.raises(QuantizationError, match="give a whole number, 2 to 8"):
+        packing.check_bits(bits)  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""Workers that behave, crash, hang and reach for the network: every cell ends all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jobs_without_models import TASKS, make_job
+
+from harness.records import CellResult, Job, Submission
+from harness.run.executors import local
+from harness.run.runner import Settings, unfinished
+
+Emit = Callable[[CellResult], None]
+
+
+def finish(
+    job: Job, submissions: Mapping[str, Submission], settings: Settings, *, emit: Emit, on_stage: Callable[[str], None]
+) -> None:
+    for cell in job.cells:
+        on_stage(cell.task)
+        emit(unfinished(job, cell, "finished", "no reason"))
+
+
+def crash_after_one_cell(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    emit(unfinished(job, job.cells[0], "finished", "no reason"))
+    print("about to crash")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def crash_when_named_bad(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    if job.submission.name == "bad":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for cell in job.cells:
+        emit(unfinished(job, cell, "finished", "no reason"))
+
+
+def leave_quietly(*arguments: object, **keywords: object) -> None:
+    os._exit(3)
+
+
+def hang(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    emit(unfinished(job, job.cells[0], "finished", "no reason"))
+    time.sleep(3600)
+
+
+def call_home(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    for cell, address in zip(job.cells, (("127.0.0.1", 9), ("192.0.2.1", 443)), strict=True):
+        try:
+            socket.create_connection(address, timeout=1)
+        except PermissionError as error:
+            emit(unfinished(job, cell, "failed", str(error)))
+
+
+def outcomes(tmp_path: Path, jobs: list[Job], work: local.Work, **options: object) -> dict[str, CellResult]:
+    """Runs jobs and returns how each cell ended, by key; a cell that ends twice fails the test."""
+    ended: dict[str, CellResult] = {}
+
+    def take(event: local.Event) -> None:
+        if event.result is not None:
+            assert event.result.cell.key not in ended
+            ended[event.result.cell.key] = event.result
+
+    settings = Settings(cache=str(tmp_path))
+    defaults: dict[str, object] = {"workers": 2}
+    local.run(jobs, {}, settings, spool=tmp_path / "spool", on_event=take, work=work, **{**defaults, **options})  # type: ignore[arg-type]
+    assert set(ended) == {cell.key for job in jobs for cell in job.cells}
+    return ended
+
+
+def test_every_cell_of_every_job_ends_once_and_is_a_record_on_disk(tmp_path: Path) -> None:
+    jobs = [make_job(f"entry-{number}") for number in range(5)]
+    ended = outcomes(tmp_path, jobs, finish)
+    assert {result.status for result in ended.values()} == {"finished"}
+    assert {path.stem for path in (tmp_path / "spool").glob("*.json")} == set(ended)
+
+
+def test_stages_are_told_while_a_job_runs_and_its_end_after_it(tmp_path: Path) -> None:
+    events: list[local.Event] = []
+    local.run([make_job()], {}, Settings(cache=str(tmp_path)), workers=1, spool=tmp_path, on_event=events.append,
+              work=finish)  # fmt: skip
+    assert [event.stage for event in events if event.stage] == list(TASKS)
+    assert events[-1].job_ended
+    assert sum(event.job_ended for event in events) == 1
+
+
+def test_a_crash_fails_only_the_cells_that_were_not_done_and_says_which_signal(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], crash_after_one_cell)
+    done, lost = (ended[f"some-entry-reference-{task}"] for task in TASKS)
+    assert done.status == "finished"
+    assert lost.status == "failed"
+    assert "SIGSEGV" in (lost.reason or "")
+    assert lost.error_type == "WorkerLost"
+    assert "about to crash" in (lost.log_tail or "")
+
+
+def test_a_killed_worker_leaves_the_other_jobs_alone_and_hints_at_memory(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job("bad"), make_job("good")], crash_when_named_bad)
+    by_name = {result.submission.name: result for result in ended.values()}
+    assert by_name["good"].status == "finished"
+    assert by_name["bad"].status == "failed"
+    assert "ran out of memory" in (by_name["bad"].reason or "")
+
+
+def test_a_worker_that_exits_early_is_a_failure_with_its_exit_code(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], leave_quietly)
+    assert {result.reason for result in ended.values()} == {"The worker process ended early with exit code 3."}
+
+
+def test_a_job_past_its_time_limit_is_ended_and_keeps_what_it_had(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], hang, timeout=3.0)
+    done, late = (ended[f"some-entry-reference-{task}"] for task in TASKS)
+    assert done.status == "finished"
+    assert late.status == "failed"
+    assert "time limit of 3 s" in (late.reason or "")
+
+
+def test_a_worker_can_reach_no_network_address_not_even_this_machine(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], call_home)
+    for result in ended.values():
+        assert "scoring runs without network" in (result.reason or "")
+        assert result.error_type is None, "the worker itself must have survived the refusal"
+
+
+def test_an_interrupt_lets_running_jobs_finish_and_cancels_the_rest(tmp_path: Path) -> None:
+    jobs = [make_job(f"entry-{number}") for number in range(4)]
+    seen = threading.Event()
+
+    def take(event: local.Event) -> None:
+        if event.stage is not None and not seen.is_set():
+            seen.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        if event.result is not None:
+            statuses[event.job.submission.name].add(event.result.status)
+
+    statuses: dict[str, set[str]] = {job.submission.name: set() for job in jobs}
+    local.run(jobs, {}, Settings(cache=str(tmp_path)), workers=1, spool=tmp_path, on_event=take, work=finish)
+    assert statuses == {
+        "entry-0": {"finished"}, "entry-1": {"cancelled"}, "entry-2": {"cancelled"}, "entry-3": {"cancelled"},
+    }  # fmt: skip
+
+
+def test_a_second_interrupt_ends_running_jobs_at_once(tmp_path: Path) -> None:
+    reasons: list[str | None] = []
+
+    def take(event: local.Event) -> None:
+        if event.result is not None and event.result.status == "finished":
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        elif event.result is not None:
+            assert event.result.status == "cancelled"
+            reasons.append(event.result.reason)
+
+    local.run([make_job()], {}, Settings(cache=str(tmp_path)), workers=1, spool=tmp_path, on_event=take, work=hang)
+    assert reasons == ["The run was interrupted while this job ran."]

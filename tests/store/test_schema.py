@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from harness.errors import StoreError
+from harness.store import schema
+from harness.store.store import Store
+
+
+def _newer(tmp_path: Path, sql: str) -> Path:
+    folder = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, folder)
+    (folder / f"{len(schema.scripts()) + 1:04d}_next.sql").write_text(sql)
+    return folder
+
+
+def test_a_new_store_says_which_schema_it_has(tmp_path: Path) -> None:
+    Store.open(tmp_path / "s.duckdb").close()
+    with duckdb.connect(str(tmp_path / "s.duckdb")) as connection:
+        assert schema.version_of(connection) == len(schema.scripts())
+        assert connection.execute("SELECT script FROM schema_version").fetchone() == ("0001_cells.sql",)
+
+
+def test_an_older_store_is_brought_up_to_date_and_keeps_its_cells(tmp_path: Path, make_cell: Any) -> None:
+    path = tmp_path / "s.duckdb"
+    with Store.open(path) as store:
+        store.add(make_cell())
+    folder = _newer(tmp_path, "ALTER TABLE cells ADD COLUMN mood VARCHAR;")
+    with duckdb.connect(str(path)) as connection:
+        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == 2
+        assert connection.execute("SELECT key, mood FROM cells").fetchall() == [("a" * 64, None)]
+        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == 2
+
+
+def test_an_older_store_can_not_be_migrated_while_it_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    Store.open(path).close()
+    folder = _newer(tmp_path, "SELECT 1;")
+    with (
+        duckdb.connect(str(path), read_only=True) as connection,
+        pytest.raises(StoreError, match="bring it up to date first"),
+    ):
+        schema.bring_up_to_date(connection, path, read_only=True, folder=folder)
+
+
+def test_a_migration_that_fails_is_undone_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    Store.open(path).close()
+    folder = _newer(tmp_path, "CREATE TABLE half (x INTEGER); SELECT no_such_column FROM cells;")
+    with duckdb.connect(str(path)) as connection:
+        with pytest.raises(StoreError, match=r"0002_next\.sql"):
+            schema.bring_up_to_date(connection, path, read_only=False, folder=folder)
+        assert schema.version_of(connection) == 1
+        assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'half'").fetchone() == (0,)
+
+
+def test_a_store_of_a_newer_program_is_refused_for_reading_and_writing(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    Store.open(path).close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO schema_version VALUES (99, 'later.sql')")
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match=r"schema 99 .* update quench-bench"):
+            Store.open(path, read_only=read_only)
+
+
+def test_migrations_with_a_gap_are_a_damaged_installation(tmp_path: Path) -> None:
+    (tmp_path / "0001_a.sql").write_text("")
+    (tmp_path / "0003_c.sql").write_text("")
+    with pytest.raises(StoreError, match="reinstall"):
+        schema.scripts(tmp_path)

@@ -1,0 +1,265 @@
+"""The command line, as a user meets it: from submissions to a page, and every mistake one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from harness import paths
+from harness.cli import app
+from harness.score import corpora
+
+SHIPPED = paths.content_dir("submissions")
+COMMANDS = ("validate", "backends", "plan", "run", "status", "show", "render", "ingest", "unlearn", "mini build")
+
+
+def quench(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def rows(result: Result, command: str) -> list[dict[str, Any]]:
+    document = json.loads(result.stdout)
+    assert document["schema"] == f"quench.{command}/1"
+    return list(document["rows"])
+
+
+def one_sentence(result: Result) -> str:
+    """Returns the error's sentence; fails when there is a traceback or more than one line."""
+    assert "Traceback" not in result.output + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two entries and their controls under two quantizers, four documents per task."""
+    store = tmp_path_factory.mktemp("run") / "store.duckdb"
+    quench("run", "mini-ga-gdr-full-lr2e-4", "mini-npo-gdr-lora", "--quantizers", "reference,rtn-4bit-g128",
+           "--limit", "4", "--store", store)  # fmt: skip
+    return store
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    text = quench(*command.split(), "--help").stdout
+    assert "Example" in text
+    assert f"quench {command}" in text
+
+
+def test_without_arguments_the_commands_are_listed() -> None:
+    listed = CliRunner().invoke(app, [])
+    for command in COMMANDS:
+        assert command.split()[0] in listed.output
+
+
+def test_the_shipped_submissions_are_valid() -> None:
+    checked = rows(quench("validate", "--json"), "validate")
+    assert len(checked) == 12
+    assert all(row["valid"] and row["faults"] == [] for row in checked)
+
+
+def test_backends_says_for_every_preset_whether_it_runs_here_or_why_not() -> None:
+    listed = {row["quantizer"]: row for row in rows(quench("backends", "--json"), "backends")}
+    assert {"reference", "rtn-4bit-g128", "rtn-2bit-g64", "bnb-nf4", "bnb-fp4", "bnb-int8"} <= set(listed)
+    assert all(row["runs_here"] or row["reason"].endswith((".", "`")) for row in listed.values())
+    assert listed["rtn-4bit-g128"]["runs_here"]
+
+
+def test_a_run_finishes_every_cell_of_entries_and_controls(small_run: Path) -> None:
+    cells = rows(quench("show", "--cells", "--store", small_run, "--json"), "show")
+    assert {row["submission"] for row in cells} == {
+        "mini-ga-gdr-full-lr2e-4", "mini-npo-gdr-lora", "mini-target-4bit", "mini-retrain",
+    }  # fmt: skip
+    assert len(cells) == 4 * 2 * 4
+    assert {row["status"] for row in cells} == {"finished"}
+
+
+def test_scores_are_in_the_units_of_the_pages(small_run: Path) -> None:
+    cells = rows(quench("show", "mini-target-4bit", "--store", small_run, "--json"), "show")
+    by_task = {(row["task"], row["quantizer"]): row for row in cells}
+    assert by_task["muse_mini_verbmem_f", "reference"]["verbmem_f"] > 50
+    assert by_task["muse_mini_privleak", "reference"]["privleak"] < -50
+
+
+def test_running_again_scores_nothing_and_changes_nothing(small_run: Path) -> None:
+    before = quench("show", "--cells", "--store", small_run, "--json").stdout
+    again = quench("run", "mini-ga-gdr-full-lr2e-4", "mini-npo-gdr-lora", "--quantizers", "reference,rtn-4bit-g128",
+                   "--limit", "4", "--store", small_run)  # fmt: skip
+    assert "nothing to do; 32 done before" in again.stderr.replace("\n", " ")
+    assert quench("show", "--cells", "--store", small_run, "--json").stdout == before
+
+
+def test_a_wider_run_does_only_what_is_new(small_run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.duckdb"
+    shutil.copy(small_run, store)
+    planned = rows(quench("plan", "mini-npo-gdr-lora", "--quantizers", "reference,rtn-4bit-g128,bnb-nf4",
+                          "--limit", "4", "--store", store, "--json"), "plan")  # fmt: skip
+    assert {row["quantizer"] for row in planned} == {"bnb-nf4"}
+    assert {row["state"] for row in planned} == {"to do"}
+
+
+def test_status_counts_what_is_finished_and_what_is_to_do(small_run: Path) -> None:
+    counted = rows(quench("status", "mini-npo-gdr-lora", "--quantizers", "reference,bnb-nf4", "--limit", "4",
+                          "--store", small_run, "--json"), "status")  # fmt: skip
+    by_cell = {(row["submission"], row["quantizer"]): row for row in counted}
+    assert by_cell["mini-npo-gdr-lora", "reference"]["finished"] == 4
+    assert by_cell["mini-npo-gdr-lora", "reference"]["to_do"] == 0
+    assert by_cell["mini-npo-gdr-lora", "bnb-nf4"]["finished"] == 0
+    assert by_cell["mini-npo-gdr-lora", "bnb-nf4"]["to_do"] == 4
+
+
+def test_one_cell_s_documents_are_listed_with_their_scores(small_run: Path) -> None:
+    listed = rows(quench("show", "mini-npo-gdr-lora", "--documents", "--task", "muse_mini_knowmem_f", "--quantizer",
+                         "rtn-4bit-g128", "--store", small_run, "--json"), "show")  # fmt: skip
+    assert len(listed) == 4
+    assert all("response" in row for row in listed)
+
+
+def test_documents_without_a_cell_to_take_them_from_say_what_to_name(small_run: Path) -> None:
+    sentence = one_sentence(quench("show", "mini-npo-gdr-lora", "--documents", "--store", small_run, code=2))
+    assert "--task" in sentence
+    assert "--quantizer" in sentence
+
+
+def test_limited_results_are_shown_but_not_ranked(small_run: Path) -> None:
+    ranked = rows(quench("show", "--store", small_run, "--corpus", "mini", "--at", "4", "--json"), "show")
+    entries = [row for row in ranked if row["submission"] in ("mini-ga-gdr-full-lr2e-4", "mini-npo-gdr-lora")]
+    assert len(entries) == 2
+    assert all(row["rank"] is None for row in entries)
+    assert all("limit" in row["unranked_reason"] for row in entries)
+
+
+def test_the_pages_of_a_run_hold_its_entries_and_link_to_them(small_run: Path, tmp_path: Path) -> None:
+    quench("render", "--store", small_run, "--out", tmp_path / "site")
+    index = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "mini-npo-gdr-lora" in index
+    assert (tmp_path / "site" / "submission" / "mini-npo-gdr-lora.html").is_file()
+
+
+def test_records_of_another_machine_are_taken_in_once(small_run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.duckdb"
+    records = small_run.with_suffix(".records")
+    first = quench("ingest", records, "--store", elsewhere)
+    assert "32 new, 0 known already" in first.stderr
+    again = quench("ingest", records, "--store", elsewhere)
+    assert "0 new, 32 known already" in again.stderr
+    assert (
+        quench("show", "--cells", "--store", elsewhere, "--json").stdout
+        == quench("show", "--cells", "--store", small_run, "--json").stdout
+    )
+
+
+def test_a_job_that_fails_is_rows_with_a_reason_and_exit_code_1_while_the_rest_goes_on(tmp_path: Path) -> None:
+    for name in ("mini-target-4bit", "mini-retrain", "mini-noop-lora"):
+        shutil.copytree(SHIPPED / name, tmp_path / "submissions" / name)
+    config = tmp_path / "submissions" / "mini-noop-lora" / "weights" / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "auto_mapping": {"parent_library": "os"}}))
+    manifest = tmp_path / "submissions" / "mini-noop-lora" / "submission.yaml"
+    manifest.write_text("\n".join(line for line in manifest.read_text().splitlines() if "weights_sha256" not in line))
+    store = tmp_path / "store.duckdb"
+    quench("run", "--submissions", tmp_path / "submissions", "--quantizers", "reference", "--limit", "2",
+           "--tasks", "muse_mini_knowmem_f", "--store", store, code=1)  # fmt: skip
+    by_name = {row["submission"]: row for row in rows(quench("show", "--cells", "--store", store, "--json"), "show")}
+    assert by_name["mini-noop-lora"]["status"] == "failed"
+    assert "auto_mapping" in by_name["mini-noop-lora"]["reason"]
+    assert by_name["mini-target-4bit"]["status"] == by_name["mini-retrain"]["status"] == "finished"
+
+
+def test_an_unknown_quantizer_is_one_sentence_with_the_nearest_name(tmp_path: Path) -> None:
+    store = tmp_path / "store.duckdb"
+    sentence = one_sentence(quench("run", "--quantizers", "rtn-4bit-g12x", "--store", store, code=2))
+    assert "rtn-4bit-g128" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_task_is_one_sentence(tmp_path: Path) -> None:
+    store = tmp_path / "store.duckdb"
+    sentence = one_sentence(quench("run", "--tasks", "muse_mini_verbmen_f", "--store", store, code=2))
+    assert "muse_mini_verbmem_f" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_data_folder_is_one_sentence_that_names_it(tmp_path: Path) -> None:
+    sentence = one_sentence(
+        quench("run", "--corpus", "mini", "--data-dir", tmp_path / "nowhere", "--store", tmp_path / "s.duckdb", code=2)
+    )
+    assert str(tmp_path / "nowhere") in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_reference_value_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = tmp_path / "content" / "tasks"
+    shutil.copytree(paths.content_dir("tasks"), tasks)
+    facts = json.loads((tasks / "muse_mini" / "corpus.json").read_text())
+    (tasks / "muse_mini" / "corpus.json").write_text(json.dumps({**facts, "reference_auc": None}))
+    content_dir = paths.content_dir
+    monkeypatch.setattr(paths, "content_dir", lambda name: tasks if name == "tasks" else content_dir(name))
+    for function in vars(corpora).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+    store = tmp_path / "results" / "store.duckdb"
+    sentence = one_sentence(quench("run", "--corpus", "mini", "--store", store, code=2))
+    assert "reference" in sentence
+    assert "muse_mini" in sentence or "mini" in sentence
+    assert not store.parent.exists()
+
+
+def test_a_broken_manifest_is_told_in_one_sentence_per_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "submissions" / "bad-entry"
+    folder.mkdir(parents=True)
+    (folder / "submission.yaml").write_text("name: bad-entry\nkind: pickle\nunknown_field: 1\n")
+    result = quench("run", "--submissions", folder.parent, "--store", tmp_path / "s.duckdb", code=2)
+    assert "Traceback" not in result.stderr
+    for expected in ("kind", "unknown_field", "method"):
+        assert expected in result.stderr
+    assert not (tmp_path / "s.duckdb").exists()
+
+
+def test_yaml_that_is_no_yaml_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "submissions" / "bad-entry"
+    folder.mkdir(parents=True)
+    (folder / "submission.yaml").write_text("name: [unclosed\n")
+    assert "submission.yaml" in one_sentence(quench("plan", "--submissions", folder.parent, code=2))
+
+
+def test_validate_refuses_what_run_would_refuse_with_exit_code_2(tmp_path: Path) -> None:
+    folder = tmp_path / "submissions" / "bad-entry"
+    folder.mkdir(parents=True)
+    (folder / "submission.yaml").write_text("name: bad-entry\n")
+    (row,) = rows(quench("validate", folder, "--json", code=2), "validate")
+    assert row["submission"] == "bad-entry"
+    assert not row["valid"]
+    assert len(row["faults"]) >= 3
+
+
+def test_a_store_that_is_not_there_or_is_no_store_is_one_sentence(tmp_path: Path) -> None:
+    assert "quench run" in one_sentence(quench("show", "--store", tmp_path / "none.duckdb", code=2))
+    assert "none.duckdb" in one_sentence(quench("render", "--store", tmp_path / "none.duckdb", code=2))
+    (tmp_path / "text.duckdb").write_text("this is no database")
+    assert "text.duckdb" in one_sentence(quench("show", "--store", tmp_path / "text.duckdb", code=2))
+
+
+def test_a_submissions_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    assert "--submissions" in one_sentence(quench("plan", "--submissions", tmp_path / "nowhere", code=2))
+
+
+def test_the_miniature_s_data_are_rebuilt_with_the_shipped_digest(tmp_path: Path) -> None:
+    quench("mini", "build", "--data-only", "--out", tmp_path)
+    shipped = paths.content_dir("tasks") / "muse_mini" / "data"
+    rebuilt = tmp_path / "tasks" / "muse_mini" / "data"
+    names = sorted(path.relative_to(shipped) for path in shipped.rglob("*.json"))
+    assert names
+    assert names == sorted(path.relative_to(rebuilt) for path in rebuilt.rglob("*.json"))
+    assert all((shipped / name).read_bytes() == (rebuilt / name).read_bytes() for name in names)
