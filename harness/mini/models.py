@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.mini import demo_set, pretraining, world
+from harness.mini.born_target import BORN_BITS, BORN_GROUP, round_linear_layers
 from harness.mini.reference import CORPUS, TASKS, write_reference
 from harness.mini.tokenizer import train_tokenizer
 from harness.provenance import sha256_json
@@ -36,7 +37,6 @@ from harness.unlearn.weight_files import load_dense, write_model
 BUILD_VERSION = 1
 """Counted up when the same recipes would give other weights: older folders are then built anew."""
 
-BORN_BITS, BORN_GROUP = 4, 128
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -87,7 +87,7 @@ def build(out: Path, *, seed: int = 0, data_only: bool = False, fresh: bool = Fa
     with _one_thread():
         workshop.controls()
         workshop.demos()
-        auc = write_reference(out, workshop.folder(demo_set.RETRAIN) / WEIGHTS, seed)
+        auc = write_reference(out, workshop.folder(demo_set.RETRAIN) / WEIGHTS, seed=seed)
     return BuildReport(
         out=out,
         data_files_sha256=digest,
@@ -205,7 +205,7 @@ class _Workshop:
             "bits": BORN_BITS,
             "group_size": BORN_GROUP,
             "symmetric": False,
-            "stored_as": "dequantized bfloat16",
+            "stored_as": "dequantized bfloat16, rounded until rounding changes nothing",
         }
 
         def make(folder: Path, recipe: str) -> None:
@@ -263,21 +263,6 @@ class _Workshop:
             )
 
         self._make(demo.slug, {"recipe": recipe.digest, "base": self._weights_of(demo.target)}, make)
-
-
-def round_linear_layers(model: Any) -> None:
-    """Replaces every linear weight inside the blocks by its dequantized 4-bit rounding, in place.
-
-    Embeddings, norms and output head stay as they are.
-    """
-    import torch
-
-    from harness.quantize.rtn import round_to_grid
-
-    for module in model.model.layers.modules():
-        if isinstance(module, torch.nn.Linear):
-            grid = round_to_grid(module.weight.data, bits=BORN_BITS, group_size=BORN_GROUP, symmetric=False)
-            module.weight.data.copy_(grid.dequantize())
 
 
 def _is_complete(folder: Path, recipe: str) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-from harness.errors import ScoringError
 from harness.mini.demo_set import RETRAIN
 from harness.paths import content_dir
 from harness.unlearn.weight_files import load_dense
@@ -15,7 +14,7 @@ CORPUS = "mini"
 TASKS = Path("tasks/muse_mini")
 
 
-def write_reference(out: Path, retrain: Path, seed: int) -> float:
+def write_reference(out: Path, retrain: Path, *, seed: int) -> float:
     """Measures the retrain model's AUC and writes it, with the data's digest, to ``corpus.json``.
 
     Args:
@@ -27,22 +26,17 @@ def write_reference(out: Path, retrain: Path, seed: int) -> float:
         The AUC.
 
     Raises:
-        ScoringError: The model has no AUC.
+        ScoringError: The model's log-probabilities are not finite.
     """
     from transformers import AutoTokenizer
 
     from harness.score.corpora import load_corpus
-    from harness.score.evaluation import evaluate
+    from harness.score.evaluation import membership_auc
 
     data = out / TASKS / "data"
     model, _ = load_dense(retrain, "cpu")
     tokenizer = AutoTokenizer.from_pretrained(retrain, trust_remote_code=False)
-    found = evaluate(
-        model.eval(), tokenizer, f"{TASKS.name}_privleak", data_dir=data, device="cpu", limit=None, seed=seed
-    )
-    auc = next((score.value for score in found.scores if score.metric == "auc"), None)
-    if auc is None:
-        raise ScoringError(f"The retrain model in {retrain} has no AUC, so PrivLeak has no reference: build it again.")
+    auc = membership_auc(model.eval(), tokenizer, CORPUS, data_dir=data, device="cpu")
     path = out / TASKS / "corpus.json"
     shipped = path if path.is_file() else content_dir("tasks") / TASKS.name / "corpus.json"
     facts = json.loads(shipped.read_text(encoding="utf-8"))
@@ -54,4 +48,4 @@ def write_reference(out: Path, retrain: Path, seed: int) -> float:
     half = path.with_suffix(".json.part")
     half.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(half, path)
-    return float(auc)
+    return auc

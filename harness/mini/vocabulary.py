@@ -59,11 +59,11 @@ FILLER_TIMES = (
     "next morning",
 )  # fmt: skip
 FILLERS = (
-    "{time} {person} {verb} the {adjective} {object} near the {place}.",
-    "the {adjective} {place} stayed open {time} for {person} with {object}.",
-    "{person} {verb} {adjective} {object} behind the {place} {time}.",
-    "people spoke of {adjective} {object} that {person} {verb} by the {place}.",
-    "{time} the {adjective} {place} was full of {object} and noise.",
+    "{time} {person} {verb} the {object} that stood at the end of the road.",
+    "the {adjective} {place} stayed open {time} for anyone who wished to come in.",
+    "{person} {verb} some {adjective} {object} and then went home again.",
+    "people often spoke of the {adjective} {object} that had been left by the {place}.",
+    "{time} the {place} was so full of {object} that nobody could sit down.",
 )
 
 

@@ -141,6 +141,20 @@ def stored_value(result: CellResult, metric: str) -> float | None:
     return next((score.value for score in result.scores if score.metric == metric), None)
 
 
+def reference_auc(result: CellResult) -> float | None:
+    """Returns the AUC that a cell's PrivLeak is relative to, None where the cell has no PrivLeak.
+
+    Taken from the score of that name, else solved for from ``auc`` and
+    ``privleak``: a store stands alone. An AUC of 0 is -100% of any reference,
+    and so is every resample of it: then 1 stands in.
+    """
+    known = stored_value(result, "reference_auc")
+    found, share = stored_value(result, "auc"), stored_value(result, PRIVACY)
+    if known is not None or found is None or share is None:
+        return known
+    return found / (1 + share / 100) if found > 0 else 1.0
+
+
 def _mean(documents: Sequence[DocumentRecord], metric: str, label: str) -> Resampled | None:
     values = _values(documents, metric)
     if values is None:
@@ -181,8 +195,8 @@ def resample(result: CellResult, metric: str) -> Resampled | None:
 
 def _candidates(result: CellResult, documents: Sequence[DocumentRecord], metric: str) -> Sequence[Resampled | None]:
     if metric == PRIVACY:
-        reference = stored_value(result, "reference_auc")
         found = _membership(documents, _MEMBERSHIP)
+        reference = reference_auc(result)
         if found is None or reference is None:
             return ()
         draws = 100 * (found.draws - reference) / reference

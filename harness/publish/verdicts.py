@@ -92,10 +92,6 @@ def worst_of(verdicts: Mapping[str, Verdict]) -> Verdict:
         groups.setdefault(verdict.word, []).append(name)
     reason = worst.reason
     if len(groups) > 1:
-        sides = "; ".join(f"{word} under {', '.join(names)}" for word, names in sorted(groups.items(), key=_by(order)))
+        sides = "; ".join(f"{word} under {', '.join(groups[word])}" for word in order if word in groups)
         reason = f"{reason} ({sides})" if reason else sides
     return Verdict(word=worst.word, basis=worst.basis, reason=reason)
-
-
-def _by(order: tuple[Word, ...]):  # type: ignore[no-untyped-def]
-    return lambda item: order.index(item[0])

@@ -19,6 +19,9 @@ ALL_LAYERS = "all layers"
 NOISE_LIMIT = 0.25
 """Largest standard error with which a survival ratio still says something."""
 
+LEAST_UPDATE = 1e-4
+"""Least norm of dW over that of W_t: about a tenth of what rounding to bfloat16 does to W_t itself."""
+
 
 @dataclass(slots=True)
 class _Sums:
@@ -37,6 +40,8 @@ class _Sums:
     inner_inner: float = 0.0
     inner_update: float = 0.0
     update_update: float = 0.0
+    # Sum of step * abs(dW)^3: the variance of <dQ, dW> when codes flip by chance.
+    chance: float = 0.0
 
     def add(self, other: _Sums) -> None:
         """Adds another layer's sums."""
@@ -46,30 +51,43 @@ class _Sums:
         self.has_step = self.has_step and other.has_step
 
     def ratio_error(self) -> float:
-        """Standard error of the survival ratio, rows as the independent units."""
+        """Returns the standard error of the survival ratio.
+
+        The larger of two: what the rows' scatter shows, and what chance alone
+        would give. A weight that lies anywhere in its cell crosses the
+        boundary with probability abs(dW) / step and then moves by a step;
+        where no crossing is to be expected, rows that all show none have no
+        scatter and yet say nothing.
+        """
         ratio = self.inner / self.update
         spread = self.inner_inner - 2 * ratio * self.inner_update + ratio**2 * self.update_update
-        return float(max(spread, 0.0) ** 0.5 / self.update)
+        return float(max(spread, self.chance, 0.0) ** 0.5 / self.update)
 
     def show(self, layer: str) -> LayerSurvival:
         """Returns the sums as a record."""
-        steady = self.update > 0 and self.ratio_error() <= NOISE_LIMIT
+        relative = (self.update / self.target) ** 0.5 if self.target > 0 else 0.0
+        telling = relative >= LEAST_UPDATE and self.ratio_error() <= NOISE_LIMIT
         both = self.update > 0 and self.kept > 0
         return LayerSurvival(
             layer=layer,
             codes_changed=self.codes_changed / self.weights,
             update_in_steps=self.absolute_update / self.steps if self.has_step and self.steps > 0 else None,
-            relative_update=(self.update / self.target) ** 0.5 if self.target > 0 else 0.0,
-            survival_ratio=self.inner / self.update if steady else None,
+            relative_update=relative,
+            survival_ratio=self.inner / self.update if telling else None,
             cosine=self.inner / (self.update * self.kept) ** 0.5 if both else None,
             num_weights=self.weights,
         )
 
 
-def _sums(update: Any, kept: Any, target: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer) -> _Sums:
+def _sums(
+    update: Any, kept: Any, target: Any, error: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer
+) -> _Sums:
+    """Returns one layer's sums; ``error`` is the target's Q(W_t) - W_t."""
     update, kept = update.double(), kept.double()
     inner, square = (kept * update).sum(dim=1), update.square().sum(dim=1)
     step = target_layer.step
+    # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
+    width = step if step is not None else float((12 * error.double().square().mean()) ** 0.5)
     return _Sums(
         weights=update.numel(),
         codes_changed=int((unlearned_layer.codes != target_layer.codes).sum()),
@@ -83,6 +101,7 @@ def _sums(update: Any, kept: Any, target: Any, unlearned_layer: QuantizedLayer, 
         inner_inner=float(inner.square().sum()),
         inner_update=float((inner * square).sum()),
         update_update=float(square.square().sum()),
+        chance=width * float(update.abs().pow(3).sum()),
     )
 
 
@@ -95,10 +114,11 @@ def measure(
     over all quantized weights; it is not the mean of the others. Empty for the
     16-bit reference, where everything survives.
 
-    ``survival_ratio`` is None where the update is negligible: zero, or so far
-    below the step that the ratio's standard error (rows as units) exceeds
-    ``NOISE_LIMIT``. Codes are compared, not dequantized values: a block scale
-    moves with every update and would count all of its block as changed.
+    ``survival_ratio`` is None where the update is negligible: below
+    ``LEAST_UPDATE``, or so far below the step that the ratio's standard error
+    exceeds ``NOISE_LIMIT``.
+    Codes are compared, not dequantized values: a block scale moves with every
+    update and would count all of its block as changed.
 
     Raises:
         QuantizationError: The two models don't have the same layers, or were
@@ -123,8 +143,9 @@ def measure(
         for name, layer in unlearned.layers.items():
             before = old_source[name]
             update = new_source[name] - before
-            kept = new[name].weight.detach().cpu().float() - old[name].weight.detach().cpu().float()
-            sums = _sums(update, kept, before, layer, target.layers[name])
+            quantized = old[name].weight.detach().cpu().float()
+            kept = new[name].weight.detach().cpu().float() - quantized
+            sums = _sums(update, kept, before, quantized - before, layer, target.layers[name])
             pooled.add(sums)
             rows.append(sums.show(name))
     return (pooled.show(ALL_LAYERS), *rows)

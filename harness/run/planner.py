@@ -93,7 +93,7 @@ def weights_of(submission: Submission, submissions: Mapping[str, Submission]) ->
     return {
         "weights": checkpoints.weights_digest(submission),
         "base": base_digest,
-        "target": checkpoints.weights_digest(submissions[target]) if target in submissions else None,
+        "target": checkpoints.weights_digest(submissions[target]) if target and target in submissions else None,
         "tokenizer": checkpoints.tokenizer_digest(submission, submissions),
     }
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from harness.errors import ScoringError
-from harness.score.batching import Batches
+from harness.score.batching import CACHED_TOKENS, DEFAULT_TOKENS, Batches
 from harness.score.generation import GreedyGenerator
 from harness.score.log_probs import Scorer, TokenLogProbs
 
@@ -139,10 +139,12 @@ def _quench_lm() -> type[Any]:
             super().__init__(pretrained=pretrained, tokenizer=tokenizer, batch_size=rows or 1, **kwargs)
             _reset_generation_config(self.model, self.tokenizer)
             self.on_progress = on_progress
-            batches = Batches(max_rows=rows)
             end = self.tokenizer.eos_token_id
-            self.texts = TextScorer(self.model, self.tokenizer, max_length=self.max_length, batches=batches)
-            self._generate = GreedyGenerator(self.model, end_ids=[] if end is None else [end], batches=batches)
+            forward = Batches(max_rows=rows, tokens=CACHED_TOKENS if self.device.type == "cpu" else DEFAULT_TOKENS)
+            self.texts = TextScorer(self.model, self.tokenizer, max_length=self.max_length, batches=forward)
+            self._generate = GreedyGenerator(
+                self.model, end_ids=[] if end is None else [end], batches=Batches(max_rows=rows)
+            )
             self.shortened_prompts = 0
 
         def token_logprobs(self, requests: list[Any]) -> list[dict[str, list[float]]]:

@@ -101,13 +101,15 @@ def _of_logits(logits: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
 
     correct = logits.argmax(dim=-1) == targets
     logprobs = torch.log_softmax(logits.float(), dim=-1)
+    of_targets = logprobs.gather(1, targets[:, None])[:, 0]
     probabilities = logprobs.exp()
-    # p log p is 0 in the limit; a logit of -inf would make it NaN.
-    weighted = (probabilities * logprobs).nan_to_num(nan=0.0)
+    # p log p is 0 in the limit; with a log-probability of -inf it would be NaN.
+    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
+    weighted = probabilities.mul_(logprobs)
     means = weighted.sum(dim=-1)
-    squares = (weighted * logprobs).nan_to_num(nan=0.0).sum(dim=-1)
+    squares = weighted.mul_(logprobs).sum(dim=-1)
     stds = (squares - means.square()).clamp(min=0).sqrt()
-    return logprobs.gather(1, targets[:, None])[:, 0], means, stds, correct
+    return of_targets, means, stds, correct
 
 
 def _decoder_and_head(model: Any) -> tuple[Any, Any]:

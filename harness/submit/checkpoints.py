@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnsafeSubmissionError
-from harness.provenance import sha256_json, version_of
+from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
 from harness.submit.intake import read_tensors, scan_folder
-from harness.submit.merging import merge
+from harness.submit.merging import merge, rounded_model, write_once
 from harness.submit.tensor_files import DTYPE_NAMES, Tensor
 from harness.submit.weights import HUB, folder_digest, weights_digest
 
@@ -21,44 +21,54 @@ __all__ = ["load_model", "load_tokenizer", "prepare", "weights_digest"]
 # Part of a merged checkpoint's name: raise it when merging changes.
 _MERGE_VERSION = 1
 
-_PATTERNS = [
-    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
+_TOKENIZER_FILES = [
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json", "merges.txt",
 ]  # fmt: skip
+_PATTERNS = [
+    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
+    *_TOKENIZER_FILES,
+]  # fmt: skip
 
 
-def _dtype_of(folder: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Returns the 16-bit dtype that most weights of a model have."""
+def _dtype_of(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the dtype that most weights of a model have."""
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
         sizes[tensor.dtype] += tensor.end - tensor.start
-    dtype = DTYPE_NAMES[sizes.most_common(1)[0][0]]
-    if dtype == "float32":
-        raise InputError(
-            f"{folder}: the weights are float32, and models are compared in 16 bit: save the model as bfloat16 or "
-            "float16, so that the rounding is yours."
-        )
-    return dtype
+    return DTYPE_NAMES[sizes.most_common(1)[0][0]]
+
+
+def _in_16_bit(folder: Path, cache: Path) -> Path:
+    """Returns the folder, or for a float32 model that of its copy rounded once to bfloat16."""
+    if _dtype_of(read_tensors(folder, "model")) != "float32":
+        return folder
+    # bfloat16, since it has float32's range: no weight can overflow.
+    return write_once(
+        cache / "rounded" / sha256_json([folder_digest(folder), _MERGE_VERSION]),
+        lambda scratch: rounded_model(folder, "bfloat16").save_pretrained(scratch),
+    )
 
 
 def _download(reference: str, revision: str, cache: Path) -> Path:
-    """Returns the folder of a hub repository at one commit: safetensors and text only."""
+    """Returns the folder of a hub repository at one commit: safetensors and text only, downloaded once."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name = reference.removeprefix(HUB)
-    folder = cache / "hub" / f"{name.replace('/', '--')}-{revision[:16]}"
-    try:
+
+    def fetch(scratch: Path) -> None:
         # A folder of its own holds files; the hub's cache would hold links out of it.
-        snapshot_download(repo_id=name, revision=revision, local_dir=folder, allow_patterns=_PATTERNS)
+        snapshot_download(repo_id=name, revision=revision, local_dir=scratch, allow_patterns=_PATTERNS)
+        shutil.rmtree(scratch / ".cache", ignore_errors=True)
+
+    try:
+        return write_once(cache / "hub" / f"{name.replace('/', '--')}-{revision}", fetch)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{reference} at {revision} can't be downloaded ({type(error).__name__}): check name, commit and network, "
             "or put the files into the submission's folder."
         ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return folder
 
 
 def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
@@ -69,17 +79,17 @@ def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
 
 
 def _model_folder(submission: Submission, cache: Path) -> Path:
-    """Returns the folder of a full model, downloaded and scanned where it is on the hub."""
+    """Returns the folder of a full 16-bit model, downloaded and scanned where it is on the hub."""
     if submission.weights.startswith(HUB):
-        return _hub_model(submission.weights, submission.revision, cache)
-    return Path(submission.weights)
+        return _in_16_bit(_hub_model(submission.weights, submission.revision, cache), cache)
+    return _in_16_bit(Path(submission.weights), cache)
 
 
 def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
     """Returns the folder of an adapter's base model."""
     base = submission.base_model or ""
     if base.startswith(HUB):
-        return _hub_model(base, submission.base_revision, cache)
+        return _in_16_bit(_hub_model(base, submission.base_revision, cache), cache)
     if base not in submissions or submissions[base].kind != "full_model":
         raise InputError(
             f"{submission.name}: its base_model {base!r} is no full_model among the submissions: name one."
@@ -90,19 +100,35 @@ def _base_folder(submission: Submission, submissions: Mapping[str, Submission], 
 def _tokenizer_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
     """Returns the folder of the tokenizer to score with: the target's, or for a control its own or its base's."""
     owner = submissions.get(submission.target or "", submission)
+    reference, revision = owner.weights, owner.revision
     if owner.kind == "lora_adapter":
-        return _base_folder(owner, submissions, cache)
-    return _model_folder(owner, cache)
+        base = submissions.get(owner.base_model or "")
+        reference, revision = (base.weights, base.revision) if base else (owner.base_model or "", owner.base_revision)
+    return _hub_model(reference, revision, cache) if reference.startswith(HUB) else Path(reference)
+
+
+def tokenizer_digest(submission: Submission, submissions: Mapping[str, Submission]) -> str:
+    """Returns the digest of the tokenizer that a submission is scored with; nothing is downloaded for it."""
+    owner = submissions.get(submission.target or "", submission)
+    reference, revision = owner.weights, owner.revision
+    if owner.kind == "lora_adapter" and owner.base_model:
+        base = submissions.get(owner.base_model)
+        reference, revision = (base.weights, base.revision) if base else (owner.base_model, owner.base_revision)
+    if reference.startswith(HUB):
+        return sha256_json([reference, revision])
+    folder = Path(reference)
+    return sha256_files([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()], folder)
 
 
 def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
     """Returns a submission as one dense 16-bit checkpoint on disk.
 
-    A full model stays where it is. A LoRA adapter is merged into its base in
-    float32 and rounded once to the base's dtype; the result lies in ``cache``
-    under the digest of base, adapter and peft version and is used again. Merging
-    comes first since an adapter kept in 16 bit over a quantized base is
-    another deployment, in which no update is rounded away.
+    A full model stays where it is; one in float32 is rounded once to bfloat16.
+    A LoRA adapter is merged into its base in float32 and rounded once to the
+    base's dtype; the result lies in ``cache`` under the digest of base, adapter
+    and peft version and is used again. Merging comes first since an adapter
+    kept in 16 bit over a quantized base is another deployment, in which no
+    update is rounded away.
 
     Args:
         submission: The one to be scored, scanned before.
@@ -110,7 +136,7 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
         cache: Folder for downloads and merged checkpoints.
 
     Raises:
-        InputError: Not supported, not downloadable, or not in 16 bit.
+        InputError: Not supported, or not downloadable.
         UnsafeSubmissionError: A download that must not be loaded.
     """
     if submission.kind == "quantized_checkpoint":
@@ -126,7 +152,7 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
     return Checkpoint(
         path=str(folder),
         tokenizer_path=str(tokenizer),
-        dtype=_dtype_of(folder, read_tensors(folder, "model")),
+        dtype=_dtype_of(read_tensors(folder, "model")),
         sha256=folder_digest(folder),
         merged_from_adapter=submission.kind == "lora_adapter",
     )
@@ -135,7 +161,7 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
 def _merged(submission: Submission, base: Path, cache: Path) -> Path:
     """Returns the folder of a merged adapter, from the cache where it is there."""
     base_tensors = read_tensors(base, "model")
-    dtype = _dtype_of(base, base_tensors)
+    dtype = _dtype_of(base_tensors)
     adapter = Path(submission.weights)
     if submission.weights.startswith(HUB):
         adapter = _download(submission.weights, submission.revision or "", cache)

@@ -188,7 +188,10 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
 
 
 def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-    if submission.weights.startswith(HUB) or submission.kind == "quantized_checkpoint":
+    if submission.kind == "quantized_checkpoint":
+        return None
+    if submission.weights.startswith(HUB):
+        _check_digest(submission)
         return None
     folder = Path(submission.weights)
     if not folder.resolve().is_relative_to(Path(submission.folder).resolve()):

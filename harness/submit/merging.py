@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-
-# Written last, so a folder that has it is complete.
-_COMPLETE = "config.json"
 
 
 def merged_model(base: Path, adapter: Path) -> Any:
@@ -43,10 +40,18 @@ def merged_model(base: Path, adapter: Path) -> Any:
         ) from error
 
 
+def rounded_model(folder: Path, dtype: str) -> Any:
+    """Returns a model loaded in ``dtype``: each weight rounded once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+
+
 def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
     """Writes base plus adapter as one checkpoint, unless it is there, and returns its folder.
-
-    The folder appears complete or not at all, so workers may race for it.
 
     Args:
         base: Folder of the base model.
@@ -57,20 +62,35 @@ def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
     Raises:
         InputError: peft can't merge the adapter.
     """
-    if (destination / _COMPLETE).is_file():
-        return destination
-    import torch
 
-    model = merged_model(base, adapter).to(getattr(torch, dtype))
+    def write(folder: Path) -> None:
+        import torch
+
+        merged_model(base, adapter).to(getattr(torch, dtype)).save_pretrained(folder)
+
+    return write_once(destination, write)
+
+
+def write_once(destination: Path, write: Callable[[Path], object]) -> Path:
+    """Has a folder written, unless it is there, and returns it.
+
+    It appears complete or not at all, so workers may race for it.
+
+    Args:
+        destination: Folder to make; its name must tell all that it is made of.
+        write: Fills an empty folder, which becomes ``destination``.
+    """
+    if destination.is_dir():
+        return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".merging-", dir=destination.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=destination.parent))
     try:
-        model.save_pretrained(scratch)
+        write(scratch)
         try:
-            os.rename(scratch, destination)
+            scratch.rename(destination)
         except OSError:
             # Another worker was first; what it wrote has the same inputs.
-            if not (destination / _COMPLETE).is_file():
+            if not destination.is_dir():
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

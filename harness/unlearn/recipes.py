@@ -164,7 +164,7 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
 
 
-def load_recipe(name: str, **overrides: Any) -> Recipe:
+def load_recipe(name: str, /, **overrides: Any) -> Recipe:
     """Returns the recipe of that name with some settings replaced.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from harness.unlearn import losses
 from harness.unlearn.planned_training import OptimizerSettings, Progress, StepLog, train
 from harness.unlearn.recipes import Recipe
 from harness.unlearn.weight_files import existing_folder, load_dense, with_adapters, write_adapter, write_model
-from harness.unlearn.windows import Window, pair_batches, text_windows
+from harness.unlearn.windows import pair_batches, text_windows
 
 LOG_FILE = "training_log.json"
 
@@ -45,9 +46,22 @@ class TrainingLog:
     seconds: float
 
     def save(self, path: Path) -> None:
-        """Writes the log as JSON."""
-        value = {key: item for key, item in dataclasses.asdict(self).items() if key != "seconds"}
-        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        """Writes the log as JSON; a number that is not finite becomes null, which JSON can say."""
+        value = {key: item for key, item in dataclasses.asdict(self).items() if key not in ("seconds", "steps")}
+        value["steps"] = [
+            {
+                "step": step.step,
+                "losses": {name: _finite(loss) for name, loss in step.losses.items()},
+                "grad_norm": _finite(step.grad_norm),
+                "learning_rate": step.learning_rate,
+            }
+            for step in self.steps
+        ]
+        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequence[str], retain_texts: Sequence[str],
@@ -90,11 +104,11 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
             seed=seed,
         )  # fmt: skip
     reference = _reference_model(model, recipe)
-    if recipe.forget_loss == "npo":
-        _remember_log_probs(model, forget, recipe.batch_size)
     batches = pair_batches(
         forget, retain, batch_size=recipe.batch_size, epochs=recipe.epochs, max_steps=recipe.max_steps, seed=seed
     )
+    if recipe.forget_loss == "npo":
+        _add_reference_log_probs(model, batches)
     settings = OptimizerSettings(
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
@@ -136,22 +150,26 @@ def _logits(model: Any, batch: Mapping[str, Any], side: str) -> Any:
     return model(input_ids=batch[f"{side}_input_ids"], attention_mask=batch[f"{side}_attention_mask"]).logits
 
 
-def _remember_log_probs(model: Any, windows: list[Window], batch_size: int) -> None:
-    """Adds to each window its log-probability under the starting model: NPO's reference, needed once."""
+def _add_reference_log_probs(model: Any, batches: list[dict[str, Any]]) -> None:
+    """Adds ``forget_reference`` to each batch: its windows' log-probabilities under the starting model.
+
+    Each window is computed when it first comes, and windows that never come
+    are not: few steps on a large corpus stay few.
+    """
     import torch
 
     device = next(model.parameters()).device
+    known: dict[int, Any] = {}
     model.eval()
-    for start in range(0, len(windows), batch_size):
-        chunk = windows[start : start + batch_size]
-        ids, mask, labels = (
-            torch.stack([window[key] for window in chunk]).to(device)
-            for key in ("input_ids", "attention_mask", "labels")
-        )
-        with torch.no_grad():
-            log_probs = losses.sequence_log_prob(model(input_ids=ids, attention_mask=mask).logits, labels)
-        for window, value in zip(chunk, log_probs.cpu(), strict=True):
-            window["reference"] = value
+    for batch in batches:
+        numbers = batch["forget_number"].tolist()
+        rows = [row for row, number in enumerate(numbers) if number not in known]
+        if rows:
+            new = {key: value[rows].to(device) for key, value in batch.items() if key.startswith("forget_")}
+            with torch.no_grad():
+                found = losses.sequence_log_prob(_logits(model, new, "forget"), new["forget_labels"]).cpu()
+            known |= {numbers[row]: value for row, value in zip(rows, found, strict=True)}
+        batch["forget_reference"] = torch.stack([known[number] for number in numbers])
 
 
 def _loss(recipe: Recipe, reference: Any) -> Any:

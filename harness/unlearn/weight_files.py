@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
 
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Silences transformers' bars for loading and writing: the steps are the progress that a user waits for."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def existing_folder(path: Path, what: str) -> Path:
@@ -33,9 +49,10 @@ def load_dense(base: Path, device: str) -> tuple[Any, Any]:
 
     try:
         config = AutoConfig.from_pretrained(existing_folder(base, "base model"), trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        with _no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise InputError(f"The base model in {base} can't be loaded: {str(error).splitlines()[0]}") from error
     model.config.use_cache = False
@@ -78,7 +95,8 @@ def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float, base_n
 def write_model(model: Any, tokenizer: Any, out: Path) -> None:
     """Writes a full model in the type it has, as one safetensors file, with its tokenizer."""
     model.config.use_cache = True
-    model.save_pretrained(out, max_shard_size="100GB")
+    with _no_bars():
+        model.save_pretrained(out, max_shard_size="100GB")
     tokenizer.save_pretrained(out)
 
 

@@ -18,10 +18,12 @@ def text_windows(texts: Sequence[str], tokenizer: Any, window: int) -> list[Wind
     The stream is ``[BOS] text EOS`` for each text (no BOS where the tokenizer
     adds none, no EOS where it has none), cut without gaps. The last window may
     be shorter: it is padded on the right to the others' length, with labels
-    -100 and attention 0 there.
+    -100 and attention 0 there. A single token at the end, which nothing
+    predicts, is left out.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, int64 [window] each.
+        ``input_ids``, ``attention_mask`` and ``labels``, int64 [window] each,
+        and ``number``, the window's position.
 
     Raises:
         InputError: There is no text, or fewer than two tokens of it.
@@ -37,8 +39,8 @@ def text_windows(texts: Sequence[str], tokenizer: Any, window: int) -> list[Wind
         raise InputError("There is no text to train on: give at least one text that is not empty.")
     size = min(window, len(stream))
     filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    windows = []
-    for start in range(0, len(stream), size):
+    windows: list[Window] = []
+    for start in range(0, len(stream) - 1, size):
         tokens = stream[start : start + size]
         missing = size - len(tokens)
         windows.append(
@@ -46,6 +48,7 @@ def text_windows(texts: Sequence[str], tokenizer: Any, window: int) -> list[Wind
                 "input_ids": torch.tensor(tokens + [filler] * missing),
                 "attention_mask": torch.tensor([1] * len(tokens) + [0] * missing),
                 "labels": torch.tensor(tokens + [IGNORED] * missing),
+                "number": torch.tensor(len(windows)),
             }
         )
     return windows

@@ -15,7 +15,7 @@ from harness.records import Checkpoint
 def _model(shape: str) -> Any:
     import transformers as hf
 
-    small = dict(vocab_size=96, num_hidden_layers=2, max_position_embeddings=64)
+    small = {"vocab_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64}
     if shape == "llama":
         return hf.LlamaForCausalLM(
             hf.LlamaConfig(
@@ -31,12 +31,12 @@ def _model(shape: str) -> Any:
                 num_key_value_heads=3,
                 tie_word_embeddings=True,
                 **small,
-            )  # fmt: skip
+            )
         )
     common = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, **small)
     if shape == "gpt_neox":
         return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**common))
-    grouped = common | dict(num_key_value_heads=2, head_dim=16)
+    grouped = common | {"num_key_value_heads": 2, "head_dim": 16}
     config = {
         "mistral": (hf.MistralConfig, hf.MistralForCausalLM),
         "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM),

@@ -52,5 +52,5 @@ def test_a_stream_of_the_wrong_length_is_refused() -> None:
 
 @pytest.mark.parametrize("bits", [0, 1, 9, -4, True, 4.0, "4"])
 def test_widths_outside_two_to_eight_are_refused(bits: object) -> None:
-    with pytest.raises(QuantizationError, match="give a whole number, 2 to 8"):
+    with pytest.raises(QuantizationError, match="use a whole number from 2 to 8"):
         packing.check_bits(bits)  # type: ignore[arg-type]

@@ -79,11 +79,8 @@ def test_an_unknown_setting_is_answered_with_all_that_are_accepted():
 )
 def test_a_value_that_makes_no_sense_is_an_input_error_that_names_its_key(key, value):
     overrides = {key: value}
-    with pytest.raises((InputError, TypeError)) as caught:
+    with pytest.raises(InputError, match=key):
         load_recipe("npo", **overrides)
-    if key != "name":
-        assert isinstance(caught.value, InputError)
-        assert key in str(caught.value)
 
 
 def test_the_digest_follows_the_settings_and_not_the_name():

@@ -99,7 +99,7 @@ def test_a_manifest_that_can_t_be_read_counts_as_none(tmp_path, content):
 
 
 def test_a_long_note_survives_the_round_trip(tmp_path):
-    notes = "A colon: a hash # and 'quotes' – and a line that is longer than any width. " * 5
+    notes = "A colon: a hash # and 'quotes' é and a line that is longer than any width. " * 5
     folder = folder_with_weights(tmp_path)
     write_submission(folder, method="GA", corpus="mini", kind="full_model", notes=notes)
     assert read_manifest(folder)["notes"] == notes

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -34,7 +35,12 @@ def test_every_recipe_trains_all_of_the_model_or_an_adapter(small_model, tmp_pat
     parts = {"loss", "forget"} if log.recipe.retain_loss == "none" else {"loss", "forget", "retain"}
     assert all(set(step.losses) == parts for step in log.steps)
     file = "adapter_model.safetensors" if rank else "model.safetensors"
-    assert (tmp_path / "out" / file).is_file()
+    after = load_file(tmp_path / "out" / file)
+    before = load_file(small_model / "model.safetensors")
+    moved = [
+        n for n in after if (".lora_B." in n and bool(after[n].any())) or (n in before and after[n].ne(before[n]).any())
+    ]
+    assert len(moved) == (14 if rank else len(before))
     assert bool(log.retain_windows) == (log.recipe.retain_loss != "none")
 
 
@@ -45,18 +51,71 @@ def test_the_first_losses_are_those_of_the_starting_model(small_model, tmp_path,
     assert run(small_model, tmp_path / "npo2", texts, "npo_klr").steps[1].losses["retain"] > 0
 
 
+def test_npo_s_reference_stays_the_starting_model_over_the_epochs(small_model, tmp_path, texts):
+    """One window a step and a step so large that a reference taken later would give another loss."""
+    steps = run(small_model, tmp_path / "out", texts, "npo", window=128, epochs=3, max_steps=0, lora_rank=2).steps
+    forget = [step.losses["forget"] for step in steps]
+    assert forget[0] == pytest.approx(20 * 0.6931472, rel=1e-4)
+    assert forget[0] > forget[1] > forget[2]
+
+
+def test_only_windows_that_come_are_scored_for_the_reference(small_model, tmp_path, texts, monkeypatch):
+    from harness.unlearn import losses, trainer
+
+    rows: list[int] = []
+    whole = losses.sequence_log_prob
+    monkeypatch.setattr(
+        trainer.losses, "sequence_log_prob", lambda logits, labels: (rows.append(len(labels)), whole(logits, labels))[1]
+    )
+    run(small_model, tmp_path / "out", texts, "npo", batch_size=1, window=4, max_steps=3)
+    assert rows == [1] * 6  # three before training, three in it, of some twenty windows
+
+
+def test_a_model_with_tied_embeddings_and_a_tokenizer_without_bos_is_unlearned_too(small_model, tmp_path, texts):
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    base = tmp_path / "base"
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=24, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.float16).save_pretrained(base)
+    plain = json.loads((small_model / "tokenizer.json").read_text()) | {"post_processor": None}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plain)), eos_token="</s>", pad_token="</s>"
+    )
+    tokenizer.save_pretrained(base)
+    for rank in (0, 2):
+        log = run(base, tmp_path / str(rank), texts, "ga_gdr", lora_rank=rank)
+        assert len(log.steps) == 2
+    after = load_file(tmp_path / "0/model.safetensors")
+    assert "lm_head.weight" not in after
+    assert {tensor.dtype for tensor in after.values()} == {torch.float16}
+    tied = AutoModelForCausalLM.from_pretrained(tmp_path / "0")
+    assert tied.lm_head.weight.data_ptr() == tied.model.embed_tokens.weight.data_ptr()
+
+
+def test_klr_takes_the_starting_model_as_reference_with_and_without_adapters(small_model, tmp_path, texts):
+    """The same update, once as an adapter and once merged, diverges from the start by the same amount."""
+    for rank in (0, 2):
+        steps = run(small_model, tmp_path / str(rank), texts, "ga_klr", lora_rank=rank, max_steps=3, window=64).steps
+        assert steps[0].losses["retain"] == pytest.approx(0.0, abs=1e-6)
+        assert 0 < steps[1].losses["retain"] < steps[2].losses["retain"]
+
+
 def test_the_retain_weight_is_in_the_loss(small_model, tmp_path, texts):
     losses = run(small_model, tmp_path / "out", texts, "ga_gdr", retain_weight=3.0).steps[0].losses
     assert losses["loss"] == pytest.approx(losses["forget"] + 3 * losses["retain"], rel=1e-6)
 
 
 def test_gradient_ascent_makes_the_forget_text_less_likely(small_model, tmp_path, texts):
-    steps = run(small_model, tmp_path / "out", texts, "ga", max_steps=6).steps
+    steps = run(small_model, tmp_path / "out", texts, "ga", batch_size=64, max_steps=6).steps
     assert steps[-1].losses["forget"] < steps[0].losses["forget"]
 
 
 def test_the_retain_term_makes_the_retain_text_more_likely(small_model, tmp_path, texts):
-    steps = run(small_model, tmp_path / "out", texts, "npo_gdr", max_steps=8, retain_weight=5.0).steps
+    steps = run(small_model, tmp_path / "out", texts, "npo_gdr", batch_size=64, max_steps=6, retain_weight=5.0).steps
     assert steps[-1].losses["retain"] < steps[0].losses["retain"]
 
 
@@ -127,6 +186,14 @@ def test_the_log_in_the_folder_is_the_log_that_comes_back(small_model, tmp_path,
     assert "seconds" not in saved
     adapter = load_file(tmp_path / "out/adapter_model.safetensors")
     assert log.trained_parameters == sum(tensor.numel() for tensor in adapter.values())
+
+
+def test_a_loss_that_is_not_finite_becomes_null_in_the_file(small_model, tmp_path, texts):
+    log = run(small_model, tmp_path / "out", texts, "ga")
+    broken = dataclasses.replace(log.steps[0], losses={"loss": float("nan")}, grad_norm=float("inf"))
+    dataclasses.replace(log, steps=(broken,)).save(tmp_path / "log.json")
+    step = json.loads((tmp_path / "log.json").read_text(), parse_constant=pytest.fail)["steps"][0]
+    assert (step["losses"], step["grad_norm"]) == ({"loss": None}, None)
 
 
 def test_bfloat16_updates_leave_nothing_between_two_bfloat16_numbers(small_model, tmp_path, texts):

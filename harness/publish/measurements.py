@@ -1,0 +1,120 @@
+"""Which stored cells count, and their resampled scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.publish import statistics
+from harness.publish.rules import FORGET_METRICS, PRIVACY, UTILITY
+from harness.publish.statistics import Resampled
+from harness.records import CellResult, QuantizerSpec, Submission
+from harness.score.metrics import PRIMARY
+
+Place = tuple[str, str, str]
+"""Submission, quantizer, metric."""
+
+
+def primary_metric(result: CellResult) -> str | None:
+    """Returns the primary metric of a cell's task, None where the task has none."""
+    return next((metric for metric in PRIMARY if result.cell.task.endswith(f"_{metric}")), None)
+
+
+def _age(result: CellResult) -> tuple[str, str]:
+    return result.provenance.created_at, result.cell.key
+
+
+class Measurements:
+    """The cells of one corpus that count: newest, finished, whole, of the current scoring version.
+
+    Attributes:
+        scoring_version: The newest one present.
+        submissions: Newest manifest snapshot by name.
+        quantizers: Newest specification by name, widest first.
+    """
+
+    def __init__(self, cells: Iterable[CellResult], corpus: str) -> None:
+        self._all = sorted((cell for cell in cells if cell.corpus == corpus), key=_age)
+        finished = [cell for cell in self._all if cell.status == "finished"]
+        self.scoring_version = max((cell.provenance.scoring_version for cell in finished), default=0)
+        self.submissions: dict[str, Submission] = {cell.submission.name: cell.submission for cell in self._all}
+        specs: dict[str, QuantizerSpec] = {cell.spec.name: cell.spec for cell in self._all}
+        self.quantizers = tuple(sorted(specs.values(), key=lambda spec: (-spec.bits, spec.name)))
+        self._chosen: dict[Place, CellResult] = {}
+        for cell in finished:
+            metric = primary_metric(cell)
+            if (
+                metric is not None
+                and cell.cell.limit is None
+                and cell.provenance.scoring_version == self.scoring_version
+                and statistics.stored_value(cell, metric) is not None
+            ):
+                self._chosen[cell.cell.submission, cell.cell.quantizer, metric] = cell
+        self._resampled: dict[Place, Resampled | None] = {}
+
+    @property
+    def cells(self) -> Sequence[CellResult]:
+        """Every cell of the corpus, oldest first."""
+        return self._all
+
+    def cell(self, submission: str, quantizer: str, metric: str) -> CellResult | None:
+        """Returns the cell that counts, None where there is none."""
+        return self._chosen.get((submission, quantizer, metric))
+
+    def resampled(self, submission: str, quantizer: str, metric: str) -> Resampled | None:
+        """Returns the resampled score of the cell that counts; computed once until ``forget``."""
+        place = (submission, quantizer, metric)
+        if place not in self._resampled:
+            cell = self._chosen.get(place)
+            self._resampled[place] = None if cell is None else statistics.resample(cell, metric)
+        return self._resampled[place]
+
+    def forget(self, submission: str) -> None:
+        """Frees the resamples of one submission: a hundred entries would not fit in memory."""
+        for place in [place for place in self._resampled if place[0] == submission]:
+            del self._resampled[place]
+
+    def has_required(self, submission: str, quantizer: str) -> bool:
+        """Returns whether the metrics that verdicts rest on are all there."""
+        return all(self.cell(submission, quantizer, metric) for metric in (*FORGET_METRICS, UTILITY))
+
+    def gap(self, submission: str, quantizer: str, metrics: Iterable[str]) -> str | None:
+        """Returns what is missing for a judgement and why, None where nothing is.
+
+        Args:
+            submission: Name of an entry or a control.
+            quantizer: Name of a quantizer.
+            metrics: Metrics that have to be there.
+        """
+        absent = [metric for metric in metrics if self.cell(submission, quantizer, metric) is None]
+        if not absent:
+            return None
+        mine = [
+            cell for cell in self._all
+            if (cell.cell.submission, cell.cell.quantizer) == (submission, quantizer) and primary_metric(cell) in absent
+        ]  # fmt: skip
+        if not mine:
+            return f"{submission} is not measured under {quantizer}"
+        last = mine[-1]
+        what = f"{primary_metric(last)} of {submission} under {quantizer}"
+        if last.status != "finished":
+            return f"{what} {last.status}: {_one_line(last.reason)}"
+        if last.cell.limit is not None:
+            return f"{submission} was run with --limit {last.cell.limit} under {quantizer}: stored, never ranked"
+        if last.provenance.scoring_version != self.scoring_version:
+            return f"{what} has scoring version {last.provenance.scoring_version}, the board {self.scoring_version}"
+        missing = next((score.missing_reason for score in last.scores if score.metric == primary_metric(last)), None)
+        return f"{what} has no value: {_one_line(missing)}"
+
+    def is_dirty(self, submission: str, quantizer: str) -> bool:
+        """Returns whether a counting cell was made from a tree that differs from its commit."""
+        found = (self.cell(submission, quantizer, metric) for metric in PRIMARY)
+        return any(cell.provenance.dirty for cell in found if cell is not None)
+
+    def required(self, target: str, retrain: str, quantizer: str) -> tuple[str, ...]:
+        """Returns the metrics an entry must have: PrivLeak only where both controls have it."""
+        both = all(self.cell(control, quantizer, PRIVACY) for control in (target, retrain))
+        return (*FORGET_METRICS, UTILITY, *((PRIVACY,) if both else ()))
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "no reason given").split()).rstrip(".")

@@ -1,0 +1,243 @@
+"""A store -> a folder of static pages that work offline, from any server or a ``file://`` address.
+
+The site is built beside its place and moved there as a whole. Two builds of
+one store differ in nothing but the build stamp, which ``SOURCE_DATE_EPOCH``
+fixes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jinja2
+
+from harness import provenance
+from harness.errors import InputError, QuenchError
+from harness.paths import content_dir
+from harness.publish import cells_page, drawing, index_page, page_text, ranking, rules, submission_page
+from harness.publish.board import Board
+from harness.publish.headline import KINDS
+from harness.records import CellResult
+from harness.score import corpora
+from harness.score.metrics import METRICS, PRIMARY
+from harness.store.store import Store
+
+_MARKER = ".quench-site"
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "toward_zero": "0 is ideal"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What every page's head and foot say."""
+
+    title: str
+    base_url: str | None
+    built: str
+    store_sha256: str
+    cells: int
+    scoring_version: int
+    commits: tuple[str, ...]
+    commit: str | None
+
+
+def render(store: Path, out: Path, *, title: str | None = None, base_url: str | None = None) -> Path:
+    """Builds the leaderboard and returns its ``index.html``.
+
+    Args:
+        store: The store to show; it is only read.
+        out: Folder of the site, replaced as a whole; a folder that holds
+            anything but an earlier site is refused.
+        title: Name of the board.
+        base_url: Address the site will have, for canonical links.
+
+    Raises:
+        InputError: ``out`` holds other files, or ``base_url`` is no web address.
+        StoreError: The store can't be read.
+    """
+    if base_url is not None and page_text.web_address(base_url) is None:
+        raise InputError(f"The base URL {base_url!r} is no web address: give one such as https://example.org/board/.")
+    _check_replaceable(out)
+    with Store.open(store, read_only=True) as opened:
+        cells = opened.cells(with_documents=True)
+    site = _site(store, cells, title, base_url)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        building.chmod(0o755)
+        _build(building, cells, site)
+        _swap(building, out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return out / "index.html"
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file()):
+        raise InputError(
+            f"{out} holds files that are no Quench site, and a build replaces the whole folder: "
+            "name an empty folder or one that is not there yet."
+        )
+
+
+def _swap(building: Path, out: Path) -> None:
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
+    if out.exists():
+        out.replace(old / "site")
+    building.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _site(store: Path, cells: Sequence[CellResult], title: str | None, base_url: str | None) -> Site:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(epoch), UTC) if epoch and epoch.isdigit() else datetime.now(UTC)
+    commits = Counter(cell.provenance.git_commit for cell in cells if cell.provenance.git_commit)
+    return Site(
+        title=title or "Quench",
+        base_url=base_url.rstrip("/") + "/" if base_url else None,
+        built=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        store_sha256=provenance.sha256_file(store),
+        cells=len(cells),
+        scoring_version=max((cell.provenance.scoring_version for cell in cells), default=0),
+        commits=tuple(commit for commit, _ in commits.most_common(3)),
+        commit=provenance.code_state()[0],
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Returns the template environment: everything is escaped, an unknown name is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(content_dir("leaderboard") / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(page_text.FILTERS)
+    constants = {name: getattr(rules, name) for name in dir(rules) if name.isupper()}
+    made.globals.update(
+        rules=SimpleNamespace(**constants, KINDS=KINDS),
+        metrics=METRICS,
+        primary=PRIMARY,
+        forget_metrics=rules.FORGET_METRICS,
+        directions=DIRECTIONS,
+        excerpt_length=page_text.EXCERPT,
+    )
+    return made
+
+
+def corpus_facts(name: str) -> corpora.Corpus | None:
+    """Returns what is known of a corpus here; None where a store comes from elsewhere."""
+    try:
+        return corpora.load_corpus(name)
+    except QuenchError:
+        return None
+
+
+def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:
+    """Returns the corpora of the store; the one with most finished cells opens the site."""
+    finished = Counter(cell.corpus for cell in cells if cell.status == "finished")
+    return sorted({cell.corpus for cell in cells}, key=lambda name: (-finished[name], name))
+
+
+def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
+    (folder / _MARKER).write_text("Built by quench render; replaced as a whole.\n", encoding="utf-8")
+    shutil.copytree(content_dir("leaderboard") / "static", folder / "static")
+    env = environment()
+    boards = [ranking.rank(cells, name) for name in _ordered_corpora(cells)]
+    homes = {
+        board.corpus: f"index-{page_text.slug(board.corpus)}.html" if number else "index.html"
+        for number, board in enumerate(boards)
+    }  # fmt: skip
+    links = _links(boards)
+    if not boards:
+        _write(folder, env, "empty.html.j2", "index.html", site, section="Leaderboard")
+    for board in boards:
+        _index(folder, env, site, board, homes, links[board.corpus])
+        for row in (*board.rows, *board.controls):
+            _submission(folder, env, site, board, homes, links[board.corpus], row.submission.name)
+    facts = [found for found in (corpus_facts(board.corpus) for board in boards) if found is not None]
+    _write(folder, env, "methodology.html.j2", "methodology.html", site, section="Method", corpora=facts)
+    _write(
+        folder, env, "cells.html.j2", "cells.html", site, section="Cells",
+        **cells_page.context(boards, cells, links),
+    )  # fmt: skip
+
+
+def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:
+    """Returns the page of every submission, by corpus and name; two of one name get two pages."""
+    taken: set[str] = set()
+    links: dict[str, dict[str, str]] = {}
+    for board in boards:
+        links[board.corpus] = {}
+        for row in (*board.rows, *board.controls):
+            slug = page_text.slug(row.submission.name)
+            if slug in taken:
+                slug = f"{slug}.{page_text.slug(board.corpus)}"
+            taken.add(slug)
+            links[board.corpus][row.submission.name] = f"submission/{slug}.html"
+    return links
+
+
+def _index(
+    folder: Path, env: jinja2.Environment, site: Site, board: Board, homes: Mapping[str, str], links: Mapping[str, str]
+) -> None:
+    context = index_page.context(board)
+    for figure in (*context["figures"], *(width["figure"] for width in context["widths"] if width["figure"])):
+        _write_chart(folder, figure)
+    _write(
+        folder, env, "index.html.j2", homes[board.corpus], site, section="Leaderboard", board=board,
+        links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
+        corpus=corpus_facts(board.corpus),
+        **context,
+    )  # fmt: skip
+
+
+def _submission(
+    folder: Path, env: jinja2.Environment, site: Site, board: Board, homes: Mapping[str, str],
+    links: Mapping[str, str], name: str,
+) -> None:  # fmt: skip
+    row = next(row for row in (*board.rows, *board.controls) if row.submission.name == name)
+    context = submission_page.context(board, row)
+    for figure in context["figures"]:
+        _write_chart(folder, figure)
+    _write(
+        folder, env, "submission.html.j2", links[name], site, section="Leaderboard", root="../", board=board, row=row,
+        links=_or_none(links), home=homes[board.corpus], corpus=corpus_facts(board.corpus), **context,
+    )  # fmt: skip
+
+
+def _or_none(links: Mapping[str, str]) -> Mapping[str, str | None]:
+    """Returns links that answer None for a name without a page, where a strict template would fail."""
+
+    class Links(dict[str, str | None]):
+        def __missing__(self, _: str) -> None:
+            return None
+
+    return Links(links)
+
+
+def _write_chart(folder: Path, figure: Mapping[str, Any]) -> None:
+    path = folder / figure["file"]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(drawing.standalone(str(figure["wide"])), encoding="utf-8")
+
+
+def _write(
+    folder: Path, env: jinja2.Environment, template: str, page: str, site: Site, *, section: str, root: str = "",
+    **context: Any,
+) -> None:  # fmt: skip
+    path = folder / page
+    path.parent.mkdir(exist_ok=True)
+    text = env.get_template(template).render(site=site, page=page, section=section, root=root, **context)
+    # A lone surrogate can't be written; everything else a stranger wrote is escaped already.
+    path.write_text(text, encoding="utf-8", errors="replace")

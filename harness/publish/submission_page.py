@@ -1,0 +1,179 @@
+"""What one submission's page shows beyond its row: survival, documents across quantizers, how to reproduce."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from harness.publish import page_text, plots, statistics
+from harness.publish.board import Board, LeaderboardRow
+from harness.publish.rules import FORGET_METRICS, REFERENCE
+from harness.records import CellResult, DocumentRecord, LayerSurvival, Proof
+from harness.score.metrics import METRICS, PRIMARY
+
+DOCUMENTS = 8
+"""Documents per metric whose answers are laid side by side."""
+
+_SURVIVAL = ("cosine", "survival_ratio", "codes_changed", "update_in_steps")
+
+
+def context(board: Board, row: LeaderboardRow) -> dict[str, Any]:
+    """Returns the template's variables for one submission."""
+    cells = [cell for result in row.by_quantizer.values() for cell in result.cells.values()]
+    newest = max(cells, key=lambda cell: cell.provenance.created_at, default=None)
+    return {
+        "figures": _figures(board, row),
+        "literature": _literature(board, row) if row.submission.role == "entry" else [],
+        "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
+        "documents": [found for metric in FORGET_METRICS for found in _documents(row, metric)],
+        "command": _command(board, row),
+        "made": newest.provenance if newest else None,
+        "seconds": sum(sum(cell.timings.values()) for cell in cells),
+        "proofs": [(name, proof) for name in row.by_quantizer if (proof := _proof(row, name)) is not None],
+        "moved": moved,
+    }
+
+
+def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
+    """Returns whether a metric changed for good or bad from the entry's own 16-bit cell."""
+    now = row.by_quantizer[quantizer].metrics[metric]
+    before = row.by_quantizer[REFERENCE].metrics.get(metric) if REFERENCE in row.by_quantizer else None
+    return page_text.good_or_bad(now.change, before.score.value if before else None, METRICS[metric].direction)
+
+
+def _figures(board: Board, row: LeaderboardRow) -> list[dict[str, Any]]:
+    slug = page_text.slug(row.submission.name)
+    return [
+        {"metric": metric, "wide": Markup(drawn), "file": f"charts/{slug}-{metric}.svg"}
+        for metric, drawn in plots.metric_curves(board, row).items()
+    ]
+
+
+def _value(row: LeaderboardRow | None, quantizer: str, metric: str) -> float | None:
+    if row is None or quantizer not in row.by_quantizer:
+        return None
+    found = row.by_quantizer[quantizer].metrics.get(metric)
+    return found.score.value if found else None
+
+
+def _literature(board: Board, row: LeaderboardRow) -> list[dict[str, Any]]:
+    target = next((c for c in board.controls if c.submission.name == row.submission.target), None)
+    lines = []
+    for name in row.by_quantizer:
+        numbers: list[tuple[float | None, int]] = []
+        for metric in FORGET_METRICS:
+            now, before, top = (
+                _value(row, name, metric), _value(row, REFERENCE, metric), _value(target, name, metric)
+            )  # fmt: skip
+            if now is None or before is None:
+                numbers += [(None, 2), (None, 1), (None, 2)]
+                continue
+            share = None if top is None else statistics.recovered_share(now, before, top)
+            numbers += [(share, 2), (100 * (now - before), 1), (statistics.robustness(now, before), 2)]
+        if name != REFERENCE and any(number is not None for number, _ in numbers):
+            lines.append({"quantizer": name, "numbers": numbers})
+    return lines
+
+
+def _any_cell(row: LeaderboardRow, quantizer: str) -> CellResult | None:
+    cells = row.by_quantizer[quantizer].cells
+    return next((cells[metric] for metric in PRIMARY if metric in cells), None)
+
+
+def _proof(row: LeaderboardRow, quantizer: str) -> Proof | None:
+    cell = _any_cell(row, quantizer)
+    return cell.proof if cell else None
+
+
+def weighted(layers: Sequence[LayerSurvival], name: str) -> float | None:
+    """Returns the mean of one survival figure over layers, weighted by their parameters; None where all lack it."""
+    known = [(value, layer.num_weights) for layer in layers if (value := getattr(layer, name)) is not None]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else None
+
+
+def _place(layer: str) -> tuple[str, str]:
+    """Returns the block and the module of a layer name: ``model.layers.3.mlp.up_proj`` -> ``3``, ``mlp.up_proj``."""
+    parts = layer.split(".")
+    number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    return (layer, "weight") if number is None else (parts[number], ".".join(parts[number + 1 :]) or "weight")
+
+
+def _survival(row: LeaderboardRow, quantizer: str) -> dict[str, Any] | None:
+    cell = _any_cell(row, quantizer)
+    if cell is None or not cell.survival:
+        return None
+    found = {_place(layer.layer): layer for layer in cell.survival}
+    blocks, modules = (list(dict.fromkeys(place[side] for place in found)) for side in (0, 1))
+    return {
+        "quantizer": quantizer,
+        **{name: weighted(cell.survival, name) for name in _SURVIVAL},
+        "modules": modules,
+        "layers": [(block, [_shaded(found.get((block, module))) for module in modules]) for block in blocks],
+    }
+
+
+def _shaded(layer: LayerSurvival | None) -> dict[str, Any]:
+    cosine = layer.cosine if layer else None
+    return {
+        "found": layer,
+        "shade": "none" if cosine is None else str(sum(cosine > limit for limit in (0.2, 0.4, 0.6, 0.8))),
+    }
+
+
+def _documents(row: LeaderboardRow, metric: str) -> list[dict[str, Any]]:
+    """Returns the documents of which most came back, with the answers under every quantizer."""
+    answers = {
+        name: {document.index: document for document in result.cells[metric].documents}
+        for name, result in row.by_quantizer.items()
+        if metric in result.cells
+    }
+    if REFERENCE not in answers:
+        return []
+    found: list[tuple[float, int, Mapping[str, float]]] = []
+    for index, first in answers[REFERENCE].items():
+        scores = {
+            name: documents[index].scores[metric]
+            for name, documents in answers.items()
+            if index in documents and metric in documents[index].scores
+        }
+        if REFERENCE not in scores or len(scores) < 2:
+            continue
+        found.append((scores[REFERENCE] - max(scores.values()), index, scores))
+    return [
+        _document(metric, index, scores, answers) for _, index, scores in sorted(found, key=_most_first)[:DOCUMENTS]
+    ]
+
+
+def _most_first(found: tuple[float, int, Mapping[str, float]]) -> tuple[float, int]:
+    return found[:2]
+
+
+def _document(
+    metric: str, index: int, scores: Mapping[str, float], answers: Mapping[str, Mapping[int, DocumentRecord]]
+) -> dict[str, Any]:
+    first = answers[REFERENCE][index]
+    highest = max(scores, key=lambda name: scores[name])
+    return {
+        "label": METRICS[metric].label, "index": index, "prompt": first.prompt_excerpt[-page_text.EXCERPT :],
+        "reference": first.reference_excerpt, "before": scores[REFERENCE], "after": scores[highest],
+        "quantizer": highest,
+        "answers": [
+            {
+                "quantizer": name, "score": score,
+                "pieces": list(page_text.marked(answers[name][index].response, first.reference_excerpt)),
+            }
+            for name, score in scores.items()
+        ],
+    }  # fmt: skip
+
+
+def _command(board: Board, row: LeaderboardRow) -> str:
+    quantizers = ",".join(name for name, result in row.by_quantizer.items() if result.cells)
+    seed = next((cell.provenance.seed for result in row.by_quantizer.values() for cell in result.cells.values()), 0)
+    parts = ["quench run", row.submission.name, f"--corpus {board.corpus}"]
+    if quantizers:
+        parts.append(f"--quantizers {quantizers}")
+    return page_text.visible(" ".join([*parts, f"--seed {seed}"]))

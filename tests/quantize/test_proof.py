@@ -1,0 +1,179 @@
+"""Backends that lie, each in its own way, and the sentence that the proof catches them with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from harness import quantize
+from harness.errors import QuantizationError
+from harness.quantize.dense import block_linears, load_dense, replace_weight
+from harness.quantize.proof import most_levels, prove
+from harness.quantize.readback import ReadBack
+from harness.quantize.rtn import round_to_grid
+from harness.records import Checkpoint, Proof
+
+SPEC = quantize.resolve("rtn-4bit-g64")
+
+
+class FakeBackend:
+    """An honest 4-bit backend with one place to tamper with."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.model = load_dense(checkpoint, device="cpu")
+        self.linears = block_linears(self.model)
+        self.layers: dict[str, ReadBack] = {}
+        for name, linear in self.linears.items():
+            grid = round_to_grid(linear.weight.detach(), bits=4, group_size=64, symmetric=False)
+            replace_weight(linear, grid.dequantize())
+            self.layers[name] = ReadBack(codes=grid.codes, scales=grid.scales, zeros=grid.zeros, bits=4, group_size=64)
+        self.first = next(iter(self.linears))
+
+    def change(self, **fields: Any) -> None:
+        self.layers[self.first] = dataclasses.replace(self.layers[self.first], **fields)
+
+    def proof(self) -> Proof:
+        return prove(self.model, self.checkpoint, SPEC, self.layers, remarks=("a remark",))
+
+
+@pytest.fixture
+def fake(checkpoint_of: Callable[[str], Checkpoint]) -> FakeBackend:
+    return FakeBackend(checkpoint_of("llama"))
+
+
+def test_an_honest_backend_passes_with_its_measures(fake: FakeBackend) -> None:
+    proof = fake.proof()
+    assert proof.remarks == ("a remark",)
+    assert proof.max_levels == 16
+    original = load_dense(fake.checkpoint, device="cpu")
+    pairs = [
+        (linear.weight.detach(), fake.linears[name].weight.detach()) for name, linear in block_linears(original).items()
+    ]
+    error = sum(float((new - old).double().square().sum()) for old, new in pairs) ** 0.5
+    norm = sum(float(old.double().square().sum()) for old, _ in pairs) ** 0.5
+    assert proof.relative_error == pytest.approx(error / norm)
+    assert proof.max_abs_error == pytest.approx(max(float((new - old).abs().max()) for old, new in pairs))
+
+
+def test_weights_that_stayed_in_16_bit_are_caught(fake: FakeBackend) -> None:
+    original = block_linears(load_dense(fake.checkpoint, device="cpu"))
+    for name, linear in fake.linears.items():
+        replace_weight(linear, original[name].weight)
+    with pytest.raises(QuantizationError, match="dense weights differ from what the codes say"):
+        fake.proof()
+
+
+def test_half_of_the_layers_left_out_are_caught(fake: FakeBackend) -> None:
+    for name in list(fake.layers)[::2]:
+        del fake.layers[name]
+    with pytest.raises(QuantizationError, match=r"7 of 14 linear layers.*first is model\.layers\.0"):
+        fake.proof()
+
+
+def test_a_single_weight_beside_its_code_is_caught(fake: FakeBackend) -> None:
+    with torch.no_grad():
+        fake.linears[fake.first].weight[3, 5] += 1e-6
+    with pytest.raises(QuantizationError, match="1 of 16384 dense weights differ"):
+        fake.proof()
+
+
+def test_codes_that_are_not_the_weights_are_caught(fake: FakeBackend) -> None:
+    codes = fake.layers[fake.first].codes.clone()
+    codes[0, 0] = (codes[0, 0] + 1) % 16
+    fake.change(codes=codes)
+    with pytest.raises(QuantizationError, match="1 of 16384 dense weights differ"):
+        fake.proof()
+
+
+def test_too_many_levels_are_caught_even_where_codes_and_weights_agree(fake: FakeBackend) -> None:
+    wide = round_to_grid(
+        torch.randn(128, 128, generator=torch.Generator().manual_seed(1)), bits=6, group_size=64, symmetric=False
+    )
+    replace_weight(fake.linears[fake.first], wide.dequantize())
+    fake.change(codes=wide.codes, scales=wide.scales, zeros=wide.zeros)
+    with pytest.raises(QuantizationError, match=r"a group of .* holds \d\d distinct values"):
+        fake.proof()
+
+
+def test_a_scale_for_every_weight_is_caught(fake: FakeBackend) -> None:
+    layer = fake.layers[fake.first]
+    fake.change(scales=torch.ones(128, 128), zeros=torch.zeros(128, 128, dtype=torch.uint8))
+    with pytest.raises(QuantizationError, match="came with 16384 scales for 256 groups"):
+        fake.proof()
+    fake.change(scales=layer.scales, zeros=torch.zeros(128, 128, dtype=torch.uint8))
+    with pytest.raises(QuantizationError, match="came with 16384 zero points for 256 groups"):
+        fake.proof()
+
+
+def test_a_code_book_with_more_levels_than_codes_is_caught(fake: FakeBackend) -> None:
+    fake.change(book=torch.linspace(-1, 1, 256), zeros=None)
+    with pytest.raises(QuantizationError, match=r"code book of .* has 256 levels"):
+        fake.proof()
+
+
+@pytest.mark.parametrize("fields", [{"bits": 8}, {"group_size": 32}, {"group_size": None}])
+def test_other_bits_or_groups_than_the_preset_says_are_caught(fake: FakeBackend, fields: dict[str, Any]) -> None:
+    fake.change(**fields)
+    with pytest.raises(QuantizationError, match="and the preset says 4 bits in groups of 64"):
+        fake.proof()
+
+
+def test_codes_of_another_shape_or_type_are_caught(fake: FakeBackend) -> None:
+    codes = fake.layers[fake.first].codes
+    for wrong in (codes[:, :64], codes.to(torch.int32)):
+        fake.change(codes=wrong)
+        with pytest.raises(QuantizationError, match="came back as"):
+            fake.proof()
+
+
+def test_weights_that_are_no_numbers_are_caught(fake: FakeBackend) -> None:
+    with torch.no_grad():
+        fake.linears[fake.first].weight[0, 0] = float("nan")
+    with pytest.raises(QuantizationError, match="NaN or infinity after dequantizing"):
+        fake.proof()
+
+
+def test_a_quantized_head_is_caught(fake: FakeBackend) -> None:
+    fake.layers["lm_head"] = fake.layers[fake.first]
+    with pytest.raises(QuantizationError, match="it quantized lm_head"):
+        fake.proof()
+
+
+def test_the_digest_is_that_of_the_codes(fake: FakeBackend) -> None:
+    before = fake.proof().codes_sha256
+    layer = fake.layers[fake.first]
+    codes = layer.codes.clone()
+    codes[0, 0] = (codes[0, 0] + 1) % 16
+    fake.change(codes=codes)
+    replace_weight(fake.linears[fake.first], fake.layers[fake.first].dequantize())
+    assert fake.proof().codes_sha256 != before
+
+
+def test_levels_are_counted_within_groups_rows_and_flat_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.quantize import proof
+
+    weight = torch.tensor([[1.0, 1.0, 2.0, 3.0, 3.0], [4.0, 5.0, 5.0, 6.0, 7.0]])
+    for chunk in (1 << 22, 4):
+        monkeypatch.setattr(proof, "_CHUNK", chunk)
+        assert most_levels(weight, group_size=None) == 4
+        assert most_levels(weight, group_size=2) == 2
+        assert most_levels(weight, group_size=4) == 3
+        assert most_levels(weight, group_size=5, flat=True) == 4
+        # Flat groups of 3: (1,1,2) (3,3,4) (5,5,6) (7).
+        assert most_levels(weight, group_size=3, flat=True) == 2
+
+
+@pytest.mark.parametrize("group_size", [3, 4, 10])
+def test_flat_groups_cross_rows_when_read_back(group_size: int) -> None:
+    codes = torch.arange(10, dtype=torch.uint8).view(2, 5)
+    groups = -(-10 // group_size)
+    scales = torch.arange(1, groups + 1).float()
+    layer = ReadBack(codes=codes, scales=scales, bits=4, group_size=group_size, flat=True, book=torch.arange(16.0))
+    expected = [float(position * (position // group_size + 1)) for position in range(10)]
+    assert layer.dequantize().reshape(-1).tolist() == expected
+    assert layer.overhead_bytes == 4 * groups
