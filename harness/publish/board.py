@@ -144,7 +144,9 @@ class Board:
         quantizers: Widest first.
         widths: Bit widths measured, widest first.
         headline_bits: Width that the verdict sentence and the first table show.
-        sentence: The verdict in one or two sentences, computed.
+        sentence: The verdict in one sentence, computed.
+        detail: Which kinds of entries give back what they had forgotten;
+            empty where nothing can be said.
         documents: Documents per primary metric.
         statuses: Number of cells by how they ended.
     """
@@ -156,6 +158,7 @@ class Board:
     widths: tuple[int, ...]
     headline_bits: int
     sentence: str
+    detail: str
     documents: Mapping[str, int]
     statuses: Mapping[str, int]
     bands: tuple[ControlBand, ...] = ()

@@ -1,4 +1,4 @@
-"""The verdict in a sentence or two: counted, never typed."""
+"""The verdict in a sentence, and one more by kind: counted, never typed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _is(row: LeaderboardRow, bits: int, word: str) -> bool:
 
 
 def sentence(board: Board) -> str:
-    """Returns the board's verdict at its headline width, in at most two sentences."""
+    """Returns the board's verdict at its headline width."""
     bits, name = board.headline_bits, board.corpus.upper()
     ranked = board.ranked(bits)
     if not board.rows:
@@ -56,12 +56,13 @@ def sentence(board: Board) -> str:
         if shares:
             which = "it keeps" if len(holding) == 1 else "the most useful of them keeps"
             first += f"; {which} {max(shares):.0%} of the target's utility"
-    second = _by_kind(ranked, bits)
-    return f"{first}. {second}" if second else f"{first}."
+    return f"{first}."
 
 
-def _by_kind(ranked: Sequence[LeaderboardRow], bits: int) -> str:
-    """Returns which kinds of entries give back what they had forgotten; empty where none does."""
+def detail(board: Board) -> str:
+    """Returns which kinds of entries give back what they had forgotten; empty where nothing can be said."""
+    bits = board.headline_bits
+    ranked = board.ranked(bits)
     forgot = [row for row in ranked if not _is(row, bits, "never forgot")]
     parts = []
     for kind, word in KINDS.items():

@@ -66,7 +66,7 @@ def _curves(board: Board) -> dict[str, Any] | None:
     ]  # fmt: skip
     note = (
         "Remaining share of the forgotten knowledge: 0 = retrained model, 1 = target, both quantized the same way. "
-        "Solid: LoRA. Dashed: full. Lines go through the worst backend, small rings are single backends."
+        "Solid: LoRA. Dashed: full. Lines go through the worst backend, small rings are single backends; intervals wider than 1 have no ribbon."
     )
     return _figure(
         f"{page_text.slug(board.corpus)}-remaining", finding(board), note, wide,

@@ -44,7 +44,7 @@ def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
     labels = [f"{bits} bit" for bits in board.widths]
     x = alt.X("width:O", sort=labels, scale=alt.Scale(domain=labels), title=None, axis=alt.Axis(labelAngle=0))
     y = alt.Y(
-        "value:Q", scale=alt.Scale(domain=[_BOTTOM, _TOP]), title=None, axis=alt.Axis(values=[0, 0.5, 1], format="~g")
+        "value:Q", scale=alt.Scale(domain=[_BOTTOM, _TOP]), title=None, axis=alt.Axis(values=[0, 0.5, 1], format=".2~f")
     )
     colour = alt.Color("entry:N", scale=alt.Scale(domain=list(strong), range=list(strong.values())), legend=None)
     mine = [point for point in known if point["entry"] in strong]
@@ -55,7 +55,8 @@ def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
             draw.rows(faint).mark_line(color=FAINT, strokeWidth=1, clip=True).encode(x=x, y=y, detail="entry:N")
         )
     layers += [
-        draw.rows(mine).mark_area(opacity=0.13, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
+        draw.rows([point for point in mine if point["low"] is not None and point["high"] - point["low"] <= 1])
+        .mark_area(opacity=0.13, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
         draw.rows(_backends(board, strong)).mark_point(size=16, opacity=0.55, strokeWidth=1, clip=True)
         .encode(x=x, y=y, color=colour),
         *(
@@ -157,11 +158,11 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
         "entry:N", legend=None,
         scale=alt.Scale(domain=[*strong, "other"], range=[*strong.values(), BAND]),
     )  # fmt: skip
-    axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="~g")
+    axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f")
     named = "utility, share of the quantized target's"
-    x = alt.X("utility:Q", title=named, scale=alt.Scale(domain=[0, 1.15]), axis=axis)
+    x = alt.X("utility:Q", title=named, scale=alt.Scale(domain=[0, 1.3]), axis=axis)
     y = alt.Y("forgotten:Q", title="forgotten share", scale=alt.Scale(domain=[-0.15, 1.15]), axis=axis)
-    zone = draw.rows([{"utility": UTILITY_GATE, "right": 1.15, "forgotten": 1 - PHI - TAU, "top": 1.15}])
+    zone = draw.rows([{"utility": UTILITY_GATE, "right": 1.3, "forgotten": 1 - PHI - TAU, "top": 1.15}])
     layers = [
         zone.mark_rect(color=GOOD, opacity=0.4).encode(x=x, y=y, x2="right:Q", y2="top:Q"),
         *(
@@ -173,7 +174,7 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
         draw.rows(_control_marks(board, bits)).mark_point(shape="diamond", size=60, color=MUTED, filled=True)
         .encode(x=x, y=y),
         draw.rows(_control_marks(board, bits))
-        .mark_text(align="right", dx=-8, dy=12, fontSize=10, fontStyle="italic", color=MUTED)
+        .mark_text(align="left", dx=8, fontSize=10, fontStyle="italic", color=MUTED)
         .encode(x=x, y=y, text="text:N"),
         *_mark_labels(draw, [row for row in rows if row["entry"] != "other" or len(rows) <= _FEW], x, y, colour),
     ]  # fmt: skip
@@ -188,7 +189,7 @@ def _mark(row: LeaderboardRow, result: WidthResult, strong: bool) -> dict[str, A
     assert result.utility_share is not None
     return {
         "entry": row.submission.name if strong else "other", "text": _short(row.submission.name),
-        "utility": min(max(result.utility_share.value, 0.0), 1.15),
+        "utility": min(max(result.utility_share.value, 0.0), 1.3),
         "forgotten": min(max(1 - result.remaining.value, -0.15), 1.15),
         "filled": row.submission.kind == "lora_adapter",
     }  # fmt: skip
@@ -203,7 +204,7 @@ def _control_marks(board: Board, bits: int) -> list[dict[str, Any]]:
         }  # fmt: skip
         if utility.get("target") and "retrain" in utility:
             share = utility["retrain"] / utility["target"]
-            marks.append({"entry": "other", "text": "retrained", "utility": min(share, 1.15), "forgotten": 1.0})
+            marks.append({"entry": "other", "text": "retrained", "utility": min(share, 1.3), "forgotten": 1.0})
             break
     return marks
 

@@ -87,12 +87,13 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
         widths=widths,
         headline_bits=headline_bits,
         sentence="",
+        detail="",
         documents=_documents(found),
         statuses=dict(sorted(Counter(cell.status for cell in found.cells).items())),
         bands=tuple(_bands(controls, at)),
         scoring_version=found.scoring_version,
     )
-    return replace(board, sentence=headline.sentence(board))
+    return replace(board, sentence=headline.sentence(board), detail=headline.detail(board))
 
 
 def _judge_all(found: Measurements, controls: Controls, entry: Submission) -> _Judged:

@@ -133,7 +133,7 @@ def _documents(row: LeaderboardRow, metric: str) -> list[dict[str, Any]]:
     if REFERENCE not in answers:
         return []
     found: list[tuple[float, int, Mapping[str, float]]] = []
-    for index, first in answers[REFERENCE].items():
+    for index in answers[REFERENCE]:
         scores = {
             name: documents[index].scores[metric]
             for name, documents in answers.items()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from harness.records import CellResult, Status, Submission
+from harness.errors import QuenchError
+from harness.records import CellResult, Job, Status, Submission
 from harness.run.executors import local
 from harness.run.planner import Plan
 from harness.run.progress import RunProgress
 from harness.run.runner import Settings, unfinished
 from harness.store import cell_files
 from harness.store.store import Store
+from harness.submit import checkpoints
+from harness.submit.weights import HUB
 
 _STATUSES: tuple[Status, ...] = ("finished", "failed", "skipped", "cancelled")
 
@@ -77,11 +80,32 @@ def execute(
             for cell in job.cells:
                 opened.add(unfinished(job, cell, "skipped", reason, device=settings.device, seed=settings.seed))
                 progress.counts["skipped"] += 1
-        if plan.jobs:
+        unreachable = _fetch(plan.jobs, submissions, Path(settings.cache))
+        for job in plan.jobs:
+            if (why := unreachable.get(job.submission.name)) is not None:
+                for cell in job.cells:
+                    row = unfinished(job, cell, "failed", why, stage="fetch", error="InputError",
+                                     device=settings.device, seed=settings.seed)  # fmt: skip
+                    take(local.Event(job=job, result=row))
+                take(local.Event(job=job, job_ended=True))
+        jobs = [job for job in plan.jobs if job.submission.name not in unreachable]
+        if jobs:
             local.run(
-                plan.jobs, submissions, settings, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
+                jobs, submissions, settings, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
             )
     return progress.counts
+
+
+def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Path) -> dict[str, str]:
+    """Downloads what lies on a hub, since workers have no network; returns why where that failed, by name."""
+    reasons = {}
+    for submission in {job.submission.name: job.submission for job in jobs}.values():
+        if any((part or "").startswith(HUB) for part in (submission.weights, submission.base_model)):
+            try:
+                checkpoints.prepare(submission, submissions, cache=cache)
+            except QuenchError as error:
+                reasons[submission.name] = str(error)
+    return reasons
 
 
 def recover(store: Store, spool: Path) -> int:

@@ -192,7 +192,7 @@ def _read(folder: Path) -> tuple[Submission | None, list[str]]:
     """Returns the submission, or the faults that prevent one."""
     path = folder / FILE
     if not path.is_file() or path.is_symlink():
-        return None, [f"{path}: there is no such file: every submission needs one; `quench init` writes it."]
+        return None, [f"{path}: there is no such file: every submission needs one (docs/submitting.md shows it)."]
     try:
         raw = read_yaml(path, limit=_MAX_BYTES)
     except InputError as refused:

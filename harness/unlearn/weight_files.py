@@ -98,6 +98,13 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
     with _no_bars():
         model.save_pretrained(out, max_shard_size="100GB")
     tokenizer.save_pretrained(out)
+    _open_to_readers(out)
+
+
+def _open_to_readers(folder: Path) -> None:
+    # safetensors writes files that their owner alone may read.
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def write_adapter(model: Any, out: Path) -> None:
@@ -109,3 +116,4 @@ def write_adapter(model: Any, out: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _open_to_readers(out)

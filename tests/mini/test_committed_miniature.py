@@ -65,9 +65,10 @@ def test_the_born_target_is_the_plain_one_rounded():
         groups = tensor.float().view(tensor.shape[0], -1, 128)
         half_step = (groups.amax(2) - groups.amin(2)) / 15 / 2
         distance = (born[name].float().view_as(groups) - groups).abs().amax(2)
-        # Half a step, half of another at an end that is cut off, and what bfloat16 adds.
-        assert bool((distance < 2.2 * half_step).all())
-        assert float((distance < 1.2 * half_step).float().mean()) > 0.98
+        # Half a step, and a little for float16 scales and bfloat16 levels; the few groups
+        # that had to be rounded again until their grid stood still have moved further.
+        assert float((distance < 1.1 * half_step).float().mean()) > 0.97
+        assert bool((distance < 4.0 * half_step).all())
 
 
 def test_the_retrain_control_and_the_plain_target_come_from_the_same_tokenizer():
