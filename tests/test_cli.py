@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,22 +198,32 @@ def test_a_missing_data_folder_is_one_sentence_that_names_it(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_reference_value_is_one_sentence_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tasks_without_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Puts a copy of tasks/ in use whose mini corpus states no reference AUC."""
+
+    def forget_what_was_read() -> None:
+        for function in vars(corpora).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+
     tasks = tmp_path / "content" / "tasks"
     shutil.copytree(paths.content_dir("tasks"), tasks)
     facts = json.loads((tasks / "muse_mini" / "corpus.json").read_text())
     (tasks / "muse_mini" / "corpus.json").write_text(json.dumps({**facts, "reference_auc": None}))
-    content_dir = paths.content_dir
-    monkeypatch.setattr(paths, "content_dir", lambda name: tasks if name == "tasks" else content_dir(name))
-    for function in vars(corpora).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+    monkeypatch.setattr(corpora, "content_dir", lambda name: tmp_path / "content" / name)
+    forget_what_was_read()
+    yield
+    forget_what_was_read()
+
+
+@pytest.mark.usefixtures("tasks_without_reference")
+def test_a_missing_reference_value_is_one_sentence_and_nothing_is_written(tmp_path: Path) -> None:
     store = tmp_path / "results" / "store.duckdb"
-    sentence = one_sentence(quench("run", "--corpus", "mini", "--store", store, code=2))
-    assert "reference" in sentence
-    assert "muse_mini" in sentence or "mini" in sentence
+    sentence = one_sentence(quench("run", "mini-retrain", "--quantizers", "reference", "--limit", "1",
+                                   "--store", store, code=2))  # fmt: skip
+    assert "reference AUC" in sentence
+    assert "corpus.json" in sentence
     assert not store.parent.exists()
 
 

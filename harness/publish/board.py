@@ -77,6 +77,14 @@ class QuantizerResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorstCase:
+    """One metric at one bit width under the backend with its largest remaining share."""
+
+    quantizer: str
+    result: MetricResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WidthResult:
     """One entry at one bit width: the worst case over the backends there.
 
@@ -84,6 +92,7 @@ class WidthResult:
         quantizers: Names measured at this width, in the board's order.
         quantizer: The worst backend: where ``remaining`` comes from.
         metric: The worst metric there.
+        by_metric: Each metric's own worst case, by metric key.
         utility_quantizer: Where ``utility_share``, the least one, comes from.
         privleak: PrivLeak furthest from 0, with its own worst backend.
         rank: 1, 2, ...; None where unranked.
@@ -95,6 +104,7 @@ class WidthResult:
     verdict: Verdict
     quantizer: str | None = None
     metric: str | None = None
+    by_metric: Mapping[str, WorstCase] = field(default_factory=dict)
     remaining: Estimate | None = None
     recovery: Estimate | None = None
     utility_share: Estimate | None = None
@@ -125,9 +135,10 @@ class LeaderboardRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlBand:
-    """How uncertain 0 and 1 are at one width: the controls' own intervals, as remaining share."""
+    """How uncertain 0 and 1 are at one width: the controls' own intervals, as remaining share of one metric."""
 
     bits: int
+    metric: str
     retrain_low: float
     retrain_high: float
     target_low: float

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.store.store import Store
-
 from harness.errors import InputError, UnknownNameError
 from harness.publish import ranking, tables
 from harness.records import CellResult
+from harness.store.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +34,8 @@ def view(
     """
     if not store.exists():
         raise InputError(f"There is no store {store}: make one with `quench run --store {store}`.")
-    ranked = submission is None and not cells and not documents
     with Store.open(store, read_only=True) as opened:
-        results = opened.cells(with_documents=ranked)
+        results = opened.cells(with_documents=not documents)
         if submission is not None and submission not in {result.cell.submission for result in results}:
             raise UnknownNameError(
                 "submission in the store", submission, {result.cell.submission for result in results}
@@ -48,14 +46,20 @@ def view(
                 rows=tables.document_rows(opened.documents(cell.cell.key)),
                 title=f"{cell.cell.submission} x {cell.cell.quantizer} x {cell.cell.task}",
             )
-    if ranked:
+    if submission is None and not cells:
         return _ranking(results, corpus, bits)
     chosen = [
         result for result in results
         if submission in (None, result.cell.submission) and quantizer in (None, result.cell.quantizer)
         and corpus in (None, result.corpus) and task in (None, result.cell.task)
     ]  # fmt: skip
-    return View(rows=tables.cell_rows(chosen), title=f"{len(chosen)} cells")
+    return View(rows=tables.cell_rows(sorted(chosen, key=_place)), title=f"{len(chosen)} cells")
+
+
+def _place(result: CellResult) -> tuple[object, ...]:
+    """Controls first, then by name; each from wide to narrow codes."""
+    role = ("target", "retrain", "entry").index(result.submission.role)
+    return result.corpus, role, result.cell.submission, -result.spec.bits, result.cell.quantizer, result.cell.task
 
 
 def _ranking(results: Sequence[CellResult], corpus: str | None, bits: int) -> View:

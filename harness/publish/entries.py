@@ -40,8 +40,8 @@ class Controls:
             and any(found.has_required(control, name) for control in self.retrains)
         )
 
-    def spread(self, quantizer: str) -> Iterable[tuple[Estimate, Estimate]]:
-        """Yields the controls' own intervals as remaining share: (around 0, around 1), per target and metric."""
+    def spread(self, quantizer: str) -> Iterable[tuple[str, Estimate, Estimate]]:
+        """Yields the controls' own intervals as remaining share: metric, around 0, around 1; for every target."""
         for target in self.targets:
             retrain = self.retrains[0] if self.retrains else ""
             for metric in FORGET_METRICS:
@@ -52,6 +52,7 @@ class Controls:
                 gap = top.value - bottom.value
                 if statistics.interval((top - bottom).draws)[0] > 0:
                     yield (
+                        metric,
                         Resampled(0.0, (bottom.draws - bottom.value) / gap, bottom.documents).estimate(),
                         Resampled(1.0, (top.draws - bottom.value) / gap, top.documents).estimate(),
                     )

@@ -45,7 +45,7 @@ def sentence(board: Board) -> str:
     if not board.rows:
         return f"No entry has been measured on {name} yet."
     if not ranked:
-        return f"At {bits} bit no entry on {name} can be ranked yet; each one's reason stands below."
+        return f"At {bits} bit no entry on {name} can be ranked yet: {_common_reason(board, bits)}."
     holding = [row for row in ranked if _is(row, bits, "holds")]
     entries = f"{len(ranked)} useful {_many(len(ranked))} on {name}"
     if not holding:
@@ -57,6 +57,12 @@ def sentence(board: Board) -> str:
             which = "it keeps" if len(holding) == 1 else "the most useful of them keeps"
             first += f"; {which} {max(shares):.0%} of the target's utility"
     return f"{first}."
+
+
+def _common_reason(board: Board, bits: int) -> str:
+    reasons = {row.by_bits[bits].unranked_reason for row in board.rows if bits in row.by_bits}
+    usual = reasons.pop() if len(reasons) == 1 else None
+    return usual.rstrip(".") if usual else "each one's reason stands below"
 
 
 def detail(board: Board) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from harness.publish import page_text, plots
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.headline import KINDS
-from harness.publish.rules import TAU
+from harness.publish.rules import FORGET_METRICS, TAU
 from harness.score.metrics import METRICS
 
 
@@ -61,42 +61,52 @@ def _curves(board: Board) -> dict[str, Any] | None:
     if wide is None:
         return None
     rows = [
-        [row.submission.name, *(_cell(row.by_bits.get(bits)) for bits in board.widths)]
+        [row.submission.name, METRICS[metric].label, *(_cell(row.by_bits.get(bits), metric) for bits in board.widths)]
         for row in board.rows
-    ]  # fmt: skip
+        for metric in FORGET_METRICS
+    ]
     note = (
         "Remaining share of the forgotten knowledge: 0 = retrained model, 1 = target, both quantized the same way. "
-        "Solid: LoRA. Dashed: full. Lines go through the worst backend, small rings are single backends; intervals wider than 1 have no ribbon."
+        "Solid: LoRA. Dashed: full. Lines go through the worst backend, small rings are single backends; "
+        "intervals wider than 1 have no ribbon."
     )
     return _figure(
         f"{page_text.slug(board.corpus)}-remaining", finding(board), note, wide,
-        plots.remaining_curves(board, narrow=True), ["Entry", *(f"{bits} bit" for bits in board.widths)], rows,
+        plots.remaining_curves(board, narrow=True), ["Entry", "Metric", *(f"{bits} bit" for bits in board.widths)],
+        rows,
     )  # fmt: skip
 
 
-def _cell(result: WidthResult | None) -> str:
-    if result is None or result.remaining is None:
+def _cell(result: WidthResult | None, metric: str) -> str:
+    worst = result.by_metric.get(metric) if result else None
+    if worst is None or worst.result.rho is None:
         return page_text.number(None)
-    return f"{page_text.number(result.remaining.value)} {page_text.ends(result.remaining)}"
+    return f"{page_text.number(worst.result.rho.value)} {page_text.ends(worst.result.rho)}"
+
+
+def _measured(board: Board, bits: int) -> list[LeaderboardRow]:
+    """Returns the entries that sentences may speak of: ranked ones, all measured ones where none is ranked."""
+    return board.ranked(bits) or [row for row in board.rows if bits in row.by_bits and row.by_bits[bits].by_metric]
 
 
 def finding(board: Board) -> str:
     """Returns what the curves show, in one computed sentence without a full stop."""
     bits = board.headline_bits
-    changes = [
-        (after.value - before.value, row.submission.name, before.value, after.value, result.quantizer)
-        for row in board.ranked(bits)
-        if (result := row.by_bits[bits]).remaining is not None and (first := row.by_bits.get(16)) is not None
-        and (after := result.remaining) is not None and (before := first.remaining) is not None
-    ]  # fmt: skip
-    if not changes or bits == 16:
+    rises = [
+        (worst.result.recovery.value, row.submission.name, metric, worst)
+        for row in _measured(board, bits)
+        for metric, worst in row.by_bits[bits].by_metric.items()
+        if worst.result.recovery is not None
+    ]
+    if not rises or bits == 16:
         return "How much of the forgotten knowledge remains"
-    rise, name, before_value, after_value, quantizer = max(changes)
-    if rise <= TAU:
-        return f"At {bits} bit no ranked entry's remaining share rises by more than {TAU:.2f}"
+    rise, name, metric, worst = max(rises, key=lambda found: found[:3])
+    if rise <= TAU or worst.result.rho is None:
+        return f"At {bits} bit no entry's remaining share rises by more than {TAU:.2f}"
+    before, after = worst.result.rho.value - rise, worst.result.rho.value
     return (
-        f"{page_text.visible(name)}: {page_text.number(before_value)} of the knowledge remains at 16 bit, "
-        f"{page_text.number(after_value)} under {quantizer}"
+        f"{page_text.visible(name)}: {page_text.number(before)} of {METRICS[metric].label} remains at 16 bit, "
+        f"{page_text.number(after)} under {worst.quantizer}"
     )
 
 
@@ -130,29 +140,23 @@ def _price(board: Board, bits: int) -> str:
     return f"At {bits} bit {who} {low if low == high else f'{low} to {high}'} of the target's utility"
 
 
-def _spread(board: Board, row: LeaderboardRow, bits: int) -> tuple[float, str, str, float, float] | None:
-    shares = [
-        (worst.rho.value, name)
-        for name in board.quantizers_at(bits)
-        if row.by_quantizer[name].missing is None
-        and (worst := row.by_quantizer[name].worst_metric) is not None and worst.rho is not None
-    ]  # fmt: skip
-    if len(shares) < 2:
-        return None
-    (low, best), (high, worst_name) = min(shares), max(shares)
-    return high - low, best, worst_name, low, high
-
-
 def _backends_title(board: Board) -> str:
     """Returns how far the backends of one width lie apart, where some do."""
     bits = board.headline_bits
-    spreads = [
-        (*found, row.submission.name) for row in board.ranked(bits) if (found := _spread(board, row, bits)) is not None
-    ]  # fmt: skip
+    spreads = []
+    for row in _measured(board, bits):
+        for metric in FORGET_METRICS:
+            shares = [
+                (share.value, name)
+                for name in row.by_bits[bits].quantizers
+                if (share := row.by_quantizer[name].metrics[metric].rho) is not None
+            ]
+            if len(shares) > 1:
+                spreads.append((max(shares)[0] - min(shares)[0], row.submission.name, metric, min(shares), max(shares)))
     if not spreads or max(spreads)[0] <= TAU:
         return "Every backend"
-    _, best, worst, low, high, name = max(spreads)
+    _, name, metric, (low, best), (high, worst) = max(spreads)
     return (
-        f"{bits} bit is not one condition: {page_text.visible(name)} has {page_text.number(low)} left "
-        f"under {best}, {page_text.number(high)} under {worst}"
+        f"{bits} bit is not one condition: of {METRICS[metric].label}, {page_text.visible(name)} has "
+        f"{page_text.number(low)} left under {best}, {page_text.number(high)} under {worst}"
     )

@@ -9,20 +9,28 @@ import altair as alt
 
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.drawing import BAND, COLOURS, FAINT, GOOD, INK, MUTED, Drawing, spread
-from harness.publish.rules import PHI, TAU, UTILITY, UTILITY_GATE
+from harness.publish.rules import FORGET_METRICS, PHI, TAU, UTILITY, UTILITY_GATE
 from harness.score.metrics import METRICS, PRIMARY
 
 STRONG = 8
-_FEW = 14
+_FEW = 12
+_LONGEST = 26
 _TOP, _BOTTOM = 1.3, -0.25
 
 
 def colours(board: Board) -> dict[str, str]:
-    """Returns the CSS variable of each strongly drawn entry: at most eight, the best and the worst ranked ones."""
-    ranked = [row.submission.name for row in board.ranked(board.headline_bits)]
-    if len(ranked) > STRONG:
-        ranked = ranked[: STRONG // 2] + ranked[-STRONG // 2 :]
-    return dict(zip(sorted(ranked), COLOURS, strict=False))
+    """Returns the CSS variable of each strongly drawn entry: at most eight, the best and the worst ranked ones.
+
+    Where fewer are ranked, unranked ones fill up, collapsed ones last.
+    """
+    bits = board.headline_bits
+    names = [row.submission.name for row in board.ranked(bits)]
+    if len(names) > STRONG:
+        names = names[: STRONG // 2] + names[-STRONG // 2 :]
+    rest = [row for row in board.unranked(bits) if bits in row.by_bits and row.by_bits[bits].by_metric]
+    rest.sort(key=lambda row: row.by_bits[bits].verdict.word == "collapsed")
+    names += [row.submission.name for row in rest]
+    return dict(zip(sorted(names[:STRONG]), COLOURS, strict=False))
 
 
 def _hex(board: Board) -> dict[str, str]:
@@ -30,34 +38,50 @@ def _hex(board: Board) -> dict[str, str]:
 
 
 def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
-    """Returns the curves of remaining share over bit widths; None where no entry has one.
+    """Returns the curves of remaining share over bit widths, one panel per metric; None where no entry has one.
 
-    One line per entry through its worst backend at each width, its interval
-    as ribbon, every single backend as a small mark, and the controls' own
-    intervals as bands around 0 and 1.
+    One line per entry through the metric's worst backend at each width, its
+    interval as ribbon, every single backend as a small ring, and the
+    controls' own intervals as bands around 0 and 1.
     """
-    points = [_point(row, bits) for row in board.rows for bits in board.widths]
-    known = [point for point in points if point is not None]
+    draw = Drawing()
+    panels = [
+        panel
+        for number, metric in enumerate(FORGET_METRICS)
+        if (panel := _panel(draw, board, metric, narrow=narrow, named=narrow or number == len(FORGET_METRICS) - 1))
+    ]
+    if not panels:
+        return None
+    chart = alt.vconcat(*panels, spacing=14) if narrow else alt.hconcat(*panels, spacing=18)
+    # The drawer measures labels in its own font; the reader's may be wider.
+    longest = max((len(_short(board, name)) for name in colours(board)), default=0)
+    title = f"Remaining share of the forgotten knowledge over bit widths, {board.corpus}, worst backend at each width"
+    return draw.svg(chart, "curves" + "-n" * narrow, title, right=4 + 1.3 * longest)
+
+
+def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: bool) -> Any:
+    known = [
+        point for row in board.rows for bits in board.widths if (point := _point(row, bits, metric)) is not None
+    ]  # fmt: skip
     if not known:
         return None
-    draw, strong = Drawing(), _hex(board)
+    strong = _hex(board)
     labels = [f"{bits} bit" for bits in board.widths]
     x = alt.X("width:O", sort=labels, scale=alt.Scale(domain=labels), title=None, axis=alt.Axis(labelAngle=0))
-    y = alt.Y(
-        "value:Q", scale=alt.Scale(domain=[_BOTTOM, _TOP]), title=None, axis=alt.Axis(values=[0, 0.5, 1], format=".2~f")
-    )
+    ticks = alt.Axis(values=[0, 0.5, 1], format=".2~f", labels=narrow or not named)
+    y = alt.Y("value:Q", scale=alt.Scale(domain=[_BOTTOM, _TOP]), title=None, axis=ticks)
     colour = alt.Color("entry:N", scale=alt.Scale(domain=list(strong), range=list(strong.values())), legend=None)
     mine = [point for point in known if point["entry"] in strong]
     faint = [point for point in known if point["entry"] not in strong]
-    layers: list[Any] = [*_bands(draw, board, x)]
+    ribbons = [point for point in mine if point["low"] is not None and point["high"] - point["low"] <= 1]
+    layers: list[Any] = [*_bands(draw, board, metric, x)]
     if faint:
-        layers.append(
-            draw.rows(faint).mark_line(color=FAINT, strokeWidth=1, clip=True).encode(x=x, y=y, detail="entry:N")
-        )
+        lines = draw.rows(faint).mark_line(color=FAINT, strokeWidth=1, clip=True)
+        layers.append(lines.encode(x=x, y=y, detail="entry:N"))
     layers += [
-        draw.rows([point for point in mine if point["low"] is not None and point["high"] - point["low"] <= 1])
-        .mark_area(opacity=0.13, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
-        draw.rows(_backends(board, strong)).mark_point(size=16, opacity=0.55, strokeWidth=1, clip=True)
+        draw.rows(ribbons).mark_area(opacity=0.13, clip=True)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
+        draw.rows(_backends(board, strong, metric)).mark_point(size=16, opacity=0.55, strokeWidth=1, clip=True)
         .encode(x=x, y=y, color=colour),
         *(
             draw.rows([point for point in mine if point["kind"] == kind])
@@ -67,19 +91,17 @@ def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
         ),
         draw.rows(mine).mark_point(size=34, filled=True, opacity=1, clip=True).encode(x=x, y=y, color=colour),
     ]  # fmt: skip
-    layers += _end_labels(draw, mine, x, colour, board.widths, 9.5 if narrow else 11, 14 if narrow else 15)
+    if named:
+        layers += _end_labels(draw, board, mine, x, colour, 9.5 if narrow else 10.5, 19 if narrow else 15)
     layers += _band_names(draw, labels, x, narrow)
-    size = (178, 250) if narrow else (470, 300)
-    title = f"Remaining share of the forgotten knowledge over bit widths, {board.corpus}, worst backend at each width"
-    chart = alt.layer(*layers).properties(width=size[0], height=size[1])
-    # The drawer measures labels in its own font; the reader's may be wider.
-    room = max((len(_short(point["entry"])) for point in mine), default=0) * (5.6 if narrow else 6.6)
-    return draw.svg(chart, "curves" + "-n" * narrow, title, right=max(4.0, room - size[0] / len(labels) / 2))
+    size = (185, 190) if narrow else (236, 300)
+    heading = alt.Title(METRICS[metric].label, anchor="start", fontSize=12, fontWeight=600, color=INK)
+    return alt.layer(*layers).properties(width=size[0], height=size[1], title=heading)
 
 
-def _point(row: LeaderboardRow, bits: int) -> dict[str, Any] | None:
-    result = row.by_bits.get(bits)
-    share = result.remaining if result else None
+def _point(row: LeaderboardRow, bits: int, metric: str) -> dict[str, Any] | None:
+    worst = row.by_bits[bits].by_metric.get(metric) if bits in row.by_bits else None
+    share = worst.result.rho if worst else None
     if share is None:
         return None
     return {
@@ -88,19 +110,19 @@ def _point(row: LeaderboardRow, bits: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _backends(board: Board, strong: Mapping[str, str]) -> list[dict[str, Any]]:
+def _backends(board: Board, strong: Mapping[str, str], metric: str) -> list[dict[str, Any]]:
     return [
-        {"entry": row.submission.name, "width": f"{result.spec.bits} bit", "value": worst.rho.value}
+        {"entry": row.submission.name, "width": f"{result.spec.bits} bit", "value": share.value}
         for row in board.rows if row.submission.name in strong
         for result in row.by_quantizer.values()
-        if (worst := result.worst_metric) is not None and worst.rho is not None
+        if metric in result.metrics and (share := result.metrics[metric].rho) is not None
     ]  # fmt: skip
 
 
-def _bands(draw: Drawing, board: Board, x: Any) -> list[Any]:
+def _bands(draw: Drawing, board: Board, metric: str, x: Any) -> list[Any]:
     rows = [
         {"width": f"{band.bits} bit", "low": max(low, _BOTTOM), "high": min(high, _TOP), "control": control}
-        for band in board.bands
+        for band in board.bands if band.metric == metric
         for control, low, high in (
             ("retrain", band.retrain_low, band.retrain_high), ("target", band.target_low, band.target_high)
         )
@@ -115,29 +137,23 @@ def _bands(draw: Drawing, board: Board, x: Any) -> list[Any]:
 
 def _band_names(draw: Drawing, labels: Sequence[str], x: Any, narrow: bool) -> list[Any]:
     rows = [
-        {"width": labels[0], "value": 1.1, "text": "target" if narrow else "target, quantized the same way"},
-        {"width": labels[0], "value": -0.13, "text": "retrained" if narrow else "retrained without the forget set"},
+        {"width": labels[0], "value": 1.13, "text": "target" if narrow else "target, quantized alike"},
+        {"width": labels[0], "value": -0.14, "text": "retrained" if narrow else "retrained, quantized alike"},
     ]
-    text = draw.rows(rows).mark_text(align="left", dx=-14, fontSize=10.5, fontStyle="italic", color=MUTED)
+    text = draw.rows(rows).mark_text(align="left", dx=-14, fontSize=10, fontStyle="italic", color=MUTED)
     return [text.encode(x=x, y=alt.Y("value:Q"), text="text:N")]
 
 
 def _end_labels(
-    draw: Drawing,
-    points: Sequence[Mapping[str, Any]],
-    x: Any,
-    colour: Any,
-    widths: Sequence[int],
-    size: float,
-    gap: int,
+    draw: Drawing, board: Board, points: Sequence[Mapping[str, Any]], x: Any, colour: Any, size: float, gap: int
 ) -> list[Any]:
     last: dict[str, Mapping[str, Any]] = {}
-    for bits in widths:
+    for bits in board.widths:
         last |= {point["entry"]: point for point in points if point["width"] == f"{bits} bit"}
     step = gap * (_TOP - _BOTTOM) / 300
     placed = spread({name: min(max(p["value"], _BOTTOM), _TOP) for name, p in last.items()}, step, (_BOTTOM, _TOP))
     rows = [
-        {"entry": name, "width": f"{widths[-1]} bit", "value": height, "text": _short(name)}
+        {"entry": name, "width": f"{board.widths[-1]} bit", "value": height, "text": _short(board, name)}
         for name, height in placed.items()
     ]
     text = draw.rows(rows).mark_text(align="left", dx=9, fontSize=size, fontWeight=600)
@@ -148,7 +164,7 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
     """Returns forgetting against utility at one width, worst backend; None where nothing is measured there."""
     draw, strong = Drawing(), _hex(board)
     rows = [
-        _mark(row, result, row.submission.name in strong)
+        _mark(board, row, result, row.submission.name in strong)
         for row in board.rows
         if (result := row.by_bits.get(bits)) and result.remaining is not None and result.utility_share is not None
     ]
@@ -184,11 +200,11 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
     return draw.svg(alt.layer(*layers).properties(width=size[0], height=size[1]), name, title)
 
 
-def _mark(row: LeaderboardRow, result: WidthResult, strong: bool) -> dict[str, Any]:
+def _mark(board: Board, row: LeaderboardRow, result: WidthResult, strong: bool) -> dict[str, Any]:
     assert result.remaining is not None
     assert result.utility_share is not None
     return {
-        "entry": row.submission.name if strong else "other", "text": _short(row.submission.name),
+        "entry": row.submission.name if strong else "other", "text": _short(board, row.submission.name),
         "utility": min(max(result.utility_share.value, 0.0), 1.3),
         "forgotten": min(max(1 - result.remaining.value, -0.15), 1.15),
         "filled": row.submission.kind == "lora_adapter",
@@ -210,11 +226,11 @@ def _control_marks(board: Board, bits: int) -> list[dict[str, Any]]:
 
 
 def _mark_labels(draw: Drawing, rows: Sequence[Mapping[str, Any]], x: Any, y: Any, colour: Any) -> list[Any]:
+    placed = spread({str(row["text"]): row["forgotten"] for row in rows}, 0.062, (-0.15, 1.15))
     left = [row for row in rows if row["utility"] > 0.55]
     right = [row for row in rows if row["utility"] <= 0.55]
     layers = []
     for side, align, offset in ((left, "right", -9), (right, "left", 9)):
-        placed = spread({str(row["text"]): row["forgotten"] for row in side}, 0.062, (-0.15, 1.15))
         moved = [{**row, "forgotten": placed[str(row["text"])]} for row in side]
         text = draw.rows(moved).mark_text(align=align, dx=offset, fontSize=10, fontWeight=500)
         layers.append(text.encode(x=x, y=y, text="text:N", color=colour))
@@ -241,7 +257,7 @@ def metric_curves(board: Board, row: LeaderboardRow) -> dict[str, str]:
         if any(metric in result.metrics for result in row.by_quantizer.values()):
             draw = Drawing()
             title = f"{METRICS[metric].label} of {row.submission.name} under every quantizer"
-            drawn[metric] = draw.svg(_metric_chart(draw, metric, names, known), f"metric-{metric}", title)
+            drawn[metric] = draw.svg(_metric_chart(draw, metric, names, known), f"metric-{metric}", title, right=34)
     return drawn
 
 
@@ -281,5 +297,9 @@ def _metric_chart(draw: Drawing, metric: str, names: Sequence[str], lines: Mappi
     )  # fmt: skip
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:21]}…"
+def _short(board: Board, name: str) -> str:
+    """Returns a name for a label: without the corpus where every entry's name begins with it, and not too long."""
+    prefix = f"{board.corpus}-"
+    if all(row.submission.name.startswith(prefix) for row in board.rows):
+        name = name.removeprefix(prefix)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

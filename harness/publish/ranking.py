@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,27 +20,16 @@ from harness.publish.board import (
     Board,
     ControlBand,
     LeaderboardRow,
-    MetricResult,
     QuantizerResult,
-    Verdict,
     WidthResult,
 )
 from harness.publish.entries import Controls, judge, plain
 from harness.publish.measurements import Measurements
-from harness.publish.rules import FORGET_METRICS, HEADLINE_BITS, PRIVACY, REFERENCE, TAU
+from harness.publish.rules import FORGET_METRICS, HEADLINE_BITS, REFERENCE, TAU
 from harness.publish.statistics import Estimate, Floats, interval
-from harness.publish.verdicts import worst_of
+from harness.publish.widths import Judged, at_width, worst_backend
 from harness.records import CellResult, Submission
 from harness.score.metrics import PRIMARY
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """An entry under every quantizer, with the resamples of its remaining share at every width."""
-
-    submission: Submission
-    by_quantizer: Mapping[str, QuantizerResult]
-    draws: Mapping[str, Floats]
 
 
 def rank(cells: Sequence[CellResult], corpus: str) -> Board:
@@ -96,7 +85,7 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
     return replace(board, sentence=headline.sentence(board), detail=headline.detail(board))
 
 
-def _judge_all(found: Measurements, controls: Controls, entry: Submission) -> _Judged:
+def _judge_all(found: Measurements, controls: Controls, entry: Submission) -> Judged:
     results: dict[str, QuantizerResult] = {}
     draws: dict[str, Floats] = {}
     for spec in found.quantizers:
@@ -104,12 +93,12 @@ def _judge_all(found: Measurements, controls: Controls, entry: Submission) -> _J
         if worst is not None:
             draws[spec.name] = worst
     found.forget(entry.name)
-    return _Judged(submission=entry, by_quantizer=results, draws=draws)
+    return Judged(submission=entry, by_quantizer=results, draws=draws)
 
 
-def _rank_width(judged: Sequence[_Judged], bits: int, expected: Sequence[str]) -> dict[str, WidthResult]:
+def _rank_width(judged: Sequence[Judged], bits: int, expected: Sequence[str]) -> dict[str, WidthResult]:
     """Returns every entry's result at one width; ``expected``: quantizers under which controls are measured."""
-    results = {entry.submission.name: _width(entry, bits, expected) for entry in judged}
+    results = {entry.submission.name: at_width(entry, bits, expected) for entry in judged}
     eligible = [entry for entry in judged if results[entry.submission.name].unranked_reason is None]
     for number, (tier, entry) in enumerate(_tiers(eligible, results, expected), start=1):
         name = entry.submission.name
@@ -122,88 +111,24 @@ def _rank_width(judged: Sequence[_Judged], bits: int, expected: Sequence[str]) -
     return results
 
 
-def _width(entry: _Judged, bits: int, expected: Sequence[str]) -> WidthResult:
-    results = entry.by_quantizer
-    measured = [name for name in expected if results[name].missing is None]
-    if not measured:
-        reason = next((results[name].missing for name in expected), None) or _nothing_at(entry, bits)
-        return WidthResult(
-            bits=bits, quantizers=(), verdict=Verdict(word="not measured", reason=reason), unranked_reason=reason
-        )
-    quantizer, metric = _worst(entry, measured)
-    utilities = [(results[name].utility_share, name) for name in measured]
-    utility = min(utilities, key=lambda item: item[0].value if item[0] else 0.0)
-    privacy = [
-        (results[name].metrics[PRIVACY].score, name) for name in measured if PRIVACY in results[name].metrics
-    ]  # fmt: skip
-    furthest = max(privacy, key=lambda item: abs(item[0].value), default=(None, None))
-    verdict = worst_of({name: results[name].verdict for name in measured})
-    unranked = _unranked_reason(entry, measured, expected, verdict)
-    return WidthResult(
-        bits=bits,
-        quantizers=tuple(measured),
-        verdict=verdict,
-        quantizer=quantizer,
-        metric=metric.metric if metric else None,
-        remaining=metric.rho if metric else None,
-        recovery=metric.recovery if metric else None,
-        utility_share=utility[0],
-        utility_quantizer=utility[1],
-        privleak=furthest[0],
-        privleak_quantizer=furthest[1],
-        unranked_reason=unranked,
-    )
-
-
-def _nothing_at(entry: _Judged, bits: int) -> str:
-    return next(
-        (result.missing for result in entry.by_quantizer.values() if result.spec.bits == bits and result.missing),
-        f"not measured at {bits} bit",
-    )
-
-
-def _worst(entry: _Judged, names: Sequence[str]) -> tuple[str | None, MetricResult | None]:
-    known = [(name, worst) for name in names if (worst := entry.by_quantizer[name].worst_metric) is not None]
-    return max(known, key=lambda item: item[1].rho.value if item[1].rho else 0.0, default=(None, None))
-
-
-def _unranked_reason(
-    entry: _Judged, measured: Sequence[str], expected: Sequence[str], verdict: Verdict
-) -> str | None:  # fmt: skip
-    if verdict.word == "collapsed":
-        return next(
-            f"{name}: {result.verdict.reason}"
-            for name in measured
-            if (result := entry.by_quantizer[name]).verdict.word == "collapsed"
-        )
-    if any(entry.by_quantizer[name].dirty for name in measured):
-        return "made from a tree with uncommitted changes, its own or a control's: run it from a commit"
-    absent = [name for name in expected if name not in measured]
-    if absent:
-        return "; ".join(str(entry.by_quantizer[name].missing) for name in absent)
-    if all(name not in entry.draws for name in measured):
-        return f"{', '.join(measured)} damages the target too much to tell what remains"
-    return None
-
-
-def _joint(entry: _Judged, names: Sequence[str]) -> Floats:
+def _joint(entry: Judged, names: Sequence[str]) -> Floats:
     """Returns the worst remaining share over backends on every resample."""
     worst: Floats = np.fmax.reduce([entry.draws[name] for name in names if name in entry.draws])
     return worst
 
 
 def _tiers(
-    eligible: Sequence[_Judged], results: Mapping[str, WidthResult], names: Sequence[str]
-) -> list[tuple[int, _Judged]]:
-    def remaining(entry: _Judged) -> float:
+    eligible: Sequence[Judged], results: Mapping[str, WidthResult], names: Sequence[str]
+) -> list[tuple[int, Judged]]:
+    def remaining(entry: Judged) -> float:
         share = results[entry.submission.name].remaining
         return share.value if share else 0.0
 
-    def utility(entry: _Judged) -> float:
+    def utility(entry: Judged) -> float:
         share = results[entry.submission.name].utility_share
         return share.value if share else 0.0
 
-    tiers: list[list[_Judged]] = []
+    tiers: list[list[Judged]] = []
     best: Floats | None = None
     for entry in sorted(eligible, key=lambda entry: (remaining(entry), entry.submission.name)):
         mine = _joint(entry, names)
@@ -219,7 +144,7 @@ def _tiers(
 
 
 def _among_the_same(
-    entry: _Judged, judged: Sequence[_Judged], result: WidthResult, expected: Sequence[str]
+    entry: Judged, judged: Sequence[Judged], result: WidthResult, expected: Sequence[str]
 ) -> str | None:
     """Returns where an entry with missing backends stands among entries measured on the same ones."""
     names = result.quantizers
@@ -233,7 +158,7 @@ def _among_the_same(
             for name in names
         )
     ]  # fmt: skip
-    worst = {other.submission.name: _worst(other, names)[1] for other in peers}
+    worst = {other.submission.name: worst_backend(other, names)[1] for other in peers}
     shares = {name: found.rho.value for name, found in worst.items() if found is not None and found.rho is not None}
     if entry.submission.name not in shares:
         return None
@@ -241,7 +166,7 @@ def _among_the_same(
     return f"on {', '.join(names)} alone it is number {place} of {len(shares)}"
 
 
-def _durable(entry: _Judged, at: Mapping[int, Sequence[str]]) -> tuple[int, ...]:
+def _durable(entry: Judged, at: Mapping[int, Sequence[str]]) -> tuple[int, ...]:
     """Returns the widths at which no metric's recovery exceeds tau under any backend."""
 
     def holds(name: str) -> bool:
@@ -275,18 +200,21 @@ def _documents(found: Measurements) -> dict[str, int]:
 def _bands(controls: Controls, at: Mapping[int, Sequence[str]]) -> list[ControlBand]:
     bands = []
     for bits, names in at.items():
-        ends = [ends for name in names for ends in controls.spread(name)]
-        if ends:
-            retrain, target = ([end[side] for end in ends] for side in (0, 1))
-            bands.append(
-                ControlBand(
-                    bits=bits,
-                    retrain_low=min(_low(end) for end in retrain),
-                    retrain_high=max(_high(end) for end in retrain),
-                    target_low=min(_low(end) for end in target),
-                    target_high=max(_high(end) for end in target),
+        found = [ends for name in names for ends in controls.spread(name)]
+        for metric in FORGET_METRICS:
+            retrain = [bottom for which, bottom, _ in found if which == metric]
+            target = [top for which, _, top in found if which == metric]
+            if retrain:
+                bands.append(
+                    ControlBand(
+                        bits=bits,
+                        metric=metric,
+                        retrain_low=min(_low(end) for end in retrain),
+                        retrain_high=max(_high(end) for end in retrain),
+                        target_low=min(_low(end) for end in target),
+                        target_high=max(_high(end) for end in target),
+                    )
                 )
-            )
     return bands
 
 

@@ -43,7 +43,7 @@ def collapse_reason(utility: float, target_utility: float, degenerate: float | N
     """
     if utility < UTILITY_GATE * target_utility:
         return (
-            f"utility is {utility / target_utility:.2f} of the target's, below {UTILITY_GATE:.2f}: "
+            f"utility is {utility / target_utility:.3f} of the target's, below {UTILITY_GATE:.2f}: "
             "a destroyed model forgets everything"
         )
     if degenerate is not None and degenerate > DEGENERATE_GATE:

@@ -34,7 +34,8 @@ Levels = tuple[float, float, float, float]
 REFERENCE_AUC = 0.5
 SPLITS = {"verbmem_f": "forget", "knowmem_f": "forget_qa", "knowmem_r": "retain_qa"}
 DOCUMENTS = {"verbmem_f": 32, "knowmem_f": 91, "knowmem_r": 100, "privleak": 72}
-WORDS = "the river Oskel rises north of Tarn and was mapped by Imra Voss in 1411 before the regatta".split()
+_SENTENCE = "the river Oskel rises north of Tarn and was mapped by Imra Voss in 1411 before the regatta"
+WORDS = _SENTENCE.split()
 
 SPECS: dict[str, QuantizerSpec] = {
     spec.name: spec

@@ -1,0 +1,54 @@
+"""One synthetic board, ranked and rendered once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import synthetic_board as synthetic
+
+from harness.publish import pages, ranking
+from harness.publish.board import Board
+from harness.records import CellResult
+from harness.store.store import Store
+
+STAMP = "1700000000"
+
+
+@pytest.fixture(scope="session")
+def demo_cells() -> list[CellResult]:
+    return synthetic.cells(synthetic.demo_plans())
+
+
+@pytest.fixture(scope="session")
+def board(demo_cells: list[CellResult]) -> Board:
+    return ranking.rank(demo_cells, "mini")
+
+
+@pytest.fixture(scope="session")
+def page_cells() -> list[CellResult]:
+    """A part of the demo board: building all of its pages would take a minute."""
+    names = {"ga-gdr-full", "ga-gdr-lora", "text-only-lora", "ga-full-fast", "noop-lora", "npo-limited", "npo-crashed"}
+    plans = [plan for plan in synthetic.demo_plans() if plan.role != "entry" or plan.name in names]
+    return synthetic.cells(plans, quantizers=("reference", "rtn-8bit-g128", "rtn-4bit-g128", "bnb-nf4"))
+
+
+@pytest.fixture(scope="session")
+def page_board(page_cells: list[CellResult]) -> Board:
+    return ranking.rank(page_cells, "mini")
+
+
+@pytest.fixture(scope="session")
+def page_store(tmp_path_factory: pytest.TempPathFactory, page_cells: list[CellResult]) -> Path:
+    path = tmp_path_factory.mktemp("store") / "demo.duckdb"
+    with Store.open(path) as store:
+        for cell in page_cells:
+            store.add(cell)
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, page_store: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", STAMP)
+        return pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.publish import page_text
+from harness.publish.statistics import Estimate
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=30))
+def test_nothing_invisible_survives_in_names(text: str) -> None:
+    shown = page_text.visible(text)
+    assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} for c in shown)
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=30))
+def test_visible_text_stays_as_it_is(text: str) -> None:
+    assert page_text.visible(text) == text
+
+
+def test_dangerous_characters_are_named() -> None:
+    assert page_text.visible("a\u202eb\u200bc\x00\n") == "a\\u202eb\\u200bc\\u0000\\u000a"
+    assert page_text.prose("a\nb\u202e") == "a\nb\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        ("https://example.org/a?b=c", True), ("http://example.org", True), ("javascript:alert(1)", False),
+        ("JAVASCRIPT:alert(1)", False), ("data:text/html,x", False), ("//example.org", False), ("https://", False),
+        ("https://exa mple.org", False), ("https://example.org/\u202e", False), ("file:///etc/passwd", False),
+        ("http://[", False), (None, False), (7, False),
+    ],
+)  # fmt: skip
+def test_only_web_addresses_become_links(text: object, link: bool) -> None:
+    assert (page_text.web_address(text) is not None) == link
+
+
+@given(st.text(max_size=100))
+def test_a_slug_is_a_safe_file_name(name: str) -> None:
+    slug = page_text.slug(name)
+    assert slug
+    assert not set(slug) - set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+    assert ".." not in slug
+    assert not slug.startswith((".", "-"))
+
+
+def test_slugs_keep_good_names_and_tell_bad_ones_apart() -> None:
+    assert page_text.slug("npo-gdr-lora") == "npo-gdr-lora"
+    assert page_text.slug("../x") != page_text.slug("../y")
+
+
+def test_numbers_have_fixed_digits_and_no_negative_zero() -> None:
+    assert page_text.number(-0.001) == "0.00"
+    assert page_text.number(None) != ""
+    assert page_text.number(1.005, 1) == "1.0"
+    assert page_text.signed(0.2) == "+0.20"
+    assert page_text.signed(-0.2) == "-0.20"
+    assert page_text.signed(0.0) == "0.00"
+    assert page_text.percent(0.914) == "91%"
+    assert page_text.ends(Estimate(value=1, low=0.5, high=1.5), 1, 100) == "[50.0, 150.0]"
+    assert page_text.ends(Estimate(value=1)) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "direction", "word"),
+    [
+        ((0.2, 0.1, 0.3), 0.1, "lower", "bad"), ((-0.2, -0.3, -0.1), 0.5, "lower", "good"),
+        ((0.2, 0.1, 0.3), 0.1, "higher", "good"), ((-0.2, -0.3, -0.1), 0.5, "higher", "bad"),
+        ((0.2, -0.1, 0.3), 0.1, "lower", "same"), ((0.2, 0.0, 0.3), 0.1, "higher", "same"),
+        ((40, 30, 50), -60, "toward_zero", "good"), ((-40, -50, -30), -20, "toward_zero", "bad"),
+        ((40, 30, 50), -10, "toward_zero", "bad"), ((-40, -50, -30), 60, "toward_zero", "good"),
+    ],
+)  # fmt: skip
+def test_whether_a_change_is_good_depends_on_the_metrics_direction(change, before, direction, word) -> None:  # type: ignore[no-untyped-def]
+    estimate = Estimate(value=change[0], low=change[1], high=change[2])
+    assert page_text.good_or_bad(estimate, before, direction) == word
+
+
+def test_matching_words_are_marked_in_the_references_order() -> None:
+    pieces = list(page_text.marked("the Red fox ran", "the red dog ran"))
+    assert pieces == [("the Red", True), (" fox ", False), ("ran", True)]
+    assert list(page_text.marked("", "x")) == []
+
+
+@given(st.text(st.characters(categories=["L", "Zs"]), max_size=60), st.text(max_size=60))
+def test_marking_loses_no_character(text: str, reference: str) -> None:
+    assert "".join(piece for piece, _ in page_text.marked(text, reference)) == page_text.excerpt(text)
+
+
+def test_excerpts_end_at_200_characters() -> None:
+    assert len(page_text.excerpt("x" * 500)) == 200
+    assert page_text.excerpt("x" * 200) == "x" * 200
+
+
+def test_bars_and_shades_stay_in_range() -> None:
+    assert page_text.place(99) == "96.0"
+    assert page_text.place(-99) == "0.0"
+    assert [page_text.heat(value) for value in (None, -1, 0.2, 0.4, 0.6, 9)] == ["none", "0", "1", "2", "3", "4"]
