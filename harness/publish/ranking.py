@@ -167,12 +167,13 @@ def _among_the_same(
 
 
 def _durable(entry: Judged, at: Mapping[int, Sequence[str]]) -> tuple[int, ...]:
-    """Returns the widths at which no metric's recovery exceeds tau under any backend."""
+    """Returns the widths at which no metric's recovery exceeds tau and no backend destroys the model."""
 
     def holds(name: str) -> bool:
         result = entry.by_quantizer[name]
         recoveries = [result.metrics[metric].recovery for metric in FORGET_METRICS if metric in result.metrics]
-        return result.missing is None and all(found is not None and found.value <= TAU for found in recoveries)
+        usable = result.missing is None and result.verdict.word != "collapsed"
+        return usable and all(found is not None and found.value <= TAU for found in recoveries)
 
     return tuple(bits for bits, names in at.items() if names and all(holds(name) for name in names))
 

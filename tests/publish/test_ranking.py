@@ -264,6 +264,7 @@ def test_durability_names_the_widths_at_which_nothing_recovers(board: Board) -> 
     durable = {row.submission.name: row.durable_bits for row in board.rows}
     assert 4 not in durable["ga-gdr-full"]
     assert {8, 4} <= set(durable["ga-gdr-lora"])
+    assert durable["ga-lora-long"] == ()  # destroyed, not durable
 
 
 def test_changes_are_paired_with_the_entrys_own_16_bit_cell(board: Board) -> None:
