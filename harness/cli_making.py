@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ def unlearn(
     from harness import paths
     from harness.unlearn import from_target
 
+    _hush_libraries()
     chosen = from_target.recipe_from_options(recipe, lora=lora, full=full, settings=settings or ())
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         steps = progress.add_task(f"{chosen.method}, {chosen.parameters}", total=None)
@@ -65,6 +67,7 @@ def mini_build(
 
     from harness.mini import models
 
+    _hush_libraries()
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         bars: dict[str, Any] = {}
 
@@ -78,3 +81,8 @@ def mini_build(
         report = models.build(out, seed=seed, data_only=data_only, fresh=fresh, on_progress=show_steps)
     stderr.print(f"Data digest {report.data_files_sha256}; trained {len(report.trained)}, kept {len(report.kept)}; "
                  f"written below {out}", highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _hush_libraries() -> None:
+    """Keeps transformers' deprecation notes out of a person's way: they are for Quench, not for its users."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

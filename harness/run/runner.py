@@ -8,6 +8,7 @@ job, while scoring it fails that task's cell and the others go on.
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import sys
 import time
@@ -33,6 +34,7 @@ from harness.records import (
 from harness.score import corpora
 from harness.score.metrics import SCORING_VERSION
 from harness.submit import checkpoints, intake
+from harness.submit.weights import HUB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ def unfinished(
     """Returns the row of a cell that has no scores: failed, skipped or cancelled, with its reason."""
     return CellResult(
         cell=cell,
-        submission=job.submission,
+        submission=_without_place(job.submission),
         spec=job.spec,
         corpus=corpora.corpus_of(cell.task),
         status=status,
@@ -182,7 +184,7 @@ def _finished(
     stages = {stage: taken for stage, taken in seconds.items() if not stage.startswith("muse_")}
     return CellResult(
         cell=cell,
-        submission=job.submission,
+        submission=_without_place(job.submission),
         spec=job.spec,
         corpus=corpora.corpus_of(cell.task),
         status="finished",
@@ -195,6 +197,14 @@ def _finished(
         timings={**stages, "score": evaluation.seconds},
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def _without_place(submission: Submission) -> Submission:
+    """Returns the snapshot that a result keeps: a store may be published, so it names no folder of this machine."""
+    weights = submission.weights
+    if not weights.startswith(HUB):
+        weights = Path(os.path.relpath(weights, submission.folder)).as_posix()
+    return replace(submission, folder=submission.name, weights=weights)
 
 
 def _sentence(error: Exception) -> str:

@@ -92,7 +92,7 @@ def write_entry(folder: Path, *, recipe: Recipe, log: TrainingLog, target: str, 
     lora = bool(recipe.lora_rank)
     return write_submission(
         folder,
-        method=f"{recipe.method} ({recipe.parameters})",
+        method=recipe.method,
         kind="lora_adapter" if lora else "full_model",
         target=target,
         base_model=(base_model or target) if lora else None,

@@ -190,3 +190,19 @@ def test_a_cell_without_scores_has_its_reason_and_whole_identity(status: Any) ->
     assert (row.status, row.reason, row.cell, row.spec) == (status, "Because.", job.cells[0], job.spec)
     assert row.provenance.seed == 3
     assert row.scores == row.documents == ()
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept"),
+    [
+        ("/somewhere/some-entry/weights", "weights"),
+        ("/somewhere/some-entry", "."),
+        ("hf://owner/name", "hf://owner/name"),
+    ],
+)
+def test_a_result_names_no_folder_of_this_machine(weights: str, kept: str) -> None:
+    submission = make_submission(folder="/somewhere/some-entry", weights=weights)
+    job = replace(make_job(), submission=submission)
+    row = runner.unfinished(job, job.cells[0], "skipped", "Because.")
+    assert row.submission.folder == "some-entry"
+    assert row.submission.weights == kept

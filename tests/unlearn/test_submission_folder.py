@@ -63,7 +63,7 @@ def test_an_entry_takes_method_kind_and_settings_from_its_recipe(tmp_path, name,
                         hyperparameters={"more": 1})  # fmt: skip
     assert (entry.kind, entry.role, entry.target, entry.retrain) == (kind, "entry", "the-target", "r")
     assert entry.base_model == ("the-target" if kind == "lora_adapter" else None)
-    assert entry.method == ("NPO+GDR (LoRA)" if kind == "lora_adapter" else "NPO+GDR (full)")
+    assert entry.method == "NPO+GDR"
     assert entry.hyperparameters["update_precision"] == "float32"
     assert entry.hyperparameters["learning_rate"] == log.recipe.learning_rate
     assert (entry.hyperparameters["seed"], entry.hyperparameters["steps"], entry.hyperparameters["more"]) == (7, 2, 1)
