@@ -36,10 +36,14 @@ def view(
         raise InputError(f"There is no store {store}: make one with `quench run --store {store}`.")
     with Store.open(store, read_only=True) as opened:
         results = opened.cells(with_documents=not documents)
-        if submission is not None and submission not in {result.cell.submission for result in results}:
-            raise UnknownNameError(
-                "submission in the store", submission, {result.cell.submission for result in results}
-            )
+        for kind, name, known in (
+            ("submission", submission, {result.cell.submission for result in results}),
+            ("quantizer", quantizer, {result.cell.quantizer for result in results}),
+            ("task", task, {result.cell.task for result in results}),
+            ("corpus", corpus, {result.corpus for result in results}),
+        ):
+            if name is not None and name not in known and (kind == "submission" or not documents):
+                raise UnknownNameError(f"{kind} in the store", name, known)
         if documents:
             cell = _one_cell(results, submission, task, quantizer)
             return View(
@@ -64,8 +68,6 @@ def _place(result: CellResult) -> tuple[object, ...]:
 
 def _ranking(results: Sequence[CellResult], corpus: str | None, bits: int) -> View:
     present = sorted({result.corpus for result in results})
-    if corpus is not None and corpus not in present:
-        raise UnknownNameError("corpus in the store", corpus, present)
     rows = [
         row for name in ([corpus] if corpus else present)
         for row in tables.ranked_rows(ranking.rank([r for r in results if r.corpus == name], name), bits)

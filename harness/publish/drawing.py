@@ -15,6 +15,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from harness.publish.page_text import visible
+
 COLOURS: Mapping[str, str] = {
     "--c1": "#0072b2", "--c2": "#d55e00", "--c3": "#009e73", "--c4": "#c4588f", "--c5": "#b87a00",
     "--c6": "#2a93cf", "--c7": "#7a6f00", "--c8": "#5b4a9e",
@@ -64,7 +66,17 @@ class Drawing:
             "datasets": self._rows,
             "padding": {"left": 4, "right": right, "top": 4, "bottom": 4},
         }
-        return _themed(vl_convert.vegalite_to_svg(spec), name, title)
+        # An unprintable character in a name would end the whole process inside vl-convert.
+        return _themed(vl_convert.vegalite_to_svg(_printable(spec)), name, visible(title))
+
+
+def _printable(value: Any) -> Any:
+    """Returns a chart's specification with every string, data included, as pages show it."""
+    if isinstance(value, str):
+        return visible(value, keep="\n")
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _look() -> dict[str, Any]:

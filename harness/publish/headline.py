@@ -49,7 +49,13 @@ def sentence(board: Board) -> str:
     holding = [row for row in ranked if _is(row, bits, "holds")]
     entries = f"{len(ranked)} useful {_many(len(ranked))} on {name}"
     if not holding:
-        first = f"At {bits} bit, none of the {entries} provably still forgets under every backend"
+        who = (
+            f"the only {entries.removeprefix('1 ')} does not provably"
+            if len(ranked) == 1
+            else f"none of the {entries} provably"
+        )
+        verb = "still forget" if len(ranked) == 1 else "still forgets"
+        first = f"At {bits} bit, {who} {verb} under every backend"
     else:
         first = f"At {bits} bit, {len(holding)} of {entries} still forget{'s' if len(holding) == 1 else ''}"
         shares = [share.value for row in holding if (share := row.by_bits[bits].utility_share) is not None]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,7 +181,7 @@ def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:
         links[board.corpus] = {}
         for row in (*board.rows, *board.controls):
             slug = page_text.slug(row.submission.name)
-            if slug in taken:
+            while slug in taken:
                 slug = f"{slug}.{page_text.slug(board.corpus)}"
             taken.add(slug)
             links[board.corpus][row.submission.name] = f"submission/{slug}.html"
@@ -207,7 +207,7 @@ def _submission(
     links: Mapping[str, str], name: str,
 ) -> None:  # fmt: skip
     row = next(row for row in (*board.rows, *board.controls) if row.submission.name == name)
-    context = submission_page.context(board, row)
+    context = submission_page.context(board, row, slug=PurePosixPath(links[name]).stem)
     for figure in context["figures"]:
         _write_chart(folder, figure)
     _write(

@@ -19,12 +19,12 @@ DOCUMENTS = 8
 _SURVIVAL = ("cosine", "survival_ratio", "codes_changed", "update_in_steps")
 
 
-def context(board: Board, row: LeaderboardRow) -> dict[str, Any]:
-    """Returns the template's variables for one submission."""
+def context(board: Board, row: LeaderboardRow, *, slug: str) -> dict[str, Any]:
+    """Returns the template's variables for one submission; ``slug`` names its page and charts."""
     cells = [cell for result in row.by_quantizer.values() for cell in result.cells.values()]
     newest = max(cells, key=lambda cell: cell.provenance.created_at, default=None)
     return {
-        "figures": _figures(board, row),
+        "figures": _figures(board, row, slug),
         "literature": _literature(board, row) if row.submission.role == "entry" else [],
         "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
         "documents": [found for metric in FORGET_METRICS for found in _documents(row, metric)],
@@ -43,8 +43,7 @@ def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
     return page_text.good_or_bad(now.change, before.score.value if before else None, METRICS[metric].direction)
 
 
-def _figures(board: Board, row: LeaderboardRow) -> list[dict[str, Any]]:
-    slug = page_text.slug(row.submission.name)
+def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any]]:
     return [
         {"metric": metric, "wide": Markup(drawn), "file": f"charts/{slug}-{metric}.svg"}
         for metric, drawn in plots.metric_curves(board, row).items()

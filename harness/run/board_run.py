@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.errors import QuenchError
+from harness.errors import QuenchError, StoreError
 from harness.records import CellResult, Job, Status, Submission
 from harness.run.executors import local
 from harness.run.planner import Plan
@@ -100,7 +100,9 @@ def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Pa
     """Downloads what lies on a hub, since workers have no network; returns why where that failed, by name."""
     reasons = {}
     for submission in {job.submission.name: job.submission for job in jobs}.values():
-        if any((part or "").startswith(HUB) for part in (submission.weights, submission.base_model)):
+        needed = [submission, *(submissions[name] for name in (submission.base_model, submission.target)
+                                if name and name in submissions)]  # fmt: skip
+        if any((part or "").startswith(HUB) for one in needed for part in (one.weights, one.base_model)):
             try:
                 checkpoints.prepare(submission, submissions, cache=cache)
             except QuenchError as error:
@@ -112,8 +114,17 @@ def recover(store: Store, spool: Path) -> int:
     """Stores records that a run before this one wrote but could not store; returns how many."""
     finished = store.keys("finished")
     known = store.keys(*_STATUSES)
-    results = (cell_files.read(path) for path in sorted(spool.glob("*.json")) if path.stem not in finished)
-    return sum(store.add(result) for result in results if result.status == "finished" or result.cell.key not in known)
+    stored = 0
+    for path in sorted(spool.glob("*.json")):
+        if path.stem in finished:
+            continue
+        try:
+            result = cell_files.read(path)
+        except StoreError:
+            continue  # a record cut short by a crash: its cell is still to do
+        if result.status == "finished" or result.cell.key not in known:
+            stored += store.add(result)
+    return stored
 
 
 def ingest(store: Path, folder: Path) -> tuple[int, int]:

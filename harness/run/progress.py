@@ -62,7 +62,7 @@ class RunProgress:
         failure = self._failed.get(name)
         if failure is not None:
             self._console.print(f"[red]failed[/red] {name}: ", end="")
-            self._console.print(failure, markup=False, highlight=False)
+            self._console.print(failure, markup=False, highlight=False, emoji=False)
         elif not self._console.is_terminal:
             self._console.print(f"{self._jobs_done}/{self._jobs} {name}", markup=False, highlight=False)
 

@@ -37,7 +37,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path} can't be read as JSON ({error}): restore it.") from None
 
 
@@ -73,11 +73,18 @@ def _columns(config: str) -> tuple[str, ...]:
 
 def _item(path: Path, position: int, item: Any, columns: tuple[str, ...]) -> dict[str, str]:
     if columns == ("text",) and isinstance(item, str):
-        return {"text": item}
+        return {"text": _whole(path, position, item)}
     if not isinstance(item, dict) or not all(isinstance(item.get(column), str) for column in columns):
         form = "a string" if columns == ("text",) else f"an object with the strings {' and '.join(columns)}"
         raise CorpusError(f"Item {position} of {path} must be {form}: correct it, or use the corpus's own data.")
-    return {column: item[column] for column in columns}
+    return {column: _whole(path, position, item[column]) for column in columns}
+
+
+def _whole(path: Path, position: int, text: str) -> str:
+    """Returns the text, refused where it holds half a character: no tokenizer could read it."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise CorpusError(f"Item {position} of {path} holds a lone surrogate, which is no text: correct it.")
+    return text
 
 
 def hub_folder(name: str, repo: str, revision: str, config: str, split: str) -> Path:

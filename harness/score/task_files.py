@@ -33,7 +33,8 @@ def _parse(path: Path, modified_ns: int) -> dict[str, Any]:
         # A subclass of SafeLoader: it constructs nothing but plain values.
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CorpusError(f"The task file {path} can't be read ({error}): restore it.") from None
+        reason = " ".join(str(error).split())
+        raise CorpusError(f"The task file {path} can't be read ({reason}): restore it.") from None
     if not isinstance(value, dict):
         raise CorpusError(f"The task file {path} must be a mapping: restore it.")
     return value
@@ -57,5 +58,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     includes = own.pop("include", [])
     merged: dict[str, Any] = {}
     for name in includes if isinstance(includes, list) else [includes]:
+        if not isinstance(name, str):
+            raise CorpusError(f"The task file {path} has an 'include' that is no file name: give names of YAML files.")
         merged |= _read((path.parent / name).resolve(), (*above, path))
     return merged | own

@@ -267,7 +267,7 @@ class Store:
 
 def _why_not(path: Path, error: Exception) -> str:
     text = str(error)
-    if "lock" in text.lower() or "different configuration" in text or "already attached" in text:
+    if "set lock" in text.lower() or "different configuration" in text or "already attached" in text:
         return (
             f"The store {path} is in use by another process: DuckDB lets one program write at a time, "
             "so wait until it ends, or copy the file and read the copy."

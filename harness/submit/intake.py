@@ -179,8 +179,14 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
             which file, what is wrong and what is accepted.
     """
     base = submissions.get(submission.base_model or "")
-    base_tensors = _scan_one(base, None) if base is not None else None
-    _scan_one(submission, base_tensors)
+    try:
+        base_tensors = _scan_one(base, None) if base is not None else None
+        _scan_one(submission, base_tensors)
+    except (OSError, RuntimeError, UnicodeError) as error:
+        # A loop of links, a folder in place of a file, a name no file system takes.
+        raise UnsafeSubmissionError(
+            f"{submission.name}: its files can't be read ({type(error).__name__}): give plain files with plain names."
+        ) from error
     # The target's tokenizer is what an entry is scored with.
     target = submissions.get(submission.target or "")
     if target is not None and target is not base:

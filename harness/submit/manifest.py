@@ -20,7 +20,7 @@ FILE = "submission.yaml"
 HUB = "hf://"
 
 _MAX_BYTES = 64 * 1024
-_NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
+NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
 _HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _COMMIT = r"^[0-9a-f]{40}$"
 
@@ -32,18 +32,18 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Quench submission")
 
-    name: str = Field(pattern=_NAME, description="a-z, 0-9 and hyphens, at most 64, the same as the folder's name")
+    name: str = Field(pattern=NAME, description="a-z, 0-9 and hyphens, at most 64, the same as the folder's name")
     title: _Line | None = Field(default=None, description="one line of text that pages show; the name by default")
     method: _Line = Field(description="one line of text: the unlearning method, e.g. NPO+GDR")
     corpus: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="a corpus: mini, news, books, ...")
     kind: Kind = Field(description="full_model, lora_adapter or quantized_checkpoint")
     role: Role = Field(default="entry", description="entry, target or retrain")
     target: str | None = Field(
-        default=None, pattern=_NAME, description="the name of the target submission that an entry was unlearned from"
+        default=None, pattern=NAME, description="the name of the target submission that an entry was unlearned from"
     )
     retrain: str | None = Field(
         default=None,
-        pattern=_NAME,
+        pattern=NAME,
         description="the name of a retrain submission; by default the only one of the corpus",
     )
     base_model: str | None = Field(
@@ -171,7 +171,7 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
             yield f"`base_revision` is missing: a hub base needs {_told('base_revision')}."
     elif raw.get("base_revision") is not None:
         yield "`base_revision` belongs to a hub `base_model`: remove it."
-    if isinstance(base, str) and not base.startswith(HUB) and not re.fullmatch(_NAME, base):
+    if isinstance(base, str) and not base.startswith(HUB) and not re.fullmatch(NAME, base):
         yield f"`base_model` can't be used ({_shown(base)}): give {_told('base_model')}."
     if not _is_json(raw.get("hyperparameters", {})):
         yield f"`hyperparameters` holds what JSON can't (a date, infinity, ...): give {_told('hyperparameters')}."

@@ -68,7 +68,7 @@ def read_yaml(path: Path, *, limit: int) -> Any:
         return yaml.load(text, Loader=_UniqueKeys)
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"it is not plain YAML ({problem[:200]})") from error
 

@@ -54,7 +54,7 @@ def _tensor(path: Path, name: str, told: object, data_start: int) -> Tensor:
     if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
         raise _refuse(path, f"the header's entry for {name!r} is not a dtype, a shape and two offsets")
     dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
-    if dtype not in _FLOATS:
+    if not isinstance(dtype, str) or dtype not in _FLOATS:
         raise _refuse(path, f"tensor {name!r} is stored as {str(dtype)[:20]!r}, and {', '.join(ACCEPTED)} are accepted")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_whole, shape)):
         raise _refuse(path, f"tensor {name!r} has no usable shape")

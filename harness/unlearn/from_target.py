@@ -12,6 +12,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.records import Submission
 from harness.score import corpora
 from harness.submit import checkpoints
+from harness.submit.manifest import NAME
 from harness.unlearn.planned_training import Progress
 from harness.unlearn.recipes import Recipe, load_recipe
 from harness.unlearn.submission_folder import WEIGHTS, write_entry
@@ -34,15 +35,22 @@ def recipe_from_options(name: str, *, lora: str | None, full: bool, settings: Se
     """
     if lora is not None and full:
         raise InputError("--lora and --full exclude each other: give one of them.")
-    values: dict[str, Any] = dict(_pair(setting, "--set") for setting in settings)
+    given = [_pair(setting, "--set") for setting in settings]
     for part in (lora or "").split(",") if lora is not None else ():
         key, value = _pair(part, "--lora")
         if key not in _LORA:
             raise InputError(f"--lora: there is no {key!r}; accepted are {', '.join(_LORA)}, e.g. r=8,alpha=16.")
-        values[_LORA[key]] = value
+        given.append((_LORA[key], value))
     if full:
-        values["lora_rank"] = 0
-    return load_recipe(name, **values)
+        given.append(("lora_rank", "0"))
+    values: dict[str, Any] = {}
+    for key, value in given:
+        if values.setdefault(key, value) != value:
+            raise InputError(f"{key} is given as {values[key]} and as {value}: give it once.")
+    recipe = load_recipe(name, **values)
+    if lora is not None and "lora_rank" not in values and not recipe.lora_rank:
+        raise InputError("--lora names no rank, and the recipe trains all parameters: add r=8, for example.")
+    return recipe
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -83,9 +91,9 @@ def make_entry(
     control = submissions[target]
     if control.role != "target":
         raise InputError(f"--target: {target} has the role {control.role!r}: name a control whose role is target.")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", out.resolve().name):
-        raise InputError(f"--out: {out.name!r} can't name a submission: use a-z, 0-9 and '-' only.")
-    if out.exists() and any(out.iterdir()):
+    if not re.fullmatch(NAME, out.resolve().name):
+        raise InputError(f"--out: {out.name!r} can't name a submission: use a-z, 0-9 and '-' only, at most 64 of them.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out: {out} is not empty: give a new folder.")
     corpus = corpora.load_corpus(control.corpus, data_dir=data_dir)
     forget = [document["text"] for document in corpora.load_split(corpus, "raw", "forget")]

@@ -224,8 +224,8 @@ def test_a_folder_without_a_manifest_is_a_fault_and_hidden_ones_are_not(add: Wri
         (board / name).mkdir()
     (board / "README.md").write_text("about", encoding="utf-8")
     faults = _faults(lambda: manifest.load_all(board))
-    assert faults == (f"{board / 'empty' / 'submission.yaml'}: there is no such file: every submission needs one; "
-                      "`quench init` writes it.",)  # fmt: skip
+    assert faults == (f"{board / 'empty' / 'submission.yaml'}: there is no such file: every submission needs one "
+                      "(docs/submitting.md shows it).",)  # fmt: skip
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -190,7 +191,12 @@ def _be_worker(
                 result = replace(result, log_tail=_tail(log))
             pipe.send(("result", str(cell_files.write(result, spool))))
 
-        work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
+        try:
+            work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
+        except BaseException:
+            # Here, while the log is open: the row of a lost worker quotes its end.
+            traceback.print_exc()
+            raise
     pipe.close()
 
 

@@ -1,0 +1,172 @@
+"""Names of quantizers: what parses, what is refused with which choices, and how backends are found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import quantize
+from harness.errors import QuantizationError, UnknownNameError
+from harness.quantize import rtn
+
+SPECS = quantize.presets()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        " rtn-4bit-g128", "rtn-4bit-g128 ", "rtn-4bit-g64\n", "rtn-4bit-g1000000", "rtn-4bit-g0128", "rtn-04bit-g64",
+        "rtn-4bit-g-64", "rtn-4bit-g64-asym", "rtn-4bit-sym", "rtn-4bit-sym-g64", "rtn-4bit-row-row",
+        "rtn-3bit-g\u0661", "rtn-\u0664bit-g64", "rtn-4.5bit-g64",
+        "rtn-16bit-g64", "rtn_4bit_g64", "bnb_nf4", "bnb-nf4-dq", "BNB-NF4",
+        "reference ", "Reference", "16bit", "none",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_one_is_never_taken_for_it(name: str) -> None:
+    assert all(backend.parse(name) is None for backend in quantize.discover().values())
+    with pytest.raises(UnknownNameError) as caught:
+        quantize.resolve(name)
+    assert (caught.value.kind, caught.value.name) == ("quantizer", name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("3", "rtn-3bit-g128 or rtn-3bit-g64."),
+        ("2 bits", "rtn-2bit-g128 or rtn-2bit-g64."),
+        ("w8", "bnb-int8, rtn-8bit-g128 or rtn-8bit-g64."),
+        ("INT4", "bnb-nf4, bnb-fp4, rtn-4bit-g128 or rtn-4bit-g64."),
+        ("u8", "bnb-int8, rtn-8bit-g128 or rtn-8bit-g64."),
+        (" 4-bit ", "bnb-nf4, bnb-fp4, rtn-4bit-g128 or rtn-4bit-g64."),
+        ("rtn_8bit", "rtn-8bit-g128 or rtn-8bit-g64."),
+        ("bnb", "bnb-int8, bnb-nf4 or bnb-fp4."),
+        ("g64", "rtn-8bit-g64, rtn-4bit-g64, rtn-3bit-g64 or rtn-2bit-g64."),
+        ("p4", None),
+        ("ref", None),
+    ],
+)
+def test_a_short_name_is_answered_with_exactly_what_it_may_mean(name: str, choices: str | None) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        quantize.resolve(name)
+    told = str(caught.value)
+    if choices is None:
+        assert told.startswith("There is no quantizer named")
+    else:
+        assert told.startswith(f"{name!r} names no single quantizer, since backend, group size and symmetry")
+        assert told.endswith(f": choose {choices}")
+
+
+@given(st.text(max_size=24) | st.from_regex(r"\A(rtn|bnb)[-_]?\d?\d?(bit)?-?(g\d{0,7}|row)?(-sym)?\Z"))
+def test_any_text_is_a_spec_of_that_very_name_or_a_refusal(name: str) -> None:
+    told = ""
+    try:
+        spec = quantize.resolve(name)
+    except UnknownNameError as refused:
+        told = str(refused)
+    else:
+        assert spec.name == name
+        assert quantize.backend_of(spec).parse(name) == spec
+        return
+    assert told[-1] in ".?"
+
+
+@given(bits=st.integers(2, 8), group=st.none() | st.integers(1, 999_999), symmetric=st.booleans())
+def test_a_spec_says_in_its_label_all_that_its_name_says(bits: int, group: int | None, symmetric: bool) -> None:
+    spec = quantize.resolve(f"rtn-{bits}bit-{'row' if group is None else f'g{group}'}{'-sym' if symmetric else ''}")
+    assert (spec.backend, spec.bits, spec.group_size, spec.symmetric) == ("rtn", bits, group, symmetric)
+    where = "per row" if group is None else f"group {group}"
+    assert spec.label == f"RTN {bits}-bit, {where}, {'symmetric' if symmetric else 'asymmetric'}"
+
+
+def test_presets_go_from_16_bit_down_within_each_backend() -> None:
+    assert [spec.name for spec in SPECS if spec.bits > 8] == ["reference"] == [SPECS[0].name]
+    rest = SPECS[1:]
+    backends = [spec.backend for spec in rest]
+    assert backends == sorted(backends)
+    for backend in set(backends):
+        bits = [spec.bits for spec in rest if spec.backend == backend]
+        assert bits == sorted(bits, reverse=True)
+
+
+def test_specs_are_plain_json_since_they_go_into_cell_keys() -> None:
+    for spec in SPECS:
+        told = dataclasses.asdict(spec)
+        assert json.loads(json.dumps(told)) == told
+
+
+def test_code_books_claim_no_symmetry_and_uniform_grids_do() -> None:
+    told = {spec.name: (spec.symmetric, spec.group_size, spec.options) for spec in SPECS if spec.backend == "bnb"}
+    assert told == {
+        "bnb-int8": (True, None, {"threshold": 6.0}),
+        "bnb-nf4": (None, 64, {"double_quant": False}),
+        "bnb-fp4": (None, 64, {"double_quant": False}),
+    }
+
+
+@pytest.fixture
+def fresh_discovery() -> Iterator[None]:
+    quantize.discover.cache_clear()
+    yield
+    quantize.discover.cache_clear()
+
+
+class _Named(rtn.RoundToNearest):
+    backend = "grid"
+
+
+@pytest.mark.parametrize("impostor", [object(), "rtn", rtn.RoundToNearest()])
+def test_a_module_whose_backend_is_none_is_named(
+    fresh_discovery: None, monkeypatch: pytest.MonkeyPatch, impostor: object
+) -> None:
+    monkeypatch.setattr("harness.quantize.grid.BACKEND", impostor, raising=False)
+    with pytest.raises(QuantizationError, match=r"BACKEND in harness/quantize/grid\.py is no backend.*name 'grid'"):
+        quantize.discover()
+
+
+def test_a_new_module_with_a_backend_is_found_without_being_listed(
+    fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.quantize.grid.BACKEND", _Named(), raising=False)
+    assert sorted(quantize.discover()) == ["bnb", "grid", "reference", "rtn"]
+    with pytest.raises(TypeError):
+        quantize.discover()["other"] = _Named()  # type: ignore[index]
+
+
+def test_versions_are_those_of_what_quantizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    found = quantize.discover()
+    assert found["reference"].library_version() is None
+    assert found["rtn"].library_version()
+    assert found["bnb"].library_version() == metadata.version("bitsandbytes")
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert found["bnb"].library_version() is None
+
+
+@pytest.mark.parametrize(
+    ("absent", "told"),
+    [
+        ({"accelerate"}, "bnb-int8 needs accelerate, not"),
+        ({"bitsandbytes", "accelerate"}, "needs bitsandbytes and accelerate, not"),
+    ],
+)
+def test_only_what_is_missing_is_asked_for(absent: set[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.quantize import bnb
+
+    monkeypatch.setattr(bnb, "find_spec", lambda name: None if name in absent else types.SimpleNamespace())
+    spec = quantize.resolve("bnb-int8")
+    assert told in (bnb.BACKEND.unavailable_reason(spec, "cpu") or "")
+    for name in ("reference", "rtn-4bit-row"):
+        other = quantize.resolve(name)
+        assert quantize.backend_of(other).unavailable_reason(other, "cpu") is None
