@@ -157,7 +157,8 @@ def _check_sizes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             path, f"vocab_size and hidden_size make embeddings of shape {shape}, and the weights have {found}"
         )
     layers = _layer_numbers(tensors)
-    if layers != set(range(config["num_hidden_layers"])):
+    # Counted first: a set of as many numbers as a stranger claims could fill the memory.
+    if len(layers) != config["num_hidden_layers"] or layers != set(range(len(layers))):
         raise _refuse(
             path, f"num_hidden_layers is {config['num_hidden_layers']}, and the weights have {len(layers)} layers"
         )

@@ -302,3 +302,11 @@ def test_a_mutated_config_is_accepted_or_refused_and_sizes_never_change(
     assert key not in ("quantization_config", "anything")
     if key in ("hidden_size", "vocab_size", "num_hidden_layers", "model_type"):
         assert value == config[key]
+
+
+def test_a_claim_of_a_trillion_layers_is_refused_without_counting_them(model_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"num_hidden_layers": 10**12}), encoding="utf-8")
+    with pytest.raises(UnsafeSubmissionError, match="num_hidden_layers is 1000000000000"):
+        configs.check_model(path, intake.read_tensors(model_folder, "model"))
