@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_making
+from harness import cli_logs, cli_making
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -58,6 +58,7 @@ app = typer.Typer(
     help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
 )
 app.add_typer(cli_making.app)
+app.add_typer(cli_logs.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 
@@ -253,6 +254,7 @@ def status(
         device=device,
         seed=seed,
         limit=limit,
+        check_references=False,
     )
     rows = board_run.progress_rows(planned, store)
     print_rows(rows, "status", as_json, title=str(store))

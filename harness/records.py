@@ -17,6 +17,7 @@ from typing import Any, Literal
 Kind = Literal["full_model", "lora_adapter", "quantized_checkpoint"]
 Role = Literal["entry", "target", "retrain"]
 Status = Literal["finished", "failed", "skipped", "cancelled"]
+Origin = Literal["scored", "rescored from logs"]
 Direction = Literal["lower", "higher", "toward_zero"]
 
 
@@ -349,6 +350,8 @@ class CellResult:
         log_tail: Last lines of the job's log, for failures.
         timings: Seconds by stage.
         peak_memory_bytes: Peak resident memory of the worker.
+        origin: Whether a model was run here, or numbers were recomputed from
+            what somebody else's run has logged; those are never ranked.
     """
 
     cell: Cell
@@ -368,3 +371,4 @@ class CellResult:
     remarks: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    origin: Origin = "scored"

@@ -79,6 +79,6 @@ def _row(cell: CellResult, known: Mapping[str, Estimate], links: Mapping[str, st
         "dirty": cell.provenance.dirty,
         "stage": cell.stage,
         "reason": cell.reason or missing,
-        "remarks": cell.remarks,
+        "remarks": cell.remarks if cell.origin == "scored" else (f"{cell.origin.capitalize()}.", *cell.remarks),
         "log_tail": cell.log_tail,
     }

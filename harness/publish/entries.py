@@ -9,7 +9,7 @@ import numpy as np
 from harness.publish import statistics
 from harness.publish.board import MetricResult, QuantizerResult, Verdict
 from harness.publish.measurements import Measurements
-from harness.publish.rules import FORGET_METRICS, REFERENCE, UTILITY, Word
+from harness.publish.rules import FORGET_METRICS, FROM_LOGS, REFERENCE, UTILITY, Word
 from harness.publish.statistics import Estimate, Floats, Resampled
 from harness.publish.verdicts import collapse_reason, combine, metric_verdict
 from harness.records import CellResult, QuantizerSpec, Submission
@@ -113,7 +113,7 @@ def judge(
     """
     target, retrain = controls.of(entry)
     result = plain(found, entry, spec)
-    missing = _missing(found, entry, target, retrain, spec.name)
+    missing = FROM_LOGS if found.from_logs(entry.name) else _missing(found, entry, target, retrain, spec.name)
     if missing is not None or target is None or retrain is None:
         verdict = Verdict(word="not measured", reason=missing or "")
         return _with(result, missing=missing, verdict=verdict), None

@@ -23,6 +23,12 @@ def _age(result: CellResult) -> tuple[str, str]:
     return result.provenance.created_at, result.cell.key
 
 
+def _one_origin(cells: Sequence[CellResult]) -> list[CellResult]:
+    """Returns the cells without those from logs under a name that was scored here: they would replace its manifest."""
+    scored = {cell.submission.name for cell in cells if cell.origin == "scored"}
+    return [cell for cell in cells if cell.origin == "scored" or cell.submission.name not in scored]
+
+
 class Measurements:
     """The cells of one corpus that count: newest, finished, whole, of the current scoring version.
 
@@ -33,9 +39,10 @@ class Measurements:
     """
 
     def __init__(self, cells: Iterable[CellResult], corpus: str) -> None:
-        self._all = sorted((cell for cell in cells if cell.corpus == corpus), key=_age)
+        self._all = sorted(_one_origin([cell for cell in cells if cell.corpus == corpus]), key=_age)
         finished = [cell for cell in self._all if cell.status == "finished"]
-        self.scoring_version = max((cell.provenance.scoring_version for cell in finished), default=0)
+        here = [cell for cell in finished if cell.origin == "scored"]
+        self.scoring_version = max((cell.provenance.scoring_version for cell in here or finished), default=0)
         self.submissions: dict[str, Submission] = {cell.submission.name: cell.submission for cell in self._all}
         specs: dict[str, QuantizerSpec] = {cell.spec.name: cell.spec for cell in self._all}
         self.quantizers = tuple(sorted(specs.values(), key=lambda spec: (-spec.bits, spec.name)))
@@ -104,6 +111,10 @@ class Measurements:
             return f"{what} has scoring version {last.provenance.scoring_version}, the board {self.scoring_version}"
         missing = next((score.missing_reason for score in last.scores if score.metric == primary_metric(last)), None)
         return f"{what} has no value: {_one_line(missing)}"
+
+    def from_logs(self, submission: str) -> bool:
+        """Returns whether a submission is known from another program's logs only."""
+        return any(cell.submission.name == submission and cell.origin != "scored" for cell in self._all)
 
     def is_dirty(self, submission: str, quantizer: str) -> bool:
         """Returns whether a counting cell was made from a tree that differs from its commit."""

@@ -144,8 +144,8 @@ def corpus_facts(name: str) -> corpora.Corpus | None:
 
 
 def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:
-    """Returns the corpora of the store; the one with most finished cells opens the site."""
-    finished = Counter(cell.corpus for cell in cells if cell.status == "finished")
+    """Returns the corpora of the store; the one with most cells finished here opens the site."""
+    finished = Counter(cell.corpus for cell in cells if cell.status == "finished" and cell.origin == "scored")
     return sorted({cell.corpus for cell in cells}, key=lambda name: (-finished[name], name))
 
 

@@ -52,3 +52,24 @@ RULES: Mapping[Word, str] = {
     "not measured": "cells of the entry or of its controls are missing, or were made with a limit.",
 }
 """What each verdict means, in the words of the legend."""
+
+FROM_LOGS = "rescored from logs: never ranked with models that were scored here"
+"""Why an entry whose numbers come from another program's logs has no rank."""
+
+LEAST_SCORE = 0.05
+"""Utility and KnowMem below which, both at once, logs show a destroyed model: there is no target to compare with."""
+
+UNIFORM_LOSS = 10.4
+"""Mean loss (nats per token) of guessing every one of Llama-2's 32,000 tokens alike: ln 32,000."""
+
+ENTRY_TOLERANCE = 1e-4
+"""Difference of one document's logged and recomputed ROUGE-L that is put down to rounding."""
+
+SUMMARY_TOLERANCE = 5e-4
+"""The same for a mean and for an AUC: half of the last digit that papers print."""
+
+PRIVLEAK_TOLERANCE = 0.1
+"""The same for PrivLeak, in percent."""
+
+CORPUS_SHARE = 0.9
+"""Least share of a log's documents that must be the corpus's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -172,6 +173,11 @@ def _document(
 def _command(board: Board, row: LeaderboardRow) -> str:
     quantizers = ",".join(name for name, result in row.by_quantizer.items() if result.cells)
     seed = next((cell.provenance.seed for result in row.by_quantizer.values() for cell in result.cells.values()), 0)
+    cells = [cell for result in row.by_quantizer.values() for cell in result.cells.values()]
+    if any(cell.origin != "scored" for cell in cells):
+        # Quotes keep a name that a stranger chose from being read as more than one word.
+        rescore = f"quench rescore {shlex.quote(row.submission.title)} --corpus {board.corpus} --quantizer"
+        return page_text.visible("; ".join(f"{rescore} {name}" for name in quantizers.split(",")))
     parts = ["quench run", row.submission.name, f"--corpus {board.corpus}"]
     if quantizers:
         parts.append(f"--quantizers {quantizers}")

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 RANKED_COLUMNS = ("rank", "tier", "submission", "verdict", "rho", "recovery", "utility_share", "quantizer")
 """Columns of the ranked table that fit a terminal; why an entry has no rank stands below it."""
 
-CELL_COLUMNS = ("submission", "quantizer", "task", "status", "score", "limit", "reason")
+CELL_COLUMNS = ("submission", "quantizer", "task", "status", "score", "limit", "origin", "reason")
 DOCUMENT_COLUMNS = ("document", "split", *PRIMARY, "min_k_40", "response", "reference", "invalid_reason")
 
 _WITH_INTERVAL = ("rho", "score")
@@ -157,6 +157,7 @@ def _cell(cell: CellResult, secondary: Sequence[str]) -> Row:
         "quantizer": cell.cell.quantizer,
         "task": cell.cell.task,
         "status": cell.status,
+        "origin": cell.origin,
         "corpus": cell.corpus,
         "bits": cell.spec.bits,
     }
@@ -255,9 +256,13 @@ def _suiting(known: Sequence[str]) -> Sequence[str]:
 
 
 def _compact(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a cell's row with its one primary metric as ``score``; other rows as they are."""
+    """Returns a cell's row with its one primary metric as ``score``; other rows as they are.
+
+    That a cell was scored here is the rule, and goes without saying.
+    """
     if "scoring_version" not in row:
         return row
+    row = {**row, "origin": None if row.get("origin") == "scored" else row.get("origin")}
     metric = next((metric for metric in PRIMARY if row.get(metric) is not None), None)
     if metric is None:
         return row

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness.errors import QuenchError, StoreError
-from harness.records import CellResult, Job, Status, Submission
+from harness.records import Cell, CellResult, Job, Status, Submission
+from harness.run import references
 from harness.run.executors import local
 from harness.run.planner import Plan
 from harness.run.progress import RunProgress
 from harness.run.runner import Settings, unfinished
+from harness.score.corpora import ReferenceAuc
 from harness.store import cell_files
 from harness.store.store import Store
 from harness.submit import checkpoints
 from harness.submit.weights import HUB
 
 _STATUSES: tuple[Status, ...] = ("finished", "failed", "skipped", "cancelled")
+
+_Take = Callable[[local.Event], None]
 
 
 def spool_of(store: Path) -> Path:
@@ -51,6 +56,9 @@ def execute(
     console: Console, timeout: float | None = None,
 ) -> Counter[str]:  # fmt: skip
     """Does what ``plan`` says and stores every outcome as it comes.
+
+    Jobs that measure a reference AUC come first; what is relative to it waits
+    until it is stored.
 
     Args:
         plan: What to do.
@@ -83,17 +91,67 @@ def execute(
         unreachable = _fetch(plan.jobs, submissions, Path(settings.cache))
         for job in plan.jobs:
             if (why := unreachable.get(job.submission.name)) is not None:
-                for cell in job.cells:
-                    row = unfinished(job, cell, "failed", why, stage="fetch", error="InputError",
-                                     device=settings.device, seed=settings.seed)  # fmt: skip
-                    take(local.Event(job=job, result=row))
-                take(local.Event(job=job, job_ended=True))
-        jobs = [job for job in plan.jobs if job.submission.name not in unreachable]
-        if jobs:
-            local.run(
-                jobs, submissions, settings, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
-            )
+                _end(job, job.cells, "failed", why, settings, take, stage="fetch", error="InputError")
+        interrupted = False
+        for jobs in _rounds([job for job in plan.jobs if job.submission.name not in unreachable], plan):
+            if interrupted:
+                for job in jobs:
+                    _end(job, job.cells, "cancelled", "The run was interrupted before this job began.", settings, take)
+                continue
+            ready, told = _with_references(jobs, plan, opened, settings, take)
+            if ready:
+                interrupted = local.run(
+                    ready, submissions, told, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
+                )
     return progress.counts
+
+
+def _end(
+    job: Job, cells: Sequence[Cell], status: Status, why: str, settings: Settings, take: _Take, *,
+    stage: str = "run", error: str | None = None,
+) -> None:  # fmt: skip
+    """Ends cells that no worker will see; with all of its cells the job ends too."""
+    for cell in cells:
+        row = unfinished(job, cell, status, why, stage=stage, error=error, device=settings.device, seed=settings.seed)
+        take(local.Event(job=job, result=row))
+    if len(cells) == len(job.cells):
+        take(local.Event(job=job, job_ended=True))
+
+
+def _rounds(jobs: Sequence[Job], plan: Plan) -> Iterator[list[Job]]:
+    """Yields the jobs that measure a reference AUC, then the others, which may be relative to it."""
+    keys = {cell.key for cell in plan.references.values()}
+    first = [any(cell.key in keys for cell in job.cells) for job in jobs]
+    for wanted in (True, False):
+        chosen = [job for job, is_first in zip(jobs, first, strict=True) if is_first is wanted]
+        if chosen:
+            yield chosen
+
+
+def _with_references(
+    jobs: Sequence[Job], plan: Plan, store: Store, settings: Settings, take: _Take
+) -> tuple[list[Job], Settings]:
+    """Returns the jobs that can begin, and settings that tell what each PrivLeak cell is relative to."""
+    if not plan.references:
+        return list(jobs), settings
+    values = references.measured(store.cells(), plan.references.values())
+    known: dict[str, ReferenceAuc] = {}
+    ready = []
+    for job in jobs:
+        reference = plan.references.get(job.submission.name)
+        if reference is None:
+            ready.append(job)
+            continue
+        relative = [cell for cell in job.cells if cell.task == reference.task]
+        known |= {cell.key: "own" if cell.key == reference.key else values.get(reference.key) for cell in relative}
+        lost = [cell for cell in relative if known[cell.key] is None]
+        if lost:
+            why = f"The 16-bit AUC of {reference.submission}, which PrivLeak is relative to, could not be measured."
+            _end(job, lost, "failed", why, settings, take)
+        left = tuple(cell for cell in job.cells if cell not in lost)
+        if left:
+            ready.append(replace(job, cells=left))
+    return ready, replace(settings, reference_aucs=known)
 
 
 def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Path) -> dict[str, str]:

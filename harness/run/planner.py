@@ -6,13 +6,15 @@ Planning reads digests and looks at no weights, so it needs neither torch nor a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness import provenance
 from harness.errors import InputError, UnknownNameError
 from harness.quantize import backend_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
+from harness.run import references
 from harness.score import corpora
 from harness.score.metrics import SCORING_VERSION
 from harness.submit import checkpoints
@@ -33,12 +35,15 @@ class Plan:
         done: Cells whose finished result is in the store already.
         impossible: Jobs that this machine can't do, each with the sentence why.
         added_controls: Controls that the asked-for entries need and that were added.
+        references: By submission, the retrain control's cell whose AUC its
+            PrivLeak is relative to; for corpora that state no AUC themselves.
     """
 
     jobs: tuple[Job, ...]
     done: tuple[Cell, ...]
     impossible: tuple[tuple[Job, str], ...]
     added_controls: tuple[str, ...]
+    references: Mapping[str, Cell] = field(default_factory=dict)
 
     @property
     def cells_to_do(self) -> int:
@@ -100,9 +105,22 @@ def weights_of(submission: Submission, submissions: Mapping[str, Submission]) ->
 
 def make_cell(
     submission: Submission, spec: QuantizerSpec, task: str, *, weights: Mapping[str, str | None],
-    corpus: corpora.Corpus, seed: int, limit: int | None,
+    corpus: corpora.Corpus, seed: int, limit: int | None, reference: Cell | None = None,
 ) -> Cell:  # fmt: skip
-    """Returns the cell with the key over every input that can move its numbers."""
+    """Returns the cell with the key over every input that can move its numbers.
+
+    Args:
+        submission: What is scored.
+        spec: How it is quantized.
+        task: What it is scored on.
+        weights: Its digests, of ``weights_of``.
+        corpus: The task's corpus.
+        seed: Seed of everything random.
+        limit: Documents per task; None means all.
+        reference: Cell whose AUC PrivLeak is relative to, where the corpus
+            states none; None for that cell itself.
+    """
+    relative_to = corpus.reference_auc if corpus.reference_auc is not None else reference and reference.key
     key = provenance.cell_key(
         **weights,
         kind=submission.kind,
@@ -110,7 +128,7 @@ def make_cell(
         task=task,
         task_digest=corpora.task_digest(task),
         data=corpus.data_sha256,
-        reference_auc=corpus.reference_auc if corpora.metric_of(task) == "privleak" else None,
+        reference_auc=relative_to if corpora.metric_of(task) == "privleak" else None,
         scoring_version=SCORING_VERSION,
         seed=seed,
         limit=limit,
@@ -121,7 +139,7 @@ def make_cell(
 def plan(
     submissions: Mapping[str, Submission], *, names: Sequence[str] = (), quantizers: Sequence[QuantizerSpec],
     tasks: Sequence[str] = (), corpus: str | None = None, finished: Iterable[str] = (), data_dir: Path | None = None,
-    device: str = "cpu", seed: int = 0, limit: int | None = None, controls: bool = True,
+    device: str = "cpu", seed: int = 0, limit: int | None = None, controls: bool = True, check_references: bool = True,
 ) -> Plan:  # fmt: skip
     """Returns the jobs that remain when ``finished`` keys are taken off the grid.
 
@@ -137,6 +155,8 @@ def plan(
         seed: Seed of everything random.
         limit: Documents per task; None means all.
         controls: Whether to add the controls that entries are compared with.
+        check_references: Whether to refuse PrivLeak cells whose reference AUC
+            could not be known when they are scored.
 
     Raises:
         InputError: A name is unknown, or data or a reference value is missing.
@@ -150,16 +170,21 @@ def plan(
     jobs: list[Job] = []
     done: list[Cell] = []
     impossible: list[tuple[Job, str]] = []
+    relative_to: dict[str, Cell] = {}
     for submission in chosen:
         weights = weights_of(submission, submissions)
-        mine = [task for task in loaded[submission.corpus].tasks if not tasks or task in tasks]
+        corpus_ = loaded[submission.corpus]
+        mine = [task for task in corpus_.tasks if not tasks or task in tasks]
+        if references.privleak_task(corpus_) in mine:
+            relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
         for spec in quantizers:
             cells = [
                 make_cell(
-                    submission, spec, task, weights=weights, corpus=loaded[submission.corpus], seed=seed, limit=limit
+                    submission, spec, task, weights=weights, corpus=corpus_, seed=seed, limit=limit,
+                    reference=_reference_of(submission, spec, relative_to),
                 )
                 for task in mine
-            ]
+            ]  # fmt: skip
             done += [cell for cell in cells if cell.key in stored]
             todo = tuple(cell for cell in cells if cell.key not in stored)
             if not todo:
@@ -174,12 +199,46 @@ def plan(
             f"None of the tasks {', '.join(tasks)} belongs to a corpus of the chosen submissions"
             f" ({', '.join(loaded)}): name tasks of those corpora."
         )
-    return Plan(jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added)
+    if check_references:
+        _check_references(jobs, relative_to, stored, loaded)
+    return Plan(
+        jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to
+    )
 
 
 def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> corpora.Corpus:
     corpus = corpora.load_corpus(name, data_dir=data_dir)
+    # A reference AUC that is still to be measured is no fault of the corpus: `_check_references` sees to it.
+    unknown: dict[str, Any] = {} if corpus.reference_auc is not None else {"reference": "own"}
     for task in corpus.tasks:
         if not tasks or task in tasks:
-            corpora.check_task(task, data_dir=data_dir)
+            corpora.check_task(task, data_dir=data_dir, **unknown)
     return corpus
+
+
+def _reference_cell(
+    submission: Submission, submissions: Mapping[str, Submission], corpus: corpora.Corpus, seed: int
+) -> Cell:
+    control = references.control_of(submission, submissions, corpus)
+    return make_cell(
+        control, references.REFERENCE, f"{corpus.group}_privleak", weights=weights_of(control, submissions),
+        corpus=corpus, seed=seed, limit=None,
+    )  # fmt: skip
+
+
+def _reference_of(submission: Submission, spec: QuantizerSpec, relative_to: Mapping[str, Cell]) -> Cell | None:
+    """Returns the cell that must stand in a PrivLeak key; None for the control at 16 bit, whose own inputs say it."""
+    cell = relative_to.get(submission.name)
+    is_itself = cell is not None and cell.submission == submission.name and spec == references.REFERENCE
+    return None if is_itself else cell
+
+
+def _check_references(
+    jobs: Sequence[Job], relative_to: Mapping[str, Cell], stored: frozenset[str], loaded: Mapping[str, corpora.Corpus]
+) -> None:
+    """Raises where a PrivLeak cell to do is relative to a cell that is neither stored nor to do."""
+    known = stored | {cell.key for job in jobs for cell in job.cells}
+    for job in jobs:
+        reference = relative_to.get(job.submission.name)
+        if reference and reference.key not in known and any(cell.task == reference.task for cell in job.cells):
+            raise references.missing(reference.submission, loaded[job.submission.corpus], reference.task)

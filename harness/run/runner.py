@@ -32,6 +32,7 @@ from harness.records import (
     Submission,
 )
 from harness.score import corpora
+from harness.score.corpora import ReferenceAuc
 from harness.score.metrics import SCORING_VERSION
 from harness.submit import checkpoints, intake
 from harness.submit.weights import HUB
@@ -48,6 +49,8 @@ class Settings:
         seed: Seed of everything random.
         data_dir: Folder of a corpus in MUSE's local form, None for the default.
         batch_size: Rows per batch; None lets scoring choose.
+        reference_aucs: By key of a PrivLeak cell what it is relative to;
+            cells that are not here take what their corpus states.
     """
 
     cache: str
@@ -56,6 +59,7 @@ class Settings:
     seed: int = 0
     data_dir: str | None = None
     batch_size: int | None = None
+    reference_aucs: Mapping[str, ReferenceAuc] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -155,6 +159,7 @@ def _score(cell: Cell, quantized: QuantizedModel, tokenizer: object, settings: S
         limit=cell.limit,
         seed=settings.seed,
         batch_size=settings.batch_size,
+        reference_auc=settings.reference_aucs.get(cell.key),
     )
 
 

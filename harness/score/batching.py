@@ -12,8 +12,11 @@ Result = TypeVar("Result")
 DEFAULT_TOKENS = 16_384
 """Padded tokens per batch to begin with: small next to the weights of models that need it small."""
 
+CPU_TOKENS = 8_192
+"""The same on a CPU, where more rows are no faster and memory is the machine's own."""
+
 CACHED_TOKENS = 2_048
-"""The same for plain forward passes on a CPU, where activations that fit its caches are faster."""
+"""Tokens of one plain forward pass on a CPU, where activations that fit its caches are faster."""
 
 _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -84,3 +87,15 @@ def chunks(total: int, size: int) -> Iterator[slice]:
     """Yields slices that cover ``range(total)`` in steps of at most ``size``."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
+
+
+def chunks_by_budget(lengths: Sequence[int], budget: int) -> Iterator[slice]:
+    """Yields slices of consecutive rows that take at most ``budget`` tokens when padded, at least one row each."""
+    start = 0
+    while start < len(lengths):
+        end, longest = start + 1, lengths[start]
+        while end < len(lengths) and max(longest, lengths[end]) * (end + 1 - start) <= budget:
+            longest = max(longest, lengths[end])
+            end += 1
+        yield slice(start, end)
+        start = end

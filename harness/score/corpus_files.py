@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CorpusError
 from harness.paths import cache_dir
+from harness.provenance import sha256_json
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "knowmem": ("question", "answer"),
@@ -29,8 +30,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Columns of each config, as on the hub."""
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "restore it.") -> Any:
     """Returns a JSON file's value.
+
+    Args:
+        path: The file.
+        remedy: End of the sentence for a file that is none, or was cut short.
 
     Raises:
         CorpusError: It can't be read or is no JSON.
@@ -38,20 +43,24 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CorpusError(f"{path} can't be read as JSON ({error}): restore it.") from None
+        raise CorpusError(f"{path} can't be read as JSON ({error}): {remedy}") from None
 
 
-def read_split(folder: Path, config: str, split: str, remedy: str) -> list[dict[str, str]]:
+def read_split(
+    folder: Path, config: str, split: str, remedy: str, *, sha256: str | None = None
+) -> list[dict[str, str]]:
     """Returns the items of ``folder/config/split.json`` with exactly the config's columns.
 
     Args:
         folder: Folder in MUSE's local form.
         config: One of ``COLUMNS``.
         split: Name of the split.
-        remedy: End of the sentence for a missing file.
+        remedy: What to do about a file that is missing or faulty: the end of the sentence.
+        sha256: Digest that the items must have (``digest``); None accepts any.
 
     Raises:
-        CorpusError: The file is missing, empty, no JSON, or has an item of another form.
+        CorpusError: The file is missing, empty, no JSON, has an item of
+            another form, or other items than the digest says.
     """
     columns = _columns(config)
     if not split.replace("_", "").isalnum():
@@ -59,10 +68,21 @@ def read_split(folder: Path, config: str, split: str, remedy: str) -> list[dict[
     path = folder / config / f"{split}.json"
     if not path.is_file():
         raise CorpusError(f"{path} is missing: {remedy}")
-    items = read_json(path)
+    items = read_json(path, remedy)
     if not isinstance(items, list) or not items:
         raise CorpusError(f"{path} must be a JSON list with at least one item: {remedy}")
-    return [_item(path, position, item, columns) for position, item in enumerate(items)]
+    found = [_item(path, position, item, columns) for position, item in enumerate(items)]
+    if sha256 not in (None, digest(found)):
+        raise CorpusError(
+            f"{path} does not hold the corpus's texts (its {len(found)} items have the digest {digest(found)[:12]}..,"
+            f" pinned is {str(sha256)[:12]}..): {remedy}"
+        )
+    return found
+
+
+def digest(items: Sequence[Mapping[str, str]]) -> str:
+    """Returns the SHA-256 over a split's items: over every character, but not over how the file is laid out."""
+    return sha256_json(list(items))
 
 
 def _columns(config: str) -> tuple[str, ...]:
@@ -77,6 +97,9 @@ def _item(path: Path, position: int, item: Any, columns: tuple[str, ...]) -> dic
     if not isinstance(item, dict) or not all(isinstance(item.get(column), str) for column in columns):
         form = "a string" if columns == ("text",) else f"an object with the strings {' and '.join(columns)}"
         raise CorpusError(f"Item {position} of {path} must be {form}: correct it, or use the corpus's own data.")
+    # Nothing follows from an empty prompt, and no answer is near an empty reference, whatever the model.
+    if blank := next((column for column in columns if column != "text" and not item[column].strip()), None):
+        raise CorpusError(f"Item {position} of {path} has an empty {blank}: fill it, or take the item out.")
     return {column: _whole(path, position, item[column]) for column in columns}
 
 

@@ -20,7 +20,7 @@ from harness.errors import ScoringError
 from harness.provenance import sha256_text
 from harness.records import DocumentRecord, Evaluation, Score
 from harness.score import corpora, lm_eval_hooks
-from harness.score.metrics import MEMBERSHIP_KEYS, cut_answer, degeneration, extraction_strength, loss, privleak
+from harness.score.metrics import MEMBERSHIP_KEYS, cut_answer, degeneration, extraction_strength, loss
 
 EXCERPT = 200
 """Most characters of a corpus text that a record keeps."""
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate(
     model: Any, tokenizer: Any, task: str, *, data_dir: Path | None, device: str, limit: int | None, seed: int,
-    batch_size: int | None = None, on_progress: Progress | None = None,
+    batch_size: int | None = None, on_progress: Progress | None = None, reference_auc: corpora.ReferenceAuc = None,
 ) -> Evaluation:  # fmt: skip
     """Returns one task's scores and per-document records for one model.
 
@@ -47,6 +47,9 @@ def evaluate(
         seed: Seed of torch; all scoring is greedy, so nothing should depend on it.
         batch_size: Most documents per batch; None lets a token budget decide.
         on_progress: Told how many documents of how many are done.
+        reference_auc: What PrivLeak is relative to: the retrain control's
+            measured AUC, or ``own`` where this model is that control; None
+            takes what the corpus states.
 
     Raises:
         UnknownNameError: There is no such task.
@@ -56,11 +59,11 @@ def evaluate(
     import torch
 
     start = time.perf_counter()
-    corpora.check_task(task, data_dir=data_dir)
+    corpora.check_task(task, data_dir=data_dir, reference=reference_auc)
     torch.manual_seed(seed)
     with _quiet_lm_eval():
         lm = _language_model(model, tokenizer, device, batch_size, on_progress)
-        samples = _run(lm, tokenizer, task, data_dir, limit)
+        samples = _run(lm, tokenizer, task, data_dir, limit, reference_auc)
     if corpora.metric_of(task) == "privleak":
         documents = tuple(map(_scored_text, samples))
         scores = _membership_scores(samples)
@@ -71,7 +74,7 @@ def evaluate(
         task=task,
         scores=scores,
         documents=documents,
-        remarks=tuple(_remarks(lm, task, data_dir)),
+        remarks=tuple(_remarks(lm, task, data_dir, reference_auc)),
         seconds=time.perf_counter() - start,
     )
 
@@ -133,7 +136,9 @@ def _quiet_lm_eval() -> Iterator[None]:
         lm_eval.api.task.tqdm = bar
 
 
-def _run(lm: Any, tokenizer: Any, task: str, data_dir: Path | None, limit: int | None) -> list[dict[str, Any]]:
+def _run(
+    lm: Any, tokenizer: Any, task: str, data_dir: Path | None, limit: int | None, reference_auc: corpora.ReferenceAuc
+) -> list[dict[str, Any]]:
     """Runs lm-eval; returns its samples in document order."""
     import lm_eval.evaluator
     from lm_eval.tasks import TaskManager
@@ -142,6 +147,7 @@ def _run(lm: Any, tokenizer: Any, task: str, data_dir: Path | None, limit: int |
     metadata = {
         "tokenizer": lm_eval_hooks.SharedTokenizer(tokenizer),
         "data_dir": str(data_dir) if data_dir is not None else "",
+        "reference_auc": reference_auc,
     }
     manager = TaskManager(include_path=str(corpora.task_yaml(task).parent), include_defaults=False, metadata=metadata)
     # lm-eval's index passes over a YAML that it can't read without a word.
@@ -221,11 +227,13 @@ def _membership_scores(samples: Sequence[Mapping[str, Any]]) -> tuple[Score, ...
     documents = [_scored_text(sample) for sample in samples]
     reason = _no_valid(records)
     valid = sum(record["invalid_reason"] is None for record in records)
-    primary = lm_eval_hooks.membership_auc(records)
+    measured = lm_eval_hooks.membership_auc(records)
+    primary = lm_eval_hooks.privleak_of(measured, records)
+    # The reference model's own AUC is what it is compared with.
+    reference = records[0]["reference_auc"] if records[0]["reference_auc"] is not None else measured
     scores = [
-        Score(metric="privleak", value=None, num_docs=valid, missing_reason=reason)
-        if primary is None
-        else Score(metric="privleak", value=privleak(primary, records[0]["reference_auc"]), num_docs=valid)
+        Score(metric=name, value=value, num_docs=valid, missing_reason=reason if value is None else None)
+        for name, value in (("privleak", primary), ("reference_auc", reference))
     ]
     for key in sorted(MEMBERSHIP_KEYS, key=lambda key: key != lm_eval_hooks.MEMBERSHIP_KEY):
         value = lm_eval_hooks.membership_auc(records, key)
@@ -248,8 +256,9 @@ def _no_valid(records: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _remarks(lm: Any, task: str, data_dir: Path | None) -> Iterator[str]:
-    if corpora.metric_of(task) in ("privleak", "verbmem_f"):
+def _remarks(lm: Any, task: str, data_dir: Path | None, reference_auc: corpora.ReferenceAuc) -> Iterator[str]:
+    metric = corpora.metric_of(task)
+    if metric in ("privleak", "verbmem_f"):
         yield (
             "The tokenizer puts BOS before each text; BOS is context only."
             if lm.texts.bos
@@ -260,5 +269,12 @@ def _remarks(lm: Any, task: str, data_dir: Path | None) -> Iterator[str]:
     if lm.shortened_prompts:
         yield f"{lm.shortened_prompts} prompts lost their beginning to the model's context of {lm.max_length} tokens."
     corpus = corpora.load_corpus(corpora.corpus_of(task), data_dir=data_dir)
-    if corpora.metric_of(task) == "privleak" and corpus.pinned_sha256 not in (None, corpus.data_sha256):
+    foreign = corpora.foreign_splits(corpus, metric)
+    if foreign:
+        yield f"The given data folder's {' and '.join(foreign)} differ from the texts that {corpus.title} pins."
+    if metric == "privleak" and reference_auc == "own":
+        yield "This model is the reference: PrivLeak is relative to its own AUC, and 0 by definition."
+    elif metric == "privleak" and reference_auc is not None:
+        yield f"The corpus states no reference AUC: PrivLeak is relative to {reference_auc:.4f}, its retrain control's."
+    elif metric == "privleak" and foreign:
         yield "The reference AUC was measured on the corpus's own texts, not on those of the given data folder."

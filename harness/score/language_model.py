@@ -13,9 +13,10 @@ from functools import cache
 from typing import Any
 
 from harness.errors import ScoringError
-from harness.score.batching import CACHED_TOKENS, DEFAULT_TOKENS, Batches
+from harness.score.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches
 from harness.score.generation import GreedyGenerator
 from harness.score.log_probs import Scorer, TokenLogProbs
+from harness.score.logit_source import LogitSource
 
 Progress = Callable[[int, int], None]
 
@@ -34,9 +35,10 @@ class TextScorer:
         shortened: Texts that were cut to the model's context so far.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int, batches: Batches) -> None:
+    def __init__(self, source: LogitSource, tokenizer: Any, *, max_length: int, batches: Batches) -> None:
         self._tokenizer, self._max_length, self._batches = tokenizer, max_length, batches
-        self._score = Scorer(model)
+        self._score = Scorer(source)
+        self._known: dict[tuple[str, str], TokenLogProbs] = {}
         begin = tokenizer.bos_token_id
         self.bos = [begin] if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else []
         self.shortened = 0
@@ -52,22 +54,36 @@ class TextScorer:
 
         Both are tokenized together, as the model would read them; what counts
         begins at the first token that the prompt alone does not have. Too long
-        a pair loses its beginning.
+        a pair loses its beginning. Pairs that were drafts are known already.
         """
-        wholes = self._encode([prompt + text for prompt, text in pairs])
-        prompts = self._encode([prompt for prompt, _ in pairs])
+        asked = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         jobs = []
-        for whole, prompt in zip(wholes, prompts, strict=True):
-            same = 0
-            while same < min(len(whole), len(prompt)) and whole[same] == prompt[same]:
-                same += 1
-            sequence, first = self.bos + whole, len(self.bos) + same
+        for sequence, first in self.tokens_of(asked):
             surplus = max(0, len(sequence) - self._max_length)
             self.shortened += surplus > 0
             jobs.append((sequence[surplus:], max(1, first - surplus)))
-        return self._run(jobs, None)
+        found = dict(zip(asked, self._run(jobs, None), strict=True))
+        return [self._known[pair] if pair in self._known else found[pair] for pair in pairs]
+
+    def tokens_of(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+        """Returns the tokens of each prompt with what follows it, and the place of the first that the prompt lacks."""
+        found = []
+        wholes = self._encode([prompt + text for prompt, text in pairs])
+        prompts = self._encode([prompt for prompt, _ in pairs])
+        for whole, alone in zip(wholes, prompts, strict=True):
+            same = 0
+            while same < min(len(whole), len(alone)) and whole[same] == alone[same]:
+                same += 1
+            found.append((self.bos + whole, len(self.bos) + same))
+        return found
+
+    def remember(self, prompt: str, text: str, judged: TokenLogProbs) -> None:
+        """Keeps what a generation has found out about a continuation on its way."""
+        self._known[prompt, text] = judged
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def _run(self, jobs: Sequence[tuple[list[int], int]], on_progress: Progress | None) -> list[TokenLogProbs]:
@@ -140,10 +156,16 @@ def _quench_lm() -> type[Any]:
             _reset_generation_config(self.model, self.tokenizer)
             self.on_progress = on_progress
             end = self.tokenizer.eos_token_id
-            forward = Batches(max_rows=rows, tokens=CACHED_TOKENS if self.device.type == "cpu" else DEFAULT_TOKENS)
-            self.texts = TextScorer(self.model, self.tokenizer, max_length=self.max_length, batches=forward)
+            on_cpu = self.device.type == "cpu"
+            forward = Batches(max_rows=rows, tokens=CACHED_TOKENS if on_cpu else DEFAULT_TOKENS)
+            together = Batches(max_rows=rows, tokens=CPU_TOKENS if on_cpu else DEFAULT_TOKENS)
+            source = LogitSource(self.model)
+            self.texts = TextScorer(source, self.tokenizer, max_length=self.max_length, batches=forward)
             self._generate = GreedyGenerator(
-                self.model, end_ids=[] if end is None else [end], batches=Batches(max_rows=rows)
+                source,
+                end_ids=[] if end is None else [end],
+                batches=together,
+                prompt_tokens=forward.tokens,
             )
             self.shortened_prompts = 0
 
@@ -162,7 +184,7 @@ def _quench_lm() -> type[Any]:
                 groups.setdefault(self._stop_and_length(request.args[1]), []).append(index)
             answers: dict[int, str] = {}
             for (until, length), indices in groups.items():
-                texts = self._continuations([requests[index].args[0] for index in indices], until, length)
+                texts = self._continuations([requests[index] for index in indices], until, length)
                 answers.update(zip(indices, texts, strict=True))
             return [answers[index] for index in range(len(requests))]
 
@@ -170,25 +192,48 @@ def _quench_lm() -> type[Any]:
             until = settings.get("until") or []
             return (until,) if isinstance(until, str) else tuple(until), int(settings["max_gen_toks"])
 
-        def _continuations(self, prompts: list[str], until: tuple[str, ...], length: int) -> list[str]:
+        def _continuations(self, requests: list[Any], until: tuple[str, ...], length: int) -> list[str]:
             room = self.max_length - length
             if room < 1:
                 raise ScoringError(
                     f"The model's context of {self.max_length} tokens leaves no room for a prompt before {length} new"
                     " tokens: score a model with a longer context."
                 )
+            prompts = [request.args[0] for request in requests]
             encoded = [list(ids) for ids in self.tokenizer(prompts)["input_ids"]]
             self.shortened_prompts += sum(len(ids) > room for ids in encoded)
+            ending = until[0] if until else ""
+            drafts = self._drafts(requests, encoded, ending)
+
+            def remember(row: int, judged: TokenLogProbs) -> None:
+                if drafts[row] and not ending:
+                    self.texts.remember(prompts[row], requests[row].doc["reference"], judged)
+
             new = self._generate(
                 [ids[-room:] for ids in encoded],
                 max_new_tokens=length,
+                drafts=drafts,
                 is_stopped=StopStrings(self.tokenizer, until) if until else None,
+                on_draft=remember,
                 on_progress=self.on_progress,
             )
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             for string in until:
                 texts = [text.split(string, 1)[0] for text in texts]
             return list(texts)
+
+        def _drafts(self, requests: list[Any], prompts: list[list[int]], ending: str) -> list[list[int]]:
+            """Returns the tokens of each reference and ending; none where the prompt reads differently before it."""
+            drafts: list[list[int]] = [[] for _ in requests]
+            documents = [getattr(request, "doc", None) or {} for request in requests]
+            known = [row for row, document in enumerate(documents) if isinstance(document.get("reference"), str)]
+            found = self.texts.tokens_of(
+                [(requests[row].args[0], documents[row]["reference"] + ending) for row in known]
+            )
+            for row, (whole, first) in zip(known, found, strict=True):
+                if whole[:first] == prompts[row] and len(whole) <= self.max_length:
+                    drafts[row] = whole[first:]
+            return drafts
 
     return QuenchLM
 

@@ -135,30 +135,35 @@ def knowmem_documents(
 def membership_documents(corpus: corpora.Corpus) -> list[Document]:
     """Returns the texts that PrivLeak tells apart, forget and holdout by turns.
 
-    By turns, so that the first N documents hold both splits.
+    By turns, so that the first N documents hold both splits; ``position`` is
+    a text's place in its own split.
     """
     forget, holdout = (corpora.load_split(corpus, "privleak", split) for split in ("forget", "holdout"))
     turns = [
-        {"split": split, "text": item["text"]}
-        for pair in zip_longest(forget, holdout)
+        {"split": split, "position": position, "text": item["text"]}
+        for position, pair in enumerate(zip_longest(forget, holdout))
         for split, item in zip(("forget", "holdout"), pair, strict=True)
         if item is not None
     ]
     return [{"index": index, **turn} for index, turn in enumerate(turns)]
 
 
-def privleak_documents(*, corpus: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Returns PrivLeak's documents: ``text``, ``split`` and the corpus's ``reference_auc``.
+def privleak_documents(
+    *, corpus: str, data_dir: str | None = None, reference_auc: corpora.ReferenceAuc = None, **_: Any
+) -> dict[str, Any]:
+    """Returns PrivLeak's documents: ``text``, ``split``, ``position`` and ``reference_auc``.
 
     Args:
         corpus: Name of the corpus.
         data_dir: Folder in MUSE's local form.
+        reference_auc: A measured AUC, or ``own`` for the model that is the
+            reference itself; None takes what the corpus states.
 
     Raises:
-        CorpusError: The corpus has no reference AUC.
+        CorpusError: There is no reference AUC.
     """
     source = _corpus(corpus, data_dir)
-    reference = corpora.reference_auc(source)
+    reference = corpora.reference_auc(source, reference_auc)
     documents = [document | {"reference_auc": reference} for document in membership_documents(source)]
     return _dataset("interleaved", documents)
 
@@ -200,7 +205,8 @@ def membership_record(document: Mapping[str, Any], answer: Mapping[str, Any]) ->
     record: dict[str, Any] = {"split": document["split"], "scores": {}, "invalid_reason": None}
     if len(logprobs) < MIN_TOKENS:
         record["invalid_reason"] = (
-            f"the text has {len(logprobs)} scored tokens, but Min-{MEMBERSHIP_PERCENT}% needs at least {MIN_TOKENS}"
+            f"item {document['position']} of privleak/{document['split']}.json has {len(logprobs)} scored tokens, but"
+            f" Min-{MEMBERSHIP_PERCENT}% needs at least {MIN_TOKENS}: put a longer text there, or leave it out"
         )
     elif not all(map(math.isfinite, logprobs)):
         bad = sum(not math.isfinite(value) for value in logprobs)
@@ -233,8 +239,16 @@ def aggregate_auc(records: Sequence[Mapping[str, Any]]) -> float:
 
 def aggregate_privleak(records: Sequence[Mapping[str, Any]]) -> float:
     """Returns PrivLeak in percent for lm-eval's table; NaN where a split has no valid text."""
-    value = membership_auc(records)
-    return math.nan if value is None else metrics.privleak(value, records[0]["reference_auc"])
+    value = privleak_of(membership_auc(records), records)
+    return math.nan if value is None else value
+
+
+def privleak_of(auc: float | None, records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns PrivLeak in percent from the records' AUC, None without one; 0 where the model is the reference."""
+    if auc is None:
+        return None
+    reference = records[0]["reference_auc"]
+    return 0.0 if reference is None else metrics.privleak(auc, reference)
 
 
 @cache

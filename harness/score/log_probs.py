@@ -1,9 +1,7 @@
 """Log-probabilities of every token of a text, one forward pass per text.
 
-A [tokens, vocabulary] table in float32 is the largest thing in a scoring run
-(1 GB for 8,000 tokens of a 32,000 vocabulary), so hidden states go through the
-output layer in slices. Logits are raised to float32 before the softmax: in
-bfloat16 Min-40% is off in the third decimal.
+Logits are made in slices and raised to float32 before the softmax: in bfloat16
+Min-40% is off in the third decimal.
 """
 
 from __future__ import annotations
@@ -13,9 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.score.batching import chunks
+from harness.score.logit_source import LogitSource
 
-_SLICE_ELEMENTS = 4_194_304
-"""Logits per slice: 16 MB in float32."""
+_SLICE_ELEMENTS = 8_388_608
+"""Logits made at a time: 32 MB in float32; with fewer the output layer is read too often."""
+
+_READ_ELEMENTS = 1_048_576
+"""Logits judged at a time: their tables, 4 MB each, fit a CPU's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +38,10 @@ class TokenLogProbs:
 
 
 class Scorer:
-    """Scores batches of token sequences with one causal language model.
+    """Scores batches of token sequences with one causal language model."""
 
-    Where the logits are exactly the output layer applied to the last hidden
-    state (checked once on a few tokens), they are made slice by slice; models
-    that scale or cap their logits are asked for whole logits instead.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._decoder, self._head = _decoder_and_head(model)
-
-    @property
-    def slices_logits(self) -> bool:
-        """Whether logits are made slice by slice."""
-        return self._head is not None
+    def __init__(self, source: LogitSource) -> None:
+        self._source = source
 
     def __call__(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[TokenLogProbs]:
         """Returns the statistics of each sequence's tokens from ``first`` on.
@@ -61,71 +52,76 @@ class Scorer:
         """
         import torch
 
-        width = max(map(len, sequences))
-        device = self._model.device
+        device = self._source.device
         # Padding stands right of a causal model's tokens, where none of them looks: no mask is needed.
-        ids = torch.zeros((len(sequences), width), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        ids = right_padded(sequences)
         scored = [slice(start, len(sequence)) for start, sequence in zip(first, sequences, strict=True)]
         rows = torch.cat([torch.full((part.stop - part.start,), row) for row, part in enumerate(scored)])
         positions = torch.cat([torch.arange(part.start, part.stop) for part in scored])
-        targets = ids[rows, positions].to(device)
+        targets = ids[rows, positions]
         with torch.inference_mode():
-            columns = self._statistics(ids.to(device), rows.to(device), positions.to(device), targets)
+            read = self._source.read(ids.to(device))
+            columns = statistics(self._source, read, rows.to(device), positions.to(device) - 1, targets.to(device))
         sizes = [part.stop - part.start for part in scored]
         split = [[part.tolist() for part in column.cpu().split(sizes)] for column in columns]
         return [
-            TokenLogProbs(logprobs=lp, means=mean, stds=std, correct=right)
-            for lp, mean, std, right in zip(*split, strict=True)
+            TokenLogProbs(
+                logprobs=lp, means=mean, stds=std, correct=[a == b for a, b in zip(choice, target, strict=True)]
+            )
+            for lp, mean, std, choice, target in zip(*split, (t.tolist() for t in targets.split(sizes)), strict=True)
         ]
 
-    def _statistics(self, ids: Any, rows: Any, positions: Any, targets: Any) -> list[Any]:
-        import torch
 
-        if self._head is None:
-            source = self._model(input_ids=ids, use_cache=False).logits
-            vocabulary = source.shape[-1]
-        else:
-            source = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
-            vocabulary = self._head.weight.shape[0]
-        parts = []
-        for part in chunks(len(targets), max(1, _SLICE_ELEMENTS // vocabulary)):
-            taken = source[rows[part], positions[part] - 1]
-            parts.append(_of_logits(taken if self._head is None else self._head(taken), targets[part]))
-        return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
-def _of_logits(logits: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+def right_padded(sequences: Sequence[Sequence[int]]) -> Any:
+    """Returns token ids [rows, longest], zeros after each row's own."""
     import torch
 
-    correct = logits.argmax(dim=-1) == targets
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    of_targets = logprobs.gather(1, targets[:, None])[:, 0]
-    probabilities = logprobs.exp()
+    ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+    return ids
+
+
+def statistics(source: LogitSource, read: Any, rows: Any, positions: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    """Returns what the logits at n places say of n tokens, slice by slice.
+
+    Args:
+        source: The model that ``read`` comes from.
+        read: What its ``read`` gave, [rows, width, ...].
+        rows: Row of each place, [n].
+        positions: Position of each place, [n].
+        targets: Token that is judged at each place, [n].
+
+    Returns:
+        Four tensors [n]: the token's log-probability, mean and standard
+        deviation of the log-probability under the distribution there (all
+        float32, in nats), and the most likely token.
+    """
+    import torch
+
+    parts = []
+    for part in chunks(len(targets), max(1, _SLICE_ELEMENTS // source.vocabulary)):
+        logits, judged = source.logits(read[rows[part], positions[part]]), targets[part]
+        size = max(1, _READ_ELEMENTS // source.vocabulary) if logits.device.type == "cpu" else len(judged)
+        parts += [of_logits(logits[piece], judged[piece]) for piece in chunks(len(judged), size)]
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def of_logits(logits: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    """Returns ``statistics``' four tensors for logits [n, vocabulary]."""
+    import torch
+
+    most, choices = logits.max(dim=-1, keepdim=True)
+    # Distances to the most likely token: sums of their exponentials can't overflow, and need one table besides.
+    below = logits.float() - most.float()
+    of_targets = below.gather(1, targets[:, None])[:, 0]
+    weights = below.exp()
+    total = weights.sum(dim=-1)
     # p log p is 0 in the limit; with a log-probability of -inf it would be NaN.
-    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
-    weighted = probabilities.mul_(logprobs)
-    means = weighted.sum(dim=-1)
-    squares = weighted.mul_(logprobs).sum(dim=-1)
-    stds = (squares - means.square()).clamp(min=0).sqrt()
-    return of_targets, means, stds, correct
-
-
-def _decoder_and_head(model: Any) -> tuple[Any, Any]:
-    """Returns decoder and output layer, or (None, None) where they don't make up the logits alone."""
-    import torch
-
-    head = model.get_output_embeddings()
-    decoder = getattr(model, "base_model", None)
-    if head is None or decoder is None or decoder is model or not hasattr(head, "weight"):
-        return None, None
-    probe = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
-    with torch.inference_mode():
-        try:
-            sliced = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
-            whole = model(input_ids=probe, use_cache=False).logits
-        except (AttributeError, TypeError):
-            return None, None
-    same = sliced.shape == whole.shape and torch.allclose(sliced, whole, rtol=1e-3, atol=1e-3, equal_nan=True)
-    return (decoder, head) if same else (None, None)
+    below.clamp_(min=torch.finfo(below.dtype).min)
+    first = weights.mul_(below).sum(dim=-1) / total
+    second = torch.linalg.vecdot(weights, below) / total
+    log_total = total.log()
+    stds = (second - first.square()).clamp(min=0).sqrt()
+    return of_targets - log_total, first - log_total, stds, choices[:, 0]

@@ -111,6 +111,10 @@ def _of_membership() -> Iterator[MetricInfo]:
             f"loss_{split}", f"Loss, {split}", "higher" if split == "forget" else "lower",
             f"Mean loss on the {split} texts.", "mean NLL", scale=1, unit="nats/token",
         )  # fmt: skip
+    yield _info(
+        "reference_auc", "Reference AUC", "toward_zero", "AUC of the retrained model, which PrivLeak is relative to.",
+        f"{_MUSE}, equation 5",
+    )  # fmt: skip
     yield _info("tokens", "Scored tokens", "higher", "Mean number of scored tokens of a text.", "", scale=1)
 
 

@@ -82,7 +82,7 @@ def cell_row(result: CellResult) -> Row:
         "remarks": list(result.remarks), "timings": _json(dict(result.timings)),
         "peak_memory_bytes": result.peak_memory_bytes, "created_at": made.created_at, "git_commit": made.git_commit,
         "dirty": made.dirty, "device": made.device, "threads": made.threads, "seed": made.seed,
-        "scoring_version": made.scoring_version, "versions": _json(dict(made.versions)),
+        "scoring_version": made.scoring_version, "versions": _json(dict(made.versions)), "origin": result.origin,
     }  # fmt: skip
 
 
@@ -231,4 +231,5 @@ def read_cell(
         remarks=tuple(row["remarks"]),
         timings=json.loads(row["timings"]),
         peak_memory_bytes=row["peak_memory_bytes"],
+        origin=row["origin"],
     )

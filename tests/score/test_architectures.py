@@ -5,6 +5,7 @@ import pytest
 from harness.score.evaluation import evaluate
 from harness.score.generation import GreedyGenerator, _shared_length
 from harness.score.language_model import QuenchLM
+from harness.score.logit_source import LogitSource
 
 SPOKEN = (
     "the old ferry to orla head leaves at nine and keeper of lamp waits for no one in rain while harbour bells ring "
@@ -19,13 +20,13 @@ KINDS = {
     "mistral": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": None}, True),
     "mistral_windowed": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": 24}, False),
     "gemma": ("GemmaConfig", GEMMA, True),
-    "gemma2_capped": ("Gemma2Config", GEMMA | {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}, False),
+    "gemma2_capped": ("Gemma2Config", GEMMA | {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}, True),
     "gemma3_windowed": ("Gemma3TextConfig", GEMMA | {"sliding_window": 16}, False),
     "qwen3": ("Qwen3Config", GEMMA, True),
     "granite_scaled": ("GraniteConfig", {"num_key_value_heads": 2, "logits_scaling": 3.0}, True),
     "gpt2_learned_positions": ("GPT2Config", {}, True),
     "opt_offset_positions": ("OPTConfig", {"ffn_dim": 48, "word_embed_proj_dim": 32}, True),
-    "bloom_alibi": ("BloomConfig", {}, True),
+    "bloom_alibi": ("BloomConfig", {}, False),
 }
 
 QUICK = ("mistral_windowed", "gemma2_capped", "gpt2_learned_positions", "bloom_alibi")
@@ -77,7 +78,7 @@ def test_a_shared_beginning_is_copied_where_it_can_be_and_changes_no_token(zoo, 
     ids = [tokenizer(SPOKEN + end)["input_ids"] for end in ("nine", "x", "the keeper of the lamp", "so")]
     shared = _shared_length(ids)
     assert shared >= 16
-    generate = GreedyGenerator(model, end_ids=[2], batches=Batches())
+    generate = GreedyGenerator(LogitSource(model), end_ids=[2], batches=Batches())
     assert (generate._run_prefix(ids[0][:shared]) is not None) == KINDS[kind][2]
     assert generate(ids, max_new_tokens=8) == [plain_greedy(model, one, 8) for one in ids]
 
@@ -89,7 +90,7 @@ def test_log_probabilities_of_a_batch_are_those_of_each_text_alone(zoo, tokenize
     texts = [SPOKEN[: 3 + 9 * row] for row in range(10)]
     for text, found in zip(texts, lm.texts.score_texts(texts), strict=True):
         assert found.logprobs == pytest.approx(plain_logprobs(model, tokenizer(text)["input_ids"]), abs=1e-4)
-    assert lm.texts._score.slices_logits == (kind not in ("gemma2_capped", "granite_scaled"))
+    assert lm.texts._score._source.slices == (kind not in ("gemma2_capped", "granite_scaled"))
 
 
 @pytest.mark.parametrize("kind", ["gemma2_capped"])

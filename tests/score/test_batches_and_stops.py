@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ScoringError
-from harness.score.batching import CACHED_TOKENS, DEFAULT_TOKENS, Batches, chunks
+from harness.score.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches, chunks
 from harness.score.generation import _shared_length
 from harness.score.language_model import StopStrings
 
@@ -91,7 +91,7 @@ def test_plain_passes_on_a_cpu_begin_with_the_smaller_budget(models, tokenizer):
     from harness.score.language_model import QuenchLM
 
     lm = QuenchLM(models["llama"], tokenizer)
-    assert lm.texts._batches.tokens == CACHED_TOKENS < DEFAULT_TOKENS == lm._generate._batches.tokens
+    assert lm.texts._batches.tokens == CACHED_TOKENS < CPU_TOKENS == lm._generate._batches.tokens
 
 
 @given(total=st.integers(0, 60), size=st.integers(1, 70))

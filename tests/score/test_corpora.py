@@ -184,10 +184,10 @@ def test_the_hub_is_asked_once_at_the_pinned_commit(monkeypatch, tmp_path):
 
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    corpus = corpora.load_corpus("news")
+    corpus = corpora.load_corpus("books")
     for _ in range(2):
         assert corpora.load_split(corpus, "privleak", "forget") == [{"text": "one"}, {"text": "two"}]
-    assert calls == [("muse-bench/MUSE-News", "privleak", "forget", corpus.revision)]
+    assert calls == [("muse-bench/MUSE-Books", "privleak", "forget", corpus.revision)]
     written = next((tmp_path / "cache").rglob("forget.json"))
     assert json.loads(written.read_text(encoding="utf-8")) == ["one", "two"]
     assert not list((tmp_path / "cache").rglob("*.part"))

@@ -148,7 +148,7 @@ def test_another_commit_is_fetched_into_a_folder_of_its_own(monkeypatch, tmp_pat
 def test_a_damaged_cache_says_what_to_delete(monkeypatch, tmp_path):
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(corpus_files, "_fetch", lambda *_: [{"text": "a"}])
-    corpus = corpora.load_corpus("news")
+    corpus = corpora.load_corpus("books")
     corpora.load_split(corpus, "privleak", "forget")
     path = next(tmp_path.rglob("forget.json"))
     path.write_text("[]", encoding="utf-8")

@@ -46,6 +46,38 @@ def test_an_evaluation_starts_with_its_primary_score_and_keeps_every_document(ru
         assert len(document.reference_excerpt) <= 200
 
 
+ROUGE = {"rougeL_recall", "rouge1", "rouge1_recall"}
+RESPONSE = {"repetition", "empty", "degenerate", "response_words"}
+ATTACKS = {*(f"min_k_{k}" for k in (5, 10, 20, 30, 40, 50, 60)), "min_k_pp_40", "loss", "zlib_loss"}
+SECONDARY = {
+    "verbmem_f": ROUGE | RESPONSE | {"reference_nll", "extraction_strength"},
+    "knowmem_f": ROUGE | RESPONSE,
+    "knowmem_r": ROUGE | RESPONSE,
+    "privleak": {"auc", "reference_auc", "loss_forget", "loss_holdout", "tokens"}
+    | {f"auc_{key}" for key in ATTACKS - {"min_k_40"}},
+}
+
+
+@pytest.mark.parametrize("metric", PRIMARY)
+def test_every_secondary_metric_is_stored_for_every_cell_and_described(run, models, own_muse_folder, metric):
+    """Texts of at least 20 tokens, so that Min-5% has one; per document, so that intervals can be made."""
+    for split in ("forget", "holdout"):
+        path = own_muse_folder / "privleak" / f"{split}.json"
+        texts = [text + " the old ferry waits" * 9 for text in json.loads(path.read_text(encoding="utf-8"))]
+        path.write_text(json.dumps(texts), encoding="utf-8")
+    found = run(models["llama"], metric, data_dir=own_muse_folder)
+    assert {score.metric for score in found.scores} == SECONDARY[metric] | {metric}
+    assert all(score.value is not None for score in found.scores)
+    kept = ATTACKS | {"tokens"} if metric == "privleak" else SECONDARY[metric] | {metric}
+    assert all(set(document.scores) == kept for document in found.documents)
+    assert (SECONDARY[metric] | kept) <= set(METRICS)
+
+
+def test_the_metric_table_describes_nothing_that_no_cell_holds():
+    held = set().union(*SECONDARY.values(), PRIMARY, ATTACKS)
+    assert set(METRICS) == held
+
+
 def test_an_evaluation_is_plain_data(run, models):
     from dataclasses import asdict
 
@@ -156,7 +188,7 @@ def test_a_split_without_a_valid_text_gives_no_number_but_a_reason(run, models, 
     (own_muse_folder / "privleak" / "forget.json").write_text('["a", ""]', encoding="utf-8")
     found = run(models["llama"], "privleak", data_dir=own_muse_folder)
     assert found.scores[0].value is None
-    assert "none of the 2 forget texts is valid (the first: the text has" in found.scores[0].missing_reason
+    assert "none of the 2 forget texts is valid (the first: item 0 of privleak/" in found.scores[0].missing_reason
     assert scores_of(found)["auc"].value is None
     with pytest.raises(ScoringError, match="none of the 2 forget texts"):
         membership_auc(models["llama"], tokenizer, "mini", data_dir=own_muse_folder, device="cpu")
@@ -281,9 +313,9 @@ def test_a_small_part_of_real_news_runs_when_it_is_there(models, tokenizer, new_
     import os
     from pathlib import Path
 
-    folder = os.environ.get("QUENCH_NEWS_DIR")
+    folder = os.environ.get("QUENCH_REAL_DATA")
     if not folder:
-        pytest.skip("QUENCH_NEWS_DIR names no folder with MUSE NEWS")
+        pytest.skip("QUENCH_REAL_DATA names no folder with MUSE NEWS in its local form")
     model = new_model("llama", positions=8192)
     for task in corpora.load_corpus("news").tasks:
         found = evaluate(model, tokenizer, task, data_dir=Path(folder), device="cpu", limit=2, seed=0)

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import ScoringError
-from harness.score import lm_eval_hooks
+from harness.score import lm_eval_hooks, log_probs
 from harness.score.batching import Batches, chunks
 from harness.score.generation import GreedyGenerator, _shared_length
 from harness.score.language_model import QuenchLM, StopStrings, TextScorer
 from harness.score.log_probs import Scorer
+from harness.score.logit_source import LogitSource
 from harness.score.metrics import ANSWER_MARKERS, cut_answer
 
 KINDS = ("llama", "qwen2", "gpt_neox")
@@ -36,7 +37,7 @@ def test_answers_with_a_shared_prefix_are_those_of_the_plain_loop(models, tokeni
     model = models[kind]
     ids = [tokenizer(prompt)["input_ids"] for prompt in many]
     assert _shared_length(ids) > 60
-    generate = GreedyGenerator(model, end_ids=[2], batches=Batches())
+    generate = GreedyGenerator(LogitSource(model), end_ids=[2], batches=Batches())
     assert generate(ids, max_new_tokens=12) == [plain_greedy(model, one, 12) for one in ids]
 
 
@@ -45,7 +46,7 @@ def test_padded_batches_give_the_tokens_of_the_plain_loop(models, tokenizer, pla
     model = models[kind]
     ids = [tokenizer(prompt[-(5 + 7 * (row % 25)) :])["input_ids"] for row, prompt in enumerate(many[:30])]
     assert _shared_length(ids) < 16
-    generate = GreedyGenerator(model, end_ids=[2], batches=Batches(tokens=700))
+    generate = GreedyGenerator(LogitSource(model), end_ids=[2], batches=Batches(tokens=700))
     assert generate(ids, max_new_tokens=20) == [plain_greedy(model, one, 20) for one in ids]
 
 
@@ -58,11 +59,11 @@ def test_rows_that_end_early_leave_and_the_others_are_not_disturbed(models, toke
     expected = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in whole]
     assert sum(len(row) < 16 for row in expected) > 8
     assert len({len(row) for row in expected}) > 3
-    assert GreedyGenerator(model, end_ids=ends, batches=Batches())(ids, max_new_tokens=16) == expected
+    assert GreedyGenerator(LogitSource(model), end_ids=ends, batches=Batches())(ids, max_new_tokens=16) == expected
 
 
 def test_one_prompt_and_no_prompt_work(models, tokenizer, plain_greedy):
-    generate = GreedyGenerator(models["qwen2"], end_ids=[2], batches=Batches())
+    generate = GreedyGenerator(LogitSource(models["qwen2"]), end_ids=[2], batches=Batches())
     assert generate([], max_new_tokens=3) == []
     ids = tokenizer("The ferry")["input_ids"]
     assert generate([ids], max_new_tokens=5) == [plain_greedy(models["qwen2"], ids, 5)]
@@ -72,7 +73,7 @@ def test_one_prompt_and_no_prompt_work(models, tokenizer, plain_greedy):
 def test_identical_long_prompts_keep_one_token_of_their_own(models, tokenizer, plain_greedy, many):
     ids = tokenizer(many[0])["input_ids"]
     assert _shared_length([ids, ids]) == len(ids) - 1
-    generate = GreedyGenerator(models["llama"], end_ids=[2], batches=Batches())
+    generate = GreedyGenerator(LogitSource(models["llama"]), end_ids=[2], batches=Batches())
     assert generate([ids, ids, ids[:-1]], max_new_tokens=6) == [
         plain_greedy(models["llama"], one, 6) for one in (ids, ids, ids[:-1])
     ]
@@ -83,7 +84,7 @@ def test_sliding_windows_share_no_prefix_and_stay_exact(new_model, tokenizer, pl
                       layer_types=["sliding_attention", "full_attention"])  # fmt: skip
     ids = [tokenizer(prompt[-160:])["input_ids"] for prompt in many[:6]]
     shared = [[*ids[0][:40], *one[-9:]] for one in ids]
-    generate = GreedyGenerator(model, end_ids=[2], batches=Batches())
+    generate = GreedyGenerator(LogitSource(model), end_ids=[2], batches=Batches())
     assert generate._run_prefix(shared[0][:40]) is None
     # Left padding stands inside a window; rows of one length have none.
     assert generate(shared, max_new_tokens=8) == [plain_greedy(model, one, 8) for one in shared]
@@ -160,7 +161,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_is_counted(new_model,
 @pytest.mark.parametrize("tokens", [50, 16_384])
 def test_log_probabilities_are_those_of_one_text_at_a_time(models, tokenizer, plain_logprobs, many, kind, tokens):
     texts = [prompt[-(3 + 9 * row) :] for row, prompt in enumerate(many[:20])]
-    scorer = TextScorer(models[kind], tokenizer, max_length=768, batches=Batches(tokens=tokens))
+    scorer = TextScorer(LogitSource(models[kind]), tokenizer, max_length=768, batches=Batches(tokens=tokens))
     for text, found in zip(texts, scorer.score_texts(texts), strict=True):
         expected = plain_logprobs(models[kind], tokenizer(text)["input_ids"])
         assert found.logprobs == pytest.approx(expected, abs=1e-4)
@@ -171,8 +172,8 @@ def test_bos_is_context_only_and_counted_once(models, tokenizer, bare_tokenizer,
     bare = bare_tokenizer(text)["input_ids"]
     assert tokenizer(text)["input_ids"] == [1, *bare]
     model = models["llama"]
-    with_bos = TextScorer(model, tokenizer, max_length=99, batches=Batches())
-    without = TextScorer(model, bare_tokenizer, max_length=99, batches=Batches())
+    with_bos = TextScorer(LogitSource(model), tokenizer, max_length=99, batches=Batches())
+    without = TextScorer(LogitSource(model), bare_tokenizer, max_length=99, batches=Batches())
     assert (with_bos.bos, without.bos) == ([1], [])
     assert with_bos.score_texts([text])[0].logprobs == pytest.approx(plain_logprobs(model, [1, *bare]), abs=1e-5)
     assert without.score_texts([text])[0].logprobs == pytest.approx(plain_logprobs(model, bare), abs=1e-5)
@@ -180,11 +181,11 @@ def test_bos_is_context_only_and_counted_once(models, tokenizer, bare_tokenizer,
 
 
 def test_empty_and_too_long_texts_are_handled(models, tokenizer, bare_tokenizer):
-    scorer = TextScorer(models["llama"], tokenizer, max_length=10, batches=Batches())
+    scorer = TextScorer(LogitSource(models["llama"]), tokenizer, max_length=10, batches=Batches())
     found = scorer.score_texts(["", "nine bells ring in the old harbour while nobody waits in the rain"])
     assert [len(one.logprobs) for one in found] == [0, 9]
     assert scorer.shortened == 1
-    bare = TextScorer(models["llama"], bare_tokenizer, max_length=10, batches=Batches())
+    bare = TextScorer(LogitSource(models["llama"]), bare_tokenizer, max_length=10, batches=Batches())
     assert bare.score_texts(["", "a"])[1].logprobs == []
 
 
@@ -192,7 +193,7 @@ def test_moments_and_first_choices_are_those_of_the_whole_distribution(models, t
     import torch
 
     ids = tokenizer("the old ferry waits for the keeper")["input_ids"]
-    (found,) = Scorer(models["qwen2"])([ids], [1])
+    (found,) = Scorer(LogitSource(models["qwen2"]))([ids], [1])
     with torch.no_grad():
         table = torch.log_softmax(models["qwen2"](input_ids=torch.tensor([ids])).logits[0, :-1].double(), dim=-1)
     means = (table.exp() * table).sum(dim=-1)
@@ -205,7 +206,7 @@ def test_moments_and_first_choices_are_those_of_the_whole_distribution(models, t
 def test_logits_are_made_in_slices_unless_the_model_changes_them(models, new_model, tokenizer, plain_logprobs):
     import torch
 
-    assert all(Scorer(model).slices_logits for model in models.values())
+    assert all(LogitSource(model).slices for model in models.values())
     capped = new_model("llama", seed=3)
     plain_forward = capped.forward
 
@@ -215,31 +216,33 @@ def test_logits_are_made_in_slices_unless_the_model_changes_them(models, new_mod
         return output
 
     capped.forward = forward
-    scorer = Scorer(capped)
-    assert not scorer.slices_logits
+    scorer = Scorer(LogitSource(capped))
+    assert not scorer._source.slices
     ids = tokenizer("the lamp waits")["input_ids"]
     assert scorer([ids], [1])[0].logprobs == pytest.approx(plain_logprobs(capped, ids), abs=1e-5)
 
 
 def test_slices_do_not_change_numbers(models, tokenizer, monkeypatch):
     ids = [tokenizer("the old ferry waits " * n)["input_ids"] for n in (1, 4, 2)]
-    whole = Scorer(models["llama"])(ids, [1, 1, 1])
+    whole = Scorer(LogitSource(models["llama"]))(ids, [1, 1, 1])
     monkeypatch.setattr("harness.score.log_probs._SLICE_ELEMENTS", 360 * 3)
-    for one, other in zip(whole, Scorer(models["llama"])(ids, [1, 1, 1]), strict=True):
+    for one, other in zip(whole, Scorer(LogitSource(models["llama"]))(ids, [1, 1, 1]), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
         assert one.stds == pytest.approx(other.stds, abs=1e-4)
 
 
 def test_no_table_of_all_tokens_and_the_vocabulary_is_made_in_float32(models, tokenizer, monkeypatch):
-    import torch
-
-    sizes = []
-    plain = torch.log_softmax
-    monkeypatch.setattr("harness.score.log_probs._SLICE_ELEMENTS", 360 * 8)
-    monkeypatch.setattr(torch, "log_softmax", lambda x, **named: sizes.append(x.numel()) or plain(x, **named))
-    Scorer(models["llama"])([tokenizer("the old ferry " * 20)["input_ids"]], [1])
-    assert max(sizes) <= 360 * 8
-    assert len(sizes) > 3
+    sizes, judged = [], []
+    make, judge = LogitSource.logits, log_probs.of_logits
+    monkeypatch.setattr(log_probs, "_SLICE_ELEMENTS", 360 * 8)
+    monkeypatch.setattr(log_probs, "_READ_ELEMENTS", 360 * 3)
+    monkeypatch.setattr(LogitSource, "logits", lambda self, taken: sizes.append(len(taken)) or make(self, taken))
+    monkeypatch.setattr(log_probs, "of_logits", lambda x, targets: judged.append(len(x)) or judge(x, targets))
+    ids = tokenizer("the old ferry " * 20)["input_ids"]
+    (found,) = Scorer(LogitSource(models["llama"]))([ids], [1])
+    assert len(found.logprobs) == sum(sizes) == sum(judged) == len(ids) - 1
+    assert max(sizes) == 8
+    assert max(judged) == 3
 
 
 def test_a_masked_vocabulary_entry_leaves_finite_moments(new_model, tokenizer):
@@ -251,9 +254,9 @@ def test_a_masked_vocabulary_entry_leaves_finite_moments(new_model, tokenizer):
         bias = torch.zeros(360)
         bias[5] = -torch.inf
         model.lm_head.bias = torch.nn.Parameter(bias)
-    (found,) = Scorer(model)([ids], [1])
+    (found,) = Scorer(LogitSource(model))([ids], [1])
     assert all(abs(value) < 1e6 for value in (*found.logprobs, *found.means, *found.stds))
-    assert Scorer(model)([[1, 5]], [1])[0].logprobs == [-float("inf")]
+    assert Scorer(LogitSource(model))([[1, 5]], [1])[0].logprobs == [-float("inf")]
 
 
 def test_bfloat16_logits_are_raised_before_the_softmax(new_model, tokenizer, plain_logprobs):
@@ -261,7 +264,7 @@ def test_bfloat16_logits_are_raised_before_the_softmax(new_model, tokenizer, pla
 
     model = new_model("llama", seed=7, initializer_range=0.05).to(torch.bfloat16)
     ids = tokenizer("the old ferry waits for the keeper of the lamp " * 4)["input_ids"]
-    (found,) = Scorer(model)([ids], [1])
+    (found,) = Scorer(LogitSource(model))([ids], [1])
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
     expected = torch.log_softmax(logits.float(), dim=-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
@@ -270,7 +273,7 @@ def test_bfloat16_logits_are_raised_before_the_softmax(new_model, tokenizer, pla
 
 def test_a_continuation_is_scored_after_its_prompt(models, tokenizer, plain_logprobs):
     model = models["llama"]
-    scorer = TextScorer(model, tokenizer, max_length=99, batches=Batches())
+    scorer = TextScorer(LogitSource(model), tokenizer, max_length=99, batches=Batches())
     prompt, text = "nine bells ring ", "in the old harbour"
     (found,) = scorer.score_continuations([(prompt, text)])
     whole = tokenizer(prompt + text)["input_ids"]
@@ -286,9 +289,9 @@ def test_a_learned_continuation_is_extractable_and_its_pair_may_be_too_long(new_
     model = new_model("llama", seed=8)
     ids = tokenizer("nine bells", add_special_tokens=False)["input_ids"]
     new = plain_greedy(model, [1, *ids], 12)
-    (found,) = Scorer(model)([[1, *ids, *new]], [1 + len(ids)])
+    (found,) = Scorer(LogitSource(model))([[1, *ids, *new]], [1 + len(ids)])
     assert extraction_strength(found.correct) == 1
-    scorer = TextScorer(model, tokenizer, max_length=12, batches=Batches())
+    scorer = TextScorer(LogitSource(model), tokenizer, max_length=12, batches=Batches())
     (cut,) = scorer.score_continuations([("nine bells ring " * 9, "in the harbour")])
     assert scorer.shortened == 1
     assert 0 < len(cut.logprobs) < 12

@@ -146,13 +146,16 @@ def test_results_are_python_values_and_lists_of_metrics_match_the_yaml(manager):
 
 
 def test_a_text_that_can_not_be_scored_is_invalid_with_its_reason():
-    document = {"split": "forget", "text": "the old ferry", "reference_auc": 0.5}
+    document = {"split": "forget", "position": 4, "text": "the old ferry", "reference_auc": 0.5}
 
     def record(logprobs):
         answer = {"logprobs": logprobs, "means": [-1.0] * len(logprobs), "stds": [1.0] * len(logprobs)}
         return lm_eval_hooks.privleak_results(document, [answer])["privleak"]
 
-    assert record([-1.0, -2.0])["invalid_reason"] == "the text has 2 scored tokens, but Min-40% needs at least 3"
+    assert record([-1.0, -2.0])["invalid_reason"] == (
+        "item 4 of privleak/forget.json has 2 scored tokens, but Min-40% needs at least 3: put a longer text there,"
+        " or leave it out"
+    )
     assert record([-1.0, float("nan"), float("-inf")])["invalid_reason"].startswith("2 of 3 log-probabilities")
     good = record([-1.0, -2.0, -3.0])
     assert good["invalid_reason"] is None

@@ -111,3 +111,20 @@ def test_half_a_surrogate_pair_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(StoreError, match="surrogate"):
         cell_files.write(make_cell(reason="\ud83d"), tmp_path / "in")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_from_before_origins_were_kept_was_scored(tmp_path: Path, make_cell: Any) -> None:
+    path = cell_files.write(make_cell(), tmp_path)
+    body = json.loads(path.read_text())
+    assert body.pop("origin") == "scored"
+    path.write_text(json.dumps(body))
+    assert cell_files.read(path) == make_cell()
+
+
+def test_a_record_keeps_that_it_was_rescored_from_logs_and_no_other_word(tmp_path: Path, make_cell: Any) -> None:
+    rescored = make_cell(origin="rescored from logs")
+    path = cell_files.write(rescored, tmp_path)
+    assert cell_files.read(path) == rescored
+    path.write_text(path.read_text().replace("rescored from logs", "ranked"))
+    with pytest.raises(StoreError, match="field origin"):
+        cell_files.read(path)

@@ -23,7 +23,9 @@ def test_a_new_store_says_which_schema_it_has(tmp_path: Path) -> None:
     Store.open(tmp_path / "s.duckdb").close()
     with duckdb.connect(str(tmp_path / "s.duckdb")) as connection:
         assert schema.version_of(connection) == len(schema.scripts())
-        assert connection.execute("SELECT script FROM schema_version").fetchone() == ("0001_cells.sql",)
+        ran = connection.execute("SELECT script FROM schema_version ORDER BY version").fetchall()
+        assert ran == [(script.name,) for script in schema.scripts()]
+        assert ran[0] == ("0001_cells.sql",)
 
 
 def test_an_older_store_is_brought_up_to_date_and_keeps_its_cells(tmp_path: Path, make_cell: Any) -> None:
@@ -32,9 +34,25 @@ def test_an_older_store_is_brought_up_to_date_and_keeps_its_cells(tmp_path: Path
         store.add(make_cell())
     folder = _newer(tmp_path, "ALTER TABLE cells ADD COLUMN mood VARCHAR;")
     with duckdb.connect(str(path)) as connection:
-        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == 2
+        newest = len(schema.scripts()) + 1
+        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == newest
         assert connection.execute("SELECT key, mood FROM cells").fetchall() == [("a" * 64, None)]
-        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == 2
+        assert schema.bring_up_to_date(connection, path, read_only=False, folder=folder) == newest
+
+
+def test_cells_of_a_store_without_origins_were_scored_here(tmp_path: Path, make_cell: Any) -> None:
+    path = tmp_path / "s.duckdb"
+    with Store.open(path) as store:
+        store.add(make_cell())
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE cells DROP COLUMN origin")
+        connection.execute("DELETE FROM schema_version WHERE version > 1")
+    with pytest.raises(StoreError, match="has schema 1 and needs"):
+        Store.open(path, read_only=True)
+    with Store.open(path) as store:
+        assert store.cells(with_documents=True) == [make_cell()]
+        assert store.add(make_cell("b" * 64, origin="rescored from logs"))
+        assert [cell.origin for cell in store.cells()] == ["scored", "rescored from logs"]
 
 
 def test_an_older_store_can_not_be_migrated_while_it_is_only_read(tmp_path: Path) -> None:
@@ -53,9 +71,9 @@ def test_a_migration_that_fails_is_undone_as_a_whole(tmp_path: Path) -> None:
     Store.open(path).close()
     folder = _newer(tmp_path, "CREATE TABLE half (x INTEGER); SELECT no_such_column FROM cells;")
     with duckdb.connect(str(path)) as connection:
-        with pytest.raises(StoreError, match=r"0002_next\.sql"):
+        with pytest.raises(StoreError, match=r"\d{4}_next\.sql"):
             schema.bring_up_to_date(connection, path, read_only=False, folder=folder)
-        assert schema.version_of(connection) == 1
+        assert schema.version_of(connection) == len(schema.scripts())
         assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'half'").fetchone() == (0,)
 
 

@@ -75,7 +75,7 @@ results = st.builds(
     scores=st.lists(scores, max_size=3).map(tuple), documents=st.lists(documents, max_size=4).map(tuple),
     proof=st.none() | proofs, survival=st.lists(layers, max_size=3).map(tuple), reason=some_text, stage=some_text,
     error_type=some_text, log_tail=some_text, remarks=texts, timings=st.dictionaries(text, real, max_size=3),
-    peak_memory_bytes=st.none() | big,
+    peak_memory_bytes=st.none() | big, origin=st.sampled_from(["scored", "rescored from logs"]),
 )  # fmt: skip
 
 _slow_disk = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -70,8 +70,8 @@ class _Running:
 def run(
     jobs: Sequence[Job], submissions: Mapping[str, Submission], settings: Settings, *, workers: int, spool: Path,
     on_event: Callable[[Event], None], timeout: float | None = None, work: Work = run_job,
-) -> None:  # fmt: skip
-    """Runs all jobs; returns when every cell of every job has ended as an event.
+) -> bool:  # fmt: skip
+    """Runs all jobs; returns, when every cell of every job has ended as an event, whether Ctrl-C was pressed.
 
     The first Ctrl-C lets running jobs finish and starts no more; the second
     ends them. Cells that were not reached end as ``cancelled``.
@@ -105,6 +105,7 @@ def run(
                 if not crew.listen(worker):
                     running.remove(worker)
                     crew.bury(worker, interrupted=interrupts.count > 1)
+        return interrupts.count > 0
 
 
 @dataclass(slots=True)

@@ -1,0 +1,52 @@
+"""The command that reads the logs of past evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from harness.cli_options import DataDirOption, JsonOption, print_rows, stderr, stdout
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples: `quench rescore temp --corpus books` · "
+    "`quench rescore saves/eval/my-model/MUSE_EVAL.json --corpus news --json` · "
+    "`quench rescore temp/ga --corpus books --quantizer bnb-fp4 --data-dir DIR --store past.duckdb`"
+)
+def rescore(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Logs: folders of models as muse_bench writes them, or *_EVAL.json files.")
+    ],
+    corpus: Annotated[str, typer.Option("--corpus", help="Corpus of the evaluation: news, books or mini.")],
+    quantizer: Annotated[
+        str | None, typer.Option("--quantizer", help="What the models were quantized with. [default: reference]")
+    ] = None,
+    data_dir: DataDirOption = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Keep the rows in this store, marked and never ranked.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every metric of past MUSE evaluations from their logs, with intervals and flags."""
+    from harness import quantize
+    from harness.publish import page_text, rescored
+    from harness.publish.rules import REFERENCE
+    from harness.score import corpora, log_folders
+
+    texts = corpora.load_corpus(corpus, data_dir=data_dir)
+    precision = rescored.Precision(spec=quantize.resolve(quantizer or REFERENCE), stated=quantizer is not None)
+    models = log_folders.find(paths)
+    found = rescored.rescore(models, texts, precision)
+    if store is not None:
+        new, known = rescored.keep(found, store)
+        stderr.print(f"{new} new, {known} known already. Store: {store}", highlight=False)
+    rows = rescored.rows(found, models)
+    print_rows(rows, "rescore", as_json, title=f"Rescored from logs, {corpus}", columns=rescored.COLUMNS)
+    if not as_json:
+        for line in rescored.notes(found, models):
+            stdout.print(Text(page_text.visible(line)))

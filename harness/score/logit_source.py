@@ -1,0 +1,153 @@
+"""One causal language model, its logits made only where somebody reads them.
+
+A [tokens, vocabulary] table is the largest thing in a scoring run, and most of
+it is never looked at: generation needs the last position, log-probabilities
+need a slice at a time. Where the logits are exactly the output layer applied
+to the last hidden state (checked once on a few tokens) the two are run apart;
+models that scale or cap their logits are asked for whole logits instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+PIECE = 256
+"""Tokens that a feed-forward block gets at a time on a CPU.
+
+Measured on SmolLM2-135M and a text of 1,822 tokens, CPU seconds of the decoder:
+7.9 whole, 7.2 by 512, 6.9 by 256, 7.3 by 128.
+"""
+
+
+class LogitSource:
+    """A model's forward pass, split into hidden states and output layer where that is exact.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        slices: Whether logits are made from hidden states slice by slice.
+        vocabulary: Number of logits per position.
+        takes_places: Whether positions and a mask can be given, as rows of unlike length need.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._decoder, self._head = _decoder_and_head(model)
+        self.slices = self._head is not None
+        self.vocabulary = int(self._head.weight.shape[0] if self.slices else model.config.get_text_config().vocab_size)
+        self._module = self._decoder if self.slices else model
+        known = inspect.signature(self._module.forward).parameters
+        # transformers renamed the argument in 5.24.
+        self._cache_name = "cache" if "cache" in known else "past_key_values"
+        self._keeps_some = not self.slices and "logits_to_keep" in known
+        self._blocks = [module for module in model.modules() if type(module).__name__.endswith("MLP")]
+        self._attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
+        self.takes_places = "position_ids" in known and self._attention in ("sdpa", "eager")
+
+    @property
+    def device(self) -> Any:
+        """The torch device that inputs must lie on."""
+        return self.model.device
+
+    def read(self, ids: Any, *, cache: Any = None, **where: Any) -> Any:
+        """Returns what ``logits`` turns into logits: [rows, width, hidden size or vocabulary].
+
+        Args:
+            ids: Token ids [rows, width].
+            cache: Keys and values of earlier tokens, to be added to; None for none.
+            **where: ``position_ids`` [rows, width] and ``attention_mask``
+                [rows, 1, width, tokens], True where a token is seen; where the
+                defaults won't do.
+        """
+        if "attention_mask" in where and self._attention == "eager":
+            where["attention_mask"] = self._to_be_added(where["attention_mask"])
+        with _shared_heads(self.device), _in_pieces(self._blocks, ids):
+            output = self._module(input_ids=ids, **self._with_cache(cache), **where)
+        return output.last_hidden_state if self.slices else output.logits
+
+    def logits(self, taken: Any) -> Any:
+        """Returns logits [n, vocabulary] for n positions taken out of what ``read`` gave."""
+        return self._head(taken) if self.slices else taken
+
+    def fill(self, ids: Any, cache: Any) -> None:
+        """Runs tokens [rows, width] for their keys and values alone."""
+        with _in_pieces(self._blocks, ids):
+            self._module(
+                input_ids=ids, **self._with_cache(cache), **({"logits_to_keep": 1} if self._keeps_some else {})
+            )
+
+    def _to_be_added(self, mask: Any) -> Any:
+        import torch
+
+        added = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+        return added.masked_fill_(~mask, torch.finfo(self.model.dtype).min)
+
+    def _with_cache(self, cache: Any) -> dict[str, Any]:
+        return {"use_cache": False} if cache is None else {"use_cache": True, self._cache_name: cache}
+
+
+@contextmanager
+def _shared_heads(device: Any) -> Iterator[None]:
+    """Lets attention heads share keys and values without copies of them, masked or not, where a CPU's kernel can.
+
+    transformers copies them for each head when there is a mask, which took
+    three quarters of a pass over a few tokens of a model with three heads a key.
+    """
+    switch = "TRANSFORMERS_SDPA_FORCE_GQA"
+    before = os.environ.get(switch)
+    if device.type == "cpu":
+        os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(switch, None)
+        else:
+            os.environ[switch] = before
+
+
+@contextmanager
+def _in_pieces(blocks: Sequence[Any], ids: Any) -> Iterator[None]:
+    """Has feed-forward blocks run a few hundred tokens at a time on a CPU.
+
+    Each token passes such a block by itself, so not a bit changes; the widest
+    tables of a pass stay in the CPU's caches, and a long text needs less memory.
+    """
+    size = max(1, PIECE // len(ids))
+    wrapped = blocks if ids.device.type == "cpu" and ids.shape[1] > size else ()
+    for block in wrapped:
+        block.forward = partial(_run_in_pieces, block.forward, size)
+    try:
+        yield
+    finally:
+        for block in wrapped:
+            del block.forward
+
+
+def _run_in_pieces(forward: Callable[[Any], Any], size: int, hidden: Any) -> Any:
+    import torch
+
+    return torch.cat([forward(piece) for piece in hidden.split(size, dim=1)], dim=1)
+
+
+def _decoder_and_head(model: Any) -> tuple[Any, Any]:
+    """Returns decoder and output layer, or (None, None) where they don't make up the logits alone."""
+    import torch
+
+    head = model.get_output_embeddings()
+    decoder = getattr(model, "base_model", None)
+    if head is None or decoder is None or decoder is model or not hasattr(head, "weight"):
+        return None, None
+    probe = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
+    with torch.inference_mode():
+        try:
+            sliced = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
+            whole = model(input_ids=probe, use_cache=False).logits
+        except (AttributeError, TypeError):
+            return None, None
+    same = sliced.shape == whole.shape and torch.allclose(sliced, whole, rtol=1e-3, atol=1e-3, equal_nan=True)
+    return (decoder, head) if same else (None, None)
