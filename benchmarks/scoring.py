@@ -135,8 +135,8 @@ def show(
     weights, loaded, peak = (memory[key] / 2**20 for key in ("weights", "loaded", "peak"))
     console.print(
         f"Memory: {weights:.1f} MB of weights; the process held {loaded:.0f} MB with them and at most {peak:.0f} MB"
-        f" while scoring (+{100 * memory['process']:.0f}%); one text of {memory['tokens']:.0f} tokens took tensors of"
-        f" {100 * memory['tensors']:.0f}% of the weights."
+        f" while scoring (+{100 * memory['process']:.0f}%); the longest text, {memory['tokens']:.0f} tokens, took"
+        f" tensors of {100 * memory['tensors']:.0f}% of the weights."
     )
 
 

@@ -2,8 +2,8 @@
 
 Two measures. *Process*: resident memory of a fresh process at its peak while it
 scores, over what it held with the weights loaded; this is what a machine must
-have. *Tensors*: the most bytes that torch's allocator held at once for one
-long text, over the weights' bytes; this is what a [tokens, vocabulary] table
+have. *Tensors*: the most bytes that torch's allocator held at once for the
+longest text, over the weights' bytes; this is what a [tokens, vocabulary] table
 in float32 would ruin.
 """
 
@@ -61,7 +61,7 @@ def of_scoring(folder: Path, corpus: str, data_dir: Path | None, count: int) -> 
 
     Returns:
         ``weights``, ``loaded`` and ``peak`` in bytes; ``process`` and
-        ``tensors`` as shares (0.25 = a quarter more); ``tokens`` of the long text.
+        ``tensors`` as shares (0.25 = a quarter more); ``tokens`` of the longest text.
     """
     arguments = [str(folder), corpus, str(data_dir or ""), str(count)]
     done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
@@ -91,16 +91,14 @@ def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, f
         quench.run(metric, asked[metric])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     longest = max((text for _, texts in asked["privleak"].splits for text in texts), key=len)
-    room = model.config.max_position_embeddings - 2
-    text = longest if data else tokenizer.decode((tokenizer(longest, add_special_tokens=False)["input_ids"] * 9)[:room])
     lm = QuenchLM(model, tokenizer)
-    request = [SimpleNamespace(args=(text,))]
+    request = [SimpleNamespace(args=(longest,))]
     lm.token_logprobs(request)
     tensors = peak_bytes(lambda: lm.token_logprobs(request))
     weights = weight_bytes(model)
     return {
         "weights": weights, "loaded": loaded, "peak": peak, "process": peak / loaded - 1, "tensors": tensors / weights,
-        "tokens": len(tokenizer(text)["input_ids"]),
+        "tokens": len(tokenizer(longest)["input_ids"]),
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from harness.records import Provenance
 
 DISTRIBUTIONS = (
     "quench-bench", "torch", "transformers", "peft", "lm_eval", "tokenizers",
-    "safetensors", "rouge-score", "numpy", "bitsandbytes",
+    "safetensors", "rouge-score", "numpy", "bitsandbytes", "gptqmodel", "hqq", "optimum-quanto", "torchao", "gguf",
+    "auto-round",
 )  # fmt: skip
 """Distributions whose versions are kept with every result."""
 

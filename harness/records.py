@@ -303,11 +303,14 @@ class Job:
 
     Attributes:
         cells: Its unfinished cells; loading and quantizing is shared.
+        calibration: Texts for a backend that looks at activations; the
+            digest of them is in ``spec``.
     """
 
     submission: Submission
     spec: QuantizerSpec
     cells: tuple[Cell, ...]
+    calibration: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

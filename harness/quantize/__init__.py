@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
@@ -25,9 +25,12 @@ class Quantizer(Protocol):
 
     Attributes:
         backend: Name of its module.
+        deterministic: Whether the same checkpoint, spec and calibration give
+            the same codes each time, on one machine and one device.
     """
 
     backend: str
+    deterministic: bool
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns the specs that tables and defaults offer."""
@@ -48,11 +51,20 @@ class Quantizer(Protocol):
         """Returns one sentence why ``spec`` can't run on ``device`` here, None where it can."""
         ...
 
-    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+    def quantize(
+        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
+    ) -> QuantizedModel:
         """Returns the checkpoint quantized, dequantized into a dense model, and proved.
 
         The linear layers inside the transformer blocks are quantized, nothing
         else. The checkpoint's files are left as they are.
+
+        Args:
+            checkpoint: The dense 16-bit model.
+            spec: One of this backend's.
+            device: torch device of the model that comes back.
+            calibration: The texts that ``calibration.prepare`` chose for
+                ``spec``; unused where ``calibration.recipe_of`` it is None.
 
         Raises:
             QuantizationError: The backend failed, or its proof does not hold.
@@ -96,11 +108,15 @@ def _bits_in(name: str) -> int | None:
 
 def _meant_by(name: str, offered: tuple[QuantizerSpec, ...]) -> list[str]:
     """Returns the presets that a short or incomplete name may stand for."""
+    # GGUF's type names have an underscore of their own.
+    offered_names = [spec.name.replace("_", "-") for spec in offered]
     wanted = name.strip().lower().replace("_", "-")
+    if wanted in offered_names:
+        return [offered[offered_names.index(wanted)].name]
     bits = _bits_in(wanted)
     if bits is not None:
         return [spec.name for spec in offered if spec.bits == bits]
-    return [spec.name for spec in offered if wanted and (wanted in spec.name or spec.name.startswith(wanted))]
+    return [spec.name for spec, told in zip(offered, offered_names, strict=True) if wanted and wanted in told]
 
 
 def resolve(name: str) -> QuantizerSpec:

@@ -1,17 +1,16 @@
-"""bitsandbytes, loaded the way models are shipped with it: LLM.int8, NF4 and FP4."""
+"""bitsandbytes, loaded the way models are shipped with it: LLM.int8, NF4, FP4 and NF4 with quantized scales."""
 
 from __future__ import annotations
 
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import QuantizationError
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -25,10 +24,12 @@ _INT8_REMARK = (
 )
 
 
-def _spec(name: str, bits: int, group_size: int | None, symmetric: bool | None, label: str) -> QuantizerSpec:
+def _spec(
+    name: str, bits: int, group_size: int | None, symmetric: bool | None, label: str, double_quant: bool = False
+) -> QuantizerSpec:
     return QuantizerSpec(
         name=name, backend="bnb", bits=bits, group_size=group_size, symmetric=symmetric, label=label,
-        options={"double_quant": False} if bits == 4 else {"threshold": 6.0},
+        options={"double_quant": double_quant} if bits == 4 else {"threshold": 6.0},
     )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ _PRESETS = (
     _spec("bnb-int8", 8, None, True, "bitsandbytes LLM.int8, per row, symmetric"),
     _spec("bnb-nf4", 4, _BLOCK, None, "bitsandbytes NF4, block 64"),
     _spec("bnb-fp4", 4, _BLOCK, None, "bitsandbytes FP4, block 64"),
+    _spec("bnb-nf4-dq", 4, _BLOCK, None, "bitsandbytes NF4, block 64, scales in 8 bit", double_quant=True),
 )
 
 
@@ -65,7 +67,7 @@ def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=spec.name.removeprefix("bnb-"),
+            bnb_4bit_quant_type=spec.name.removeprefix("bnb-").removesuffix("-dq"),
             bnb_4bit_use_double_quant=spec.options["double_quant"],
             bnb_4bit_compute_dtype=dtype,
         )
@@ -97,6 +99,18 @@ def _read_int8(weight: Any) -> ReadBack:
     )
 
 
+def _double_quantized(state: Any) -> tuple[Any, int]:
+    """Returns the block scales that an 8-bit code book, one scale per 256 of them and one mean stand for.
+
+    The bytes are those of the 8-bit codes, of their scales and of the mean.
+    """
+    inner = state.state2
+    codes, scales = state.absmax.detach().cpu().view(-1), inner.absmax.detach().cpu().view(-1)
+    wide = scales.repeat_interleave(inner.blocksize)[: codes.numel()]
+    levels = inner.code.detach().cpu()[codes.int()] * wide + state.offset.detach().cpu()
+    return levels, codes.numel() + 4 * scales.numel() + 4
+
+
 def _read_4bit(weight: Any) -> ReadBack:
     """Reads a 4-bit weight: two codes a byte, the higher half first, one scale per block of the flat matrix."""
     import torch
@@ -104,13 +118,13 @@ def _read_4bit(weight: Any) -> ReadBack:
     from harness.quantize.readback import ReadBack
 
     state = weight.quant_state
-    if state.nested:
-        raise QuantizationError("Doubly quantized bitsandbytes scales can't be read back: use bnb-nf4 or bnb-fp4.")
+    scales, scale_bytes = _double_quantized(state) if state.nested else (state.absmax.detach().cpu(), None)
     stream = weight.data.detach().cpu().view(torch.uint8).view(-1)
     codes = torch.stack([stream >> 4, stream & 15], dim=1).view(-1)
     return ReadBack(
         codes=codes[: state.shape.numel()].view(state.shape).contiguous(),
-        scales=state.absmax.detach().cpu(),
+        scales=scales,
+        scale_bytes=scale_bytes,
         book=state.code.detach().cpu(),
         bits=4,
         group_size=state.blocksize,
@@ -131,9 +145,10 @@ class BitsAndBytes:
     """Weight quantization of bitsandbytes through transformers' own loading."""
 
     backend = "bnb"
+    deterministic = True
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
-        """Returns int8, NF4 and FP4 with the library's defaults."""
+        """Returns int8, NF4 and FP4 with the library's defaults, and NF4 with its scales quantized."""
         return _PRESETS
 
     def parse(self, name: str) -> QuantizerSpec | None:
@@ -156,7 +171,9 @@ class BitsAndBytes:
             )
         return None
 
-    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+    def quantize(
+        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
+    ) -> QuantizedModel:
         """Returns the checkpoint as bitsandbytes quantizes it, its weights dequantized into a dense model.
 
         Raises:

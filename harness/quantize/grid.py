@@ -10,6 +10,8 @@ from harness.quantize.packing import check_bits, packed_size
 
 SCALE_BITS = 16
 
+_SHARES = tuple(percent / 100 for percent in range(98, 28, -2))
+
 # float16: smallest normal number, spacing below it, and largest number.
 _NORMAL, _SPACING, _LARGEST = 2.0**-14, 2.0**-24, 65504.0
 
@@ -68,7 +70,7 @@ class Grid:
 
 
 def _check(weight: Any, bits: int, group_size: int | None) -> None:
-    check_bits(bits)
+    check_bits(bits, least=2)
     if weight.dim() != 2 or weight.numel() == 0 or not weight.is_floating_point():
         raise QuantizationError(
             f"A weight of shape {tuple(weight.shape)} and type {weight.dtype} can't be rounded to a grid: "
@@ -139,28 +141,16 @@ def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: 
     Differs from the reference: float16 scales, exact constant groups, and a
         short last group instead of a refusal.
     """
-    import torch
-
     _check(weight, bits, group_size)
     groups = _in_groups(weight, group_size)
-    top = 2**bits - 1
-    least, greatest = groups.amin(dim=2), groups.amax(dim=2)
-    low, high = least.clamp(max=0), greatest.clamp(min=0)
-    if symmetric:
-        high = torch.maximum(high, -low)
-        low = -high
-    # Divided before the subtraction: the span of two finite floats may overflow.
-    scales = _to_float16(high / top - low / top)
+    return _as_grid(weight, *_round(groups, bits, symmetric, 1.0), bits, group_size, symmetric)
 
-    held = greatest.abs().half()
-    constant = (least == greatest) & (held.float() == greatest.abs())
-    scales = torch.where(constant, held, scales)
-    # All-zero groups have every scale to choose from; 0 would make codes 0/0.
-    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
 
-    wide = scales.float()
-    zeros = torch.full_like(wide, 2 ** (bits - 1)) if symmetric else (-low / wide).round().clamp(0, top)
-    codes = ((groups / wide[..., None]).round() + zeros[..., None]).clamp(0, top).to(torch.uint8)
+def _as_grid(
+    weight: Any, codes: Any, scales: Any, zeros: Any, bits: int, group_size: int | None, symmetric: bool
+) -> Grid:
+    import torch
+
     return Grid(
         codes=codes.reshape(weight.shape[0], -1)[:, : weight.shape[1]].contiguous(),
         scales=scales,
@@ -169,3 +159,74 @@ def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: 
         group_size=group_size,
         symmetric=symmetric,
     )
+
+
+def _round(groups: Any, bits: int, symmetric: bool, share: float) -> tuple[Any, Any, Any]:
+    """Returns codes [out, groups, size], float16 scales and zeros [out, groups] of a grid over a share of the range."""
+    import torch
+
+    top = 2**bits - 1
+    least, greatest = groups.amin(dim=2), groups.amax(dim=2)
+    low, high = least.clamp(max=0), greatest.clamp(min=0)
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
+    # Divided before the subtraction: the span of two finite floats may overflow.
+    scales = _to_float16((high / top - low / top) * share)
+
+    held = greatest.abs().half()
+    constant = (least == greatest) & (held.float() == greatest.abs())
+    scales = torch.where(constant, held, scales)
+    # All-zero groups have every scale to choose from; 0 would make codes 0/0.
+    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
+
+    wide = scales.float()
+    zeros = torch.full_like(wide, 2 ** (bits - 1)) if symmetric else (-low * share / wide).round().clamp(0, top)
+    codes = ((groups / wide[..., None]).round() + zeros[..., None]).clamp(0, top).to(torch.uint8)
+    return codes, scales, zeros
+
+
+def round_to_clipped_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: bool) -> Grid:
+    """Returns ``weight`` rounded to the grid of least squared error among grids of a smaller range.
+
+    Each group takes, of the ranges of 100%, 98%, ... 30% of its own, the one
+    whose rounded weights lie nearest to the weights; of equals the widest.
+
+    Args:
+        weight: Floating tensor [out_features, in_features], any device.
+        bits: Bits per code, 2 to 8.
+        group_size: Weights of a row that share a scale; None means per row.
+        symmetric: Whether the grid is centred on 0.
+
+    Raises:
+        QuantizationError: As ``round_to_grid``.
+
+    Source: the range search of GPTQ (Frantar et al., ICLR 2023; ``quant.py``,
+        ``mse=True``).
+    Differs from the reference: squared error instead of the power 2.4, and
+        steps of 2% down to 30% instead of 1% down to 20%.
+    """
+    import torch
+
+    _check(weight, bits, group_size)
+    groups = _in_groups(weight, group_size)
+    size = groups.shape[2]
+    # Columns that only fill up the last group must not weigh on its range.
+    counted = (torch.arange(groups.shape[1] * size, device=groups.device) < weight.shape[1]).view(-1, size)
+    codes, scales, zeros = _round(groups, bits, symmetric, 1.0)
+    least = _squared_error(groups, codes, scales, zeros, counted)
+    for share in _SHARES:
+        other = _round(groups, bits, symmetric, share)
+        error = _squared_error(groups, *other, counted)
+        better = error < least
+        least = torch.where(better, error, least)
+        codes = torch.where(better[..., None], other[0], codes)
+        scales = torch.where(better, other[1], scales)
+        zeros = torch.where(better, other[2], zeros)
+    return _as_grid(weight, codes, scales, zeros, bits, group_size, symmetric)
+
+
+def _squared_error(groups: Any, codes: Any, scales: Any, zeros: Any, counted: Any) -> Any:
+    """Returns the sum of squared rounding errors of each group, [out, groups]."""
+    error = (codes.float() - zeros[..., None]) * scales.float()[..., None] - groups
+    return (error.square() * counted).sum(dim=2)

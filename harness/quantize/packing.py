@@ -1,6 +1,6 @@
 """Bit-stream packing: the bytes that a model's codes really take.
 
-Codes of 2 to 8 bits are laid end to end, lowest bit first, with no padding
+Codes of 1 to 8 bits are laid end to end, lowest bit first, with no padding
 between them; only the last byte may be part empty. So ``packed_size`` is the
 smallest whole number of bytes that holds the codes, whatever the bit width.
 """
@@ -12,22 +12,20 @@ from typing import Any
 
 from harness.errors import QuantizationError
 
-MIN_BITS, MAX_BITS = 2, 8
+MIN_BITS, MAX_BITS = 1, 8
 
 # A multiple of 8 codes fills whole bytes at every width, so chunks can be joined.
 _CHUNK = 1 << 22
 
 
-def check_bits(bits: int) -> None:
+def check_bits(bits: int, *, least: int = MIN_BITS) -> None:
     """Refuses a bit width that no code here can have.
 
     Raises:
-        QuantizationError: ``bits`` is not a whole number from 2 to 8.
+        QuantizationError: ``bits`` is not a whole number from ``least`` to 8.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise QuantizationError(
-            f"Codes of {bits!r} bits can't be made: use a whole number from {MIN_BITS} to {MAX_BITS}."
-        )
+    if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= MAX_BITS:
+        raise QuantizationError(f"Codes of {bits!r} bits can't be made: use a whole number from {least} to {MAX_BITS}.")
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -40,7 +38,7 @@ def pack_chunks(codes: Any, bits: int) -> Iterator[bytes]:
 
     Args:
         codes: torch.uint8 tensor of any shape, read in row-major order.
-        bits: Width of one code, 2 to 8.
+        bits: Width of one code, 1 to 8.
 
     Raises:
         QuantizationError: A code doesn't fit into ``bits`` bits.

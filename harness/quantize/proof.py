@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,16 +37,20 @@ class _Tally:
     weight_square: float = 0.0
 
 
-def most_levels(weight: Any, *, group_size: int | None, flat: bool = False) -> int:
+def most_levels(weight: Any, *, group_size: int | None, flat: bool = False, group_index: Any = None) -> int:
     """Returns the largest number of distinct values in one group of ``weight``.
 
     Args:
         weight: Floating tensor [out_features, in_features].
         group_size: Weights in a group; None means one row.
         flat: Whether groups run through the row-major matrix.
+        group_index: Group of each column where groups are no neighbours; each
+            but the last has ``group_size`` columns.
     """
     import torch
 
+    if group_index is not None:
+        weight = weight[:, group_index.argsort(stable=True)]
     lines = weight.reshape(1, -1) if flat else weight
     width = lines.shape[1]
     size = width if group_size is None else min(group_size, width)
@@ -84,18 +89,22 @@ def _check_overhead(spec: QuantizerSpec, name: str, layer: ReadBack) -> None:
         groups = -(-rows * width // (layer.group_size or width))
     else:
         groups = rows * -(-width // (layer.group_size or width))
-    for what, values in (("scales", layer.scales), ("zero points", layer.zeros)):
+    for what, values in (("scales", layer.scales), ("zero points", layer.zeros), ("shifts", layer.shifts)):
         if values is not None and values.numel() != groups:
             raise _refuse(spec, f"{name} came with {values.numel()} {what} for {groups} groups")
+    if layer.group_index is not None:
+        sizes = layer.group_index.bincount()
+        if layer.flat or len(sizes) > groups // rows or int(sizes.max()) > (layer.group_size or width):
+            raise _refuse(spec, f"the column order of {name} makes other groups than those of {layer.group_size}")
     if layer.book is not None and layer.book.numel() > 2**spec.bits:
         raise _refuse(spec, f"the code book of {name} has {layer.book.numel()} levels, more than {2**spec.bits}")
 
 
-def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) -> int:
+def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, any_group: bool) -> int:
     """Returns the largest number of levels in a group of one layer that holds its proof."""
     import torch
 
-    if layer.bits != spec.bits or layer.group_size != spec.group_size:
+    if layer.bits != spec.bits or (layer.group_size != spec.group_size and not any_group):
         raise _refuse(
             spec,
             f"{name} has codes of {layer.bits} bits in groups of {layer.group_size or 'one row'}, and the preset says "
@@ -114,7 +123,9 @@ def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) ->
             f"in {name} {differing} of {dense.numel()} dense weights differ from what the codes say, "
             f"by up to {float((told - dense).abs().max()):.3g}",
         )
-    levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat)
+    if spec.symmetric and layer.symmetric is False:
+        raise _refuse(spec, f"0 is not the middle code of every group of {name}, and the preset says symmetric")
+    levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat, group_index=layer.group_index)
     if levels > 2**spec.bits:
         raise _refuse(
             spec, f"a group of {name} holds {levels} distinct values, more than the {2**spec.bits} of {spec.bits} bits"
@@ -132,6 +143,26 @@ def _dense_modules(model: Any, linears: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in kept))
 
 
+def _check_symmetry(spec: QuantizerSpec, layers: Mapping[str, ReadBack]) -> None:
+    """Refuses grids that are centred on 0 throughout where the preset says asymmetric.
+
+    A group may be centred by chance; all groups of a model are not.
+    """
+    if spec.symmetric is False and all(layer.zeros is not None and layer.symmetric for layer in layers.values()):
+        raise _refuse(spec, "0 has the middle code in every group, and the preset says asymmetric")
+
+
+def _own_groups(spec: QuantizerSpec, layers: Mapping[str, ReadBack]) -> tuple[str, ...]:
+    """Returns a remark on layers whose group is another one than the preset's."""
+    found = Counter(layer.group_size for layer in layers.values())
+    other = [
+        f"{count} of {len(layers)} layers are quantized {f'in groups of {size}' if size else 'per row'}"
+        for size, count in sorted(found.items(), key=lambda item: item[0] or 0)
+        if size != spec.group_size
+    ]
+    return (f"{'; '.join(other)}: the library chooses the group by the layer's width.",) if other else ()
+
+
 def prove(
     model: Any,
     checkpoint: Checkpoint,
@@ -139,6 +170,8 @@ def prove(
     layers: Mapping[str, ReadBack],
     *,
     remarks: tuple[str, ...] = (),
+    any_group: bool = False,
+    reference: Mapping[str, Any] | None = None,
 ) -> Proof:
     """Returns what reading the dequantized dense ``model`` back has shown.
 
@@ -149,6 +182,10 @@ def prove(
         spec: What the backend was asked for.
         layers: What it handed over, by module name.
         remarks: What a reader must know about the backend.
+        any_group: Whether the library chooses each layer's group by itself;
+            what it chose is then told in a remark instead of refused.
+        reference: Weights to measure the error against, by module name, where
+            the backend rescales the checkpoint's own before it rounds them.
 
     Raises:
         QuantizationError: It does not hold: layers left out, weights that are
@@ -156,17 +193,18 @@ def prove(
     """
     linears = block_linears(model)
     _check_coverage(spec, linears, layers)
+    _check_symmetry(spec, layers)
     digest, tally = hashlib.sha256(), _Tally()
     with source_weights(checkpoint) as source:
         for name, linear in linears.items():
             layer, dense = layers[name], linear.weight.detach().cpu()
-            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer))
+            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer, any_group))
             digest.update(f"{name}\n".encode())
             tally.size_bytes += layer.overhead_bytes
             for chunk in pack_chunks(layer.codes, spec.bits):
                 digest.update(chunk)
                 tally.size_bytes += len(chunk)
-            original = source[name]
+            original = source[name] if reference is None else reference[name].float()
             error = dense.float() - original
             tally.weights += dense.numel()
             tally.max_abs_error = max(tally.max_abs_error, float(error.abs().max()))
@@ -185,5 +223,5 @@ def prove(
         relative_error=(tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0,
         codes_sha256=digest.hexdigest(),
         dense_modules=_dense_modules(model, linears),
-        remarks=remarks,
+        remarks=(*remarks, *_own_groups(spec, layers)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
@@ -15,6 +16,7 @@ class Reference:
     """No quantization: nothing to prove, and no codes."""
 
     backend = "reference"
+    deterministic = True
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns the one spec there is."""
@@ -32,7 +34,9 @@ class Reference:
         """Returns None: it runs wherever torch does."""
         return None
 
-    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+    def quantize(
+        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
+    ) -> QuantizedModel:
         """Returns the checkpoint's own model, without proof and without codes."""
         from harness.quantize.dense import load_dense
 

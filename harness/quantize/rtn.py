@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
-from harness.quantize.grid import Grid, round_to_grid
+from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
@@ -13,38 +14,42 @@ __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
 # Part of every cell's key: raise it when any code could come out differently.
 _VERSION = "1"
 
-_NAME = re.compile(r"rtn-([2-8])bit-(?:g([1-9]\d{0,5})|row)(-sym)?")
+_NAME = re.compile(r"rtn-([2-8])bit-(?:g([1-9]\d{0,5})|row)(-sym)?(-mse)?")
 
 
-def _spec(bits: int, group_size: int | None, symmetric: bool) -> QuantizerSpec:
+def _spec(bits: int, group_size: int | None, symmetric: bool, clipped: bool = False) -> QuantizerSpec:
     groups = "row" if group_size is None else f"g{group_size}"
     told = "per row" if group_size is None else f"group {group_size}"
     return QuantizerSpec(
-        name=f"rtn-{bits}bit-{groups}{'-sym' if symmetric else ''}",
+        name=f"rtn-{bits}bit-{groups}{'-sym' if symmetric else ''}{'-mse' if clipped else ''}",
         backend="rtn",
         bits=bits,
         group_size=group_size,
         symmetric=symmetric,
-        label=f"RTN {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}",
+        label=f"RTN {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}"
+        + (", range of least squared error" if clipped else ""),
+        options={"clip": "mse"} if clipped else {},
     )
 
 
 class RoundToNearest:
-    """Round-to-nearest at 2 to 8 bits, any group size or per row, asymmetric or symmetric."""
+    """Round-to-nearest at 2 to 8 bits, any group size or per row, asymmetric or symmetric, clipped or not."""
 
     backend = "rtn"
+    deterministic = True
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
-        """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, asymmetric."""
-        return tuple(_spec(bits, group, False) for bits in (8, 4, 3, 2) for group in (128, 64))
+        """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, asymmetric; clipped where clipping gains something."""
+        plain = tuple(_spec(bits, group, False) for bits in (8, 4, 3, 2) for group in (128, 64))
+        return (*plain, *(_spec(bits, 128, False, clipped=True) for bits in (4, 3, 2)))
 
     def parse(self, name: str) -> QuantizerSpec | None:
-        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``rtn-{2..8}bit-row``, with ``-sym`` where symmetric."""
+        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``; ``-sym``: symmetric, ``-mse``: clipped."""
         told = _NAME.fullmatch(name)
         if told is None:
             return None
-        bits, group, symmetric = told.groups()
-        return _spec(int(bits), int(group) if group else None, symmetric is not None)
+        bits, group, symmetric, clipped = told.groups()
+        return _spec(int(bits), int(group) if group else None, symmetric is not None, clipped is not None)
 
     def library_version(self) -> str | None:
         """Returns the version of our own rounding."""
@@ -54,7 +59,9 @@ class RoundToNearest:
         """Returns None: it runs wherever torch does."""
         return None
 
-    def quantize(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> QuantizedModel:
+    def quantize(
+        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
+    ) -> QuantizedModel:
         """Returns the checkpoint rounded layer by layer.
 
         Raises:
@@ -64,11 +71,12 @@ class RoundToNearest:
         from harness.quantize.proof import prove
         from harness.quantize.readback import ReadBack
 
+        rounded = round_to_clipped_grid if spec.options.get("clip") == "mse" else round_to_grid
         started = time.perf_counter()
         model = load_dense(checkpoint, device=device)
         layers: dict[str, ReadBack] = {}
         for name, linear in block_linears(model).items():
-            grid = round_to_grid(
+            grid = rounded(
                 linear.weight.detach().cpu(), bits=spec.bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
             )
             replace_weight(linear, grid.dequantize())

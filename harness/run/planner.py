@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import provenance
-from harness.errors import InputError, UnknownNameError
+from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
 from harness.quantize import backend_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
-from harness.run import references
+from harness.run import calibrating, references
 from harness.score import corpora
 from harness.score.metrics import SCORING_VERSION
 from harness.submit import checkpoints
@@ -167,6 +167,9 @@ def plan(
     stored = frozenset(finished)
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
     reasons = {spec.name: backend_of(spec).unavailable_reason(spec, device) for spec in quantizers}
+    calibrated = {
+        (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in quantizers
+    }
     jobs: list[Job] = []
     done: list[Cell] = []
     impossible: list[tuple[Job, str]] = []
@@ -177,7 +180,8 @@ def plan(
         mine = [task for task in corpus_.tasks if not tasks or task in tasks]
         if references.privleak_task(corpus_) in mine:
             relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
-        for spec in quantizers:
+        for asked in quantizers:
+            spec, texts, unusable = calibrated[corpus_.name, asked.name]
             cells = [
                 make_cell(
                     submission, spec, task, weights=weights, corpus=corpus_, seed=seed, limit=limit,
@@ -189,8 +193,8 @@ def plan(
             todo = tuple(cell for cell in cells if cell.key not in stored)
             if not todo:
                 continue
-            job = Job(submission=submission, spec=spec, cells=todo)
-            if reason := reasons[spec.name]:
+            job = Job(submission=submission, spec=spec, cells=todo, calibration=texts)
+            if reason := reasons[spec.name] or unusable:
                 impossible.append((job, reason))
             else:
                 jobs.append(job)
@@ -204,6 +208,14 @@ def plan(
     return Plan(
         jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to
     )
+
+
+def _calibrated(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec, tuple[str, ...], str | None]:
+    """Returns the specification with its calibration's digest, the texts, and why there are none."""
+    try:
+        return *calibrating.prepare(spec, corpus), None
+    except (CorpusError, QuantizationError) as error:
+        return spec, (), str(error)
 
 
 def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> corpora.Corpus:

@@ -112,7 +112,9 @@ def run_job(
             checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
             tokenizer = checkpoints.load_tokenizer(checkpoint)
         with watch.during("quantize"):
-            quantized = backend_of(job.spec).quantize(checkpoint, job.spec, device=settings.device)
+            quantized = backend_of(job.spec).quantize(
+                checkpoint, job.spec, device=settings.device, calibration=job.calibration
+            )
         with watch.during("survival"):
             survived = _survival(job, submissions, settings, checkpoint, quantized)
     except Exception as error:
@@ -175,7 +177,9 @@ def _survival(
     if target is None or not quantized.layers:
         return ()
     target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
-    quantized_target = backend_of(job.spec).quantize(target_checkpoint, job.spec, device=settings.device)
+    quantized_target = backend_of(job.spec).quantize(
+        target_checkpoint, job.spec, device=settings.device, calibration=job.calibration
+    )
     layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
     del quantized_target
     gc.collect()

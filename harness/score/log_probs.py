@@ -19,6 +19,9 @@ _SLICE_ELEMENTS = 8_388_608
 _READ_ELEMENTS = 1_048_576
 """Logits judged at a time: their tables, 4 MB each, fit a CPU's cache."""
 
+_SHARE = 16
+"""Weights for each logit made at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogProbs:
@@ -100,7 +103,9 @@ def statistics(source: LogitSource, read: Any, rows: Any, positions: Any, target
     import torch
 
     parts = []
-    for part in chunks(len(targets), max(1, _SLICE_ELEMENTS // source.vocabulary)):
+    # A small model's tables must be small beside its weights, too.
+    most = source.parameters // _SHARE
+    for part in chunks(len(targets), max(1, min(_SLICE_ELEMENTS, most) // source.vocabulary)):
         logits, judged = source.logits(read[rows[part], positions[part]]), targets[part]
         size = max(1, _READ_ELEMENTS // source.vocabulary) if logits.device.type == "cpu" else len(judged)
         parts += [of_logits(logits[piece], judged[piece]) for piece in chunks(len(judged), size)]

@@ -31,6 +31,7 @@ class LogitSource:
         model: The model, in evaluation mode.
         slices: Whether logits are made from hidden states slice by slice.
         vocabulary: Number of logits per position.
+        parameters: Number of the model's parameters.
         takes_places: Whether positions and a mask can be given, as rows of unlike length need.
     """
 
@@ -44,6 +45,7 @@ class LogitSource:
         # transformers renamed the argument in 5.24.
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._keeps_some = not self.slices and "logits_to_keep" in known
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._blocks = [module for module in model.modules() if type(module).__name__.endswith("MLP")]
         self._attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
         self.takes_places = "position_ids" in known and self._attention in ("sdpa", "eager")

@@ -46,6 +46,28 @@ def _model(shape: str) -> Any:
     return config[1](config[0](**grouped))
 
 
+WORDS = [f"w{number}" for number in range(93)]
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Saves a tokenizer of one token a word, for backends that calibrate."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: token for token, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def calibration_texts() -> tuple[str, ...]:
+    """Texts of the tokenizer's own words, no two alike."""
+    return tuple(" ".join(WORDS[(7 * text + word * word) % 93] for word in range(60)) for text in range(24))
+
+
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
     """Builds (once) the checkpoint of a model shape."""
@@ -59,6 +81,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
             torch.manual_seed(7)
             folder = tmp_path_factory.mktemp(shape)
             _model(shape).bfloat16().save_pretrained(folder)
+            save_tokenizer(folder)
             made[shape] = Checkpoint(
                 path=str(folder),
                 tokenizer_path=str(folder),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from harness.errors import QuantizationError
 from harness.quantize import packing
 
-_CODES = st.integers(2, 8).flatmap(
+_CODES = st.integers(1, 8).flatmap(
     lambda bits: st.tuples(st.just(bits), st.lists(st.integers(0, 2**bits - 1), min_size=1, max_size=70))
 )
 
@@ -30,7 +30,7 @@ def test_the_stream_is_the_codes_laid_end_to_end_lowest_bit_first(case: tuple[in
     assert packing.pack(torch.tensor(values, dtype=torch.uint8), bits) == expected
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 def test_chunks_join_without_a_seam(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = torch.randint(0, 2**bits, (5, 13), dtype=torch.uint8, generator=torch.Generator().manual_seed(bits))
     whole = packing.pack(codes, bits)
@@ -38,7 +38,7 @@ def test_chunks_join_without_a_seam(bits: int, monkeypatch: pytest.MonkeyPatch) 
     assert packing.pack(codes, bits) == whole
 
 
-@pytest.mark.parametrize(("bits", "code"), [(2, 4), (3, 8), (4, 255), (7, 128)])
+@pytest.mark.parametrize(("bits", "code"), [(1, 2), (2, 4), (3, 8), (4, 255), (7, 128)])
 def test_a_code_that_does_not_fit_is_refused(bits: int, code: int) -> None:
     with pytest.raises(QuantizationError, match=f"Code {code} doesn't fit into {bits} bits"):
         packing.pack(torch.tensor([0, code], dtype=torch.uint8), bits)
@@ -50,7 +50,13 @@ def test_a_stream_of_the_wrong_length_is_refused() -> None:
         packing.unpack(stream, 3, (12,))
 
 
-@pytest.mark.parametrize("bits", [0, 1, 9, -4, True, 4.0, "4"])
-def test_widths_outside_two_to_eight_are_refused(bits: object) -> None:
-    with pytest.raises(QuantizationError, match="use a whole number from 2 to 8"):
+@pytest.mark.parametrize("bits", [0, 9, -4, True, 4.0, "4"])
+def test_widths_outside_one_to_eight_are_refused(bits: object) -> None:
+    with pytest.raises(QuantizationError, match="use a whole number from 1 to 8"):
         packing.check_bits(bits)  # type: ignore[arg-type]
+
+
+def test_a_grid_of_one_bit_is_refused_and_packing_one_is_not() -> None:
+    packing.check_bits(1)
+    with pytest.raises(QuantizationError, match="Codes of 1 bits can't be made: use a whole number from 2 to 8"):
+        packing.check_bits(1, least=2)

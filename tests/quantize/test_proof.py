@@ -177,3 +177,80 @@ def test_flat_groups_cross_rows_when_read_back(group_size: int) -> None:
     expected = [float(position * (position // group_size + 1)) for position in range(10)]
     assert layer.dequantize().reshape(-1).tolist() == expected
     assert layer.overhead_bytes == 4 * groups
+
+
+def test_a_symmetric_preset_with_zero_points_of_its_own_is_caught(fake: FakeBackend) -> None:
+    symmetric = dataclasses.replace(SPEC, symmetric=True)
+    with pytest.raises(QuantizationError, match=r"0 is not the middle code of every group .* says symmetric"):
+        prove(fake.model, fake.checkpoint, symmetric, fake.layers)
+
+
+def test_an_asymmetric_preset_that_is_centred_throughout_is_caught(fake: FakeBackend) -> None:
+    original = block_linears(load_dense(fake.checkpoint, device="cpu"))
+    for name, linear in fake.linears.items():
+        grid = round_to_grid(original[name].weight.detach(), bits=4, group_size=64, symmetric=True)
+        replace_weight(linear, grid.dequantize())
+        fake.layers[name] = ReadBack(codes=grid.codes, scales=grid.scales, zeros=grid.zeros, bits=4, group_size=64)
+    with pytest.raises(QuantizationError, match="0 has the middle code in every group, and the preset says asymmetric"):
+        fake.proof()
+    assert prove(fake.model, fake.checkpoint, dataclasses.replace(SPEC, symmetric=True), fake.layers).max_levels == 16
+
+
+def _reordered(fake: FakeBackend, index: torch.Tensor) -> None:
+    """Quantizes the first layer in the order of its groups, each column staying in its place."""
+    order = index.argsort(stable=True)
+    weight = block_linears(load_dense(fake.checkpoint, device="cpu"))[fake.first].weight.detach()
+    grid = round_to_grid(weight[:, order], bits=4, group_size=64, symmetric=False)
+    codes = torch.empty_like(grid.codes)
+    codes[:, order] = grid.codes
+    fake.change(codes=codes, scales=grid.scales, zeros=grid.zeros, group_index=index)
+    replace_weight(fake.linears[fake.first], fake.layers[fake.first].dequantize())
+
+
+def test_columns_in_another_order_hold_the_proof_by_their_own_groups(fake: FakeBackend) -> None:
+    plain = fake.proof()
+    _reordered(fake, torch.arange(128) % 2)
+    proof = fake.proof()
+    assert proof.max_levels == 16
+    # The order itself is stored: four bytes for each of 128 columns.
+    assert proof.size_bytes == plain.size_bytes + 4 * 128
+    neighbours = most_levels(fake.linears[fake.first].weight.detach(), group_size=64)
+    assert neighbours > 16
+
+
+@pytest.mark.parametrize("index", [torch.arange(128) // 16, torch.zeros(128, dtype=torch.int64)])
+def test_a_column_order_that_makes_more_or_larger_groups_is_caught(fake: FakeBackend, index: torch.Tensor) -> None:
+    fake.change(group_index=index)
+    with pytest.raises(QuantizationError, match=r"the column order of .* makes other groups than those of 64"):
+        fake.proof()
+
+
+def test_a_shift_for_every_weight_is_caught(fake: FakeBackend) -> None:
+    fake.change(shifts=torch.zeros(128, 128))
+    with pytest.raises(QuantizationError, match="came with 16384 shifts for 256 groups"):
+        fake.proof()
+
+
+def test_groups_that_a_library_chooses_are_told_and_still_counted(fake: FakeBackend) -> None:
+    weight = block_linears(load_dense(fake.checkpoint, device="cpu"))[fake.first].weight.detach()
+    grid = round_to_grid(weight, bits=4, group_size=32, symmetric=False)
+    replace_weight(fake.linears[fake.first], grid.dequantize())
+    fake.change(codes=grid.codes, scales=grid.scales, zeros=grid.zeros, group_size=32)
+    with pytest.raises(QuantizationError, match="in groups of 32, and the preset says"):
+        fake.proof()
+    proof = prove(fake.model, fake.checkpoint, SPEC, fake.layers, any_group=True)
+    assert proof.remarks == ("1 of 14 layers are quantized in groups of 32: the library chooses the group by the "
+                             "layer's width.",)  # fmt: skip
+    fake.change(group_size=128)
+    with pytest.raises(QuantizationError, match="came with 512 scales for 128 groups"):
+        prove(fake.model, fake.checkpoint, SPEC, fake.layers, any_group=True)
+
+
+def test_the_error_is_measured_against_rescaled_weights_where_a_backend_rescales(fake: FakeBackend) -> None:
+    plain = fake.proof()
+    doubled = {name: 2 * linear.weight.detach() for name, linear in fake.linears.items()}
+    proof = prove(fake.model, fake.checkpoint, SPEC, fake.layers, reference=doubled)
+    assert plain.relative_error < 0.2
+    assert proof.relative_error == pytest.approx(0.5)
+    exact = {name: linear.weight.detach() for name, linear in fake.linears.items()}
+    assert prove(fake.model, fake.checkpoint, SPEC, fake.layers, reference=exact).max_abs_error == 0

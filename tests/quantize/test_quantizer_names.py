@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from harness import quantize
 from harness.errors import QuantizationError, UnknownNameError
 from harness.quantize import rtn
+from harness.records import QuantizerSpec
 
 SPECS = quantize.presets()
+BACKENDS = ("autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn", "torchao")
+THREE = (
+    "autoround-3bit-g64-sym, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, rtn-3bit-g128, rtn-3bit-g64, "
+    "rtn-3bit-g128-mse or torchao-int3-g64."
+)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +30,13 @@ SPECS = quantize.presets()
         " rtn-4bit-g128", "rtn-4bit-g128 ", "rtn-4bit-g64\n", "rtn-4bit-g1000000", "rtn-4bit-g0128", "rtn-04bit-g64",
         "rtn-4bit-g-64", "rtn-4bit-g64-asym", "rtn-4bit-sym", "rtn-4bit-sym-g64", "rtn-4bit-row-row",
         "rtn-3bit-g\u0661", "rtn-\u0664bit-g64", "rtn-4.5bit-g64",
-        "rtn-16bit-g64", "rtn_4bit_g64", "bnb_nf4", "bnb-nf4-dq", "BNB-NF4",
+        "rtn-16bit-g64", "rtn_4bit_g64", "bnb_nf4", "bnb-fp4-dq", "BNB-NF4",
+        "rtn-4bit-g64-mse-sym", "hqq-5bit-g64", "hqq-4bit-g63", "hqq-4bit", "quanto-int3-g128", "quanto-int4",
+        "torchao-int1-g64",
+        "torchao-int4", "gguf-q4-0", "gguf-Q4_0", "gguf-q4_k", "gptq-4bit", "gptq-5bit-g64", "gptq-4bit-g64-sym-act",
+        "gptq-4bit-g64-calib-retain", "gptq-4bit-g64-calib-wikitext", "awq-3bit-g64", "awq-4bit-row",
+        "autoround-4bit-row",
+        "autoround-4bit-g64-sym-iters200", "autoround-4bit-g64-iters01",
         "reference ", "Reference", "16bit", "none",
     ],
 )  # fmt: skip
@@ -39,15 +51,20 @@ def test_a_name_that_is_nearly_one_is_never_taken_for_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("3", "rtn-3bit-g128 or rtn-3bit-g64."),
-        ("2 bits", "rtn-2bit-g128 or rtn-2bit-g64."),
-        ("w8", "bnb-int8, rtn-8bit-g128 or rtn-8bit-g64."),
-        ("INT4", "bnb-nf4, bnb-fp4, rtn-4bit-g128 or rtn-4bit-g64."),
-        ("u8", "bnb-int8, rtn-8bit-g128 or rtn-8bit-g64."),
-        (" 4-bit ", "bnb-nf4, bnb-fp4, rtn-4bit-g128 or rtn-4bit-g64."),
+        ("3", THREE),
+        ("w3", THREE),
+        ("INT3", THREE),
+        ("u3", THREE),
+        (" 3-bit ", THREE),
+        ("3 bits", THREE),
+        ("5", "gguf-q5_1 or gguf-q5_0."),
         ("rtn_8bit", "rtn-8bit-g128 or rtn-8bit-g64."),
-        ("bnb", "bnb-int8, bnb-nf4 or bnb-fp4."),
-        ("g64", "rtn-8bit-g64, rtn-4bit-g64, rtn-3bit-g64 or rtn-2bit-g64."),
+        ("bnb", "bnb-int8, bnb-nf4, bnb-fp4 or bnb-nf4-dq."),
+        ("awq", "awq-4bit-g128 or awq-4bit-g64."),
+        ("gguf-q4", "gguf-q4_1 or gguf-q4_0."),
+        ("gguf_q5", "gguf-q5_1 or gguf-q5_0."),
+        ("hqq", "hqq-8bit-g64, hqq-4bit-g64, hqq-3bit-g64, hqq-2bit-g64 or hqq-1bit-g64."),
+        ("mse", "rtn-4bit-g128-mse, rtn-3bit-g128-mse or rtn-2bit-g128-mse."),
         ("p4", None),
         ("ref", None),
     ],
@@ -63,7 +80,12 @@ def test_a_short_name_is_answered_with_exactly_what_it_may_mean(name: str, choic
         assert told.endswith(f": choose {choices}")
 
 
-@given(st.text(max_size=24) | st.from_regex(r"\A(rtn|bnb)[-_]?\d?\d?(bit)?-?(g\d{0,7}|row)?(-sym)?\Z"))
+@given(
+    st.text(max_size=24)
+    | st.from_regex(
+        r"\A(rtn|bnb|gptq|awq|hqq|torchao)[-_]?(int)?\d?\d?(bit)?-?(g\d{0,7}|row)?(-act)?(-sym|-asym)?(-mse)?\Z"
+    )
+)
 def test_any_text_is_a_spec_of_that_very_name_or_a_refusal(name: str) -> None:
     told = ""
     try:
@@ -107,6 +129,7 @@ def test_code_books_claim_no_symmetry_and_uniform_grids_do() -> None:
         "bnb-int8": (True, None, {"threshold": 6.0}),
         "bnb-nf4": (None, 64, {"double_quant": False}),
         "bnb-fp4": (None, 64, {"double_quant": False}),
+        "bnb-nf4-dq": (None, 64, {"double_quant": True}),
     }
 
 
@@ -134,9 +157,66 @@ def test_a_new_module_with_a_backend_is_found_without_being_listed(
     fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.quantize.grid.BACKEND", _Named(), raising=False)
-    assert sorted(quantize.discover()) == ["bnb", "grid", "reference", "rtn"]
+    assert sorted(quantize.discover()) == sorted([*BACKENDS, "grid"])
     with pytest.raises(TypeError):
         quantize.discover()["other"] = _Named()  # type: ignore[index]
+
+
+def test_every_backend_is_found_and_says_whether_it_repeats_itself() -> None:
+    assert sorted(quantize.discover()) == sorted(BACKENDS)
+    assert all(backend.deterministic is True for backend in quantize.discover().values())
+
+
+@pytest.mark.parametrize("preset", SPECS, ids=lambda spec: spec.name)
+def test_group_and_symmetry_stand_in_every_label(preset: QuantizerSpec) -> None:
+    if preset.bits == 16:
+        return
+    group = "per row" if preset.group_size is None else str(preset.group_size)
+    assert group in preset.label
+    if preset.symmetric is not None:
+        assert preset.label.split(", ")[2].startswith("symmetric" if preset.symmetric else "asymmetric")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gptq-4bit-g64-act", {"desc_act": True, "calibration": "retain"}),
+        ("gptq-2bit-row-act-sym-calib-forget", {"desc_act": True, "calibration": "forget"}),
+        ("awq-4bit-g32-sym-calib-holdout", {"calibration": "holdout"}),
+        ("autoround-8bit-g128-iters0-calib-random", {"iters": 0, "calibration": "random"}),
+        ("autoround-4bit-g64-sym", {"iters": 200, "calibration": "retain"}),
+        ("rtn-5bit-row-sym-mse", {"clip": "mse"}),
+        ("hqq-3bit-g128", {"axis": 1}),
+        ("torchao-int6-g32-asym", {"config": "IntxWeightOnlyConfig"}),
+    ],
+)
+def test_a_full_name_carries_every_choice_into_the_spec(name: str, options: dict[str, object]) -> None:
+    spec = quantize.resolve(name)
+    assert spec.name == name
+    assert options.items() <= spec.options.items()
+    assert spec.symmetric is (name.count("-sym") == 1)
+    assert spec.calibration is None
+    source = options.get("calibration", "retain")
+    assert source == "retain" or f"calibrated on {source}" in spec.label
+
+
+@pytest.mark.parametrize("backend", ["autoround", "awq", "gguf", "gptq", "hqq", "quanto", "torchao"])
+def test_a_library_that_is_not_installed_is_named_with_the_way_to_get_it(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    from harness.quantize import libraries
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(libraries.metadata, "version", absent)
+    found = quantize.discover()[backend]
+    told = found.unavailable_reason(found.presets()[0], "cpu") or ""
+    assert told.startswith(f"{found.presets()[0].name} needs ")
+    assert told.endswith("not installed here: run pip install 'quench-bench[quantizers]'.")
+    assert found.library_version() is None
 
 
 def test_versions_are_those_of_what_quantizes(monkeypatch: pytest.MonkeyPatch) -> None:

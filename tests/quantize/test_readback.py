@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -126,3 +127,61 @@ def test_the_order_of_groups_in_memory_does_not_matter() -> None:
     assert torch.equal(straight.codes, turned.codes)
     assert torch.equal(straight.dequantize(), turned.dequantize())
     assert turned.codes.is_contiguous()
+
+
+def test_a_shift_is_added_after_scaling_and_counted() -> None:
+    layer = ReadBack(
+        codes=torch.tensor([[0, 1, 2, 3]], dtype=torch.uint8), scales=torch.tensor([[0.5, 2.0]]).half(), bits=2,
+        group_size=2, shifts=torch.tensor([[10.0, -1.0]]).half(),
+    )  # fmt: skip
+    assert layer.dequantize().tolist() == [[10.0, 10.5, 3.0, 5.0]]
+    assert layer.overhead_bytes == 4 + 4
+    assert layer.symmetric is None
+
+
+def test_arithmetic_in_16_bit_rounds_after_each_operation() -> None:
+    fields: dict[str, Any] = {
+        "codes": torch.tensor([[129]], dtype=torch.uint8), "scales": torch.tensor([[1.0]]).bfloat16(), "bits": 8,
+        "group_size": None, "zeros": torch.tensor([[0.3]]).bfloat16(),
+    }  # fmt: skip
+    exact = ReadBack(**fields).dequantize().item()
+    rounded = ReadBack(**fields, computed_in="bfloat16").dequantize().item()
+    assert exact == pytest.approx(128.7, abs=1e-3)
+    # Above 128 bfloat16 holds whole numbers only.
+    assert rounded == 129.0
+    shifted = ReadBack(**fields, computed_in="bfloat16", shifts=torch.tensor([[0.25]]).bfloat16())
+    assert shifted.dequantize().item() == 129.0
+
+
+def test_columns_take_the_scale_and_zero_point_of_the_group_that_they_name() -> None:
+    layer = ReadBack(
+        codes=torch.tensor([[1, 1, 1, 1]], dtype=torch.uint8), scales=torch.tensor([[1.0, 10.0]]), bits=4, group_size=2,
+        zeros=torch.tensor([[0, 3]], dtype=torch.uint8), group_index=torch.tensor([1, 0, 0, 1]),
+    )  # fmt: skip
+    assert layer.dequantize().tolist() == [[-20.0, 1.0, 1.0, -20.0]]
+    assert layer.overhead_bytes == 8 + 1 + 4 * 4
+
+
+def test_bytes_of_scales_that_are_stored_quantized_are_told_and_not_measured() -> None:
+    layer = ReadBack(codes=torch.zeros(2, 4, dtype=torch.uint8), scales=torch.ones(2, 1), bits=4, group_size=None)
+    assert layer.overhead_bytes == 8
+    assert dataclasses.replace(layer, scale_bytes=3).overhead_bytes == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "symmetric"),
+    [
+        ({"offset": 8}, True),
+        ({"offset": 0}, False),
+        ({"zeros": torch.full((1, 2), 8)}, True),
+        ({"zeros": torch.tensor([[8, 7]])}, False),
+        ({"zeros": torch.full((1, 2), 8.0)}, True),
+        ({"book": torch.arange(16.0)}, None),
+        ({"shifts": torch.zeros(1, 2)}, None),
+    ],
+)
+def test_symmetry_is_found_in_the_zero_points(fields: dict[str, Any], symmetric: bool | None) -> None:
+    layer = ReadBack(
+        codes=torch.zeros(1, 4, dtype=torch.uint8), scales=torch.ones(1, 2), bits=4, group_size=2, **fields
+    )
+    assert layer.symmetric is symmetric

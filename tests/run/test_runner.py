@@ -60,7 +60,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
         )
 
     class Backend:
-        def quantize(self, checkpoint: Checkpoint, spec: Any, *, device: str) -> QuantizedModel:
+        def quantize(self, checkpoint: Checkpoint, spec: Any, *, device: str, calibration: Any = ()) -> QuantizedModel:
             rooms("quantize")
             rooms.quantized.append(checkpoint.path)
             layers = {"l": QuantizedLayer(codes=None, step=1.0)} if spec.bits < 16 else {}

@@ -235,6 +235,7 @@ def test_no_table_of_all_tokens_and_the_vocabulary_is_made_in_float32(models, to
     sizes, judged = [], []
     make, judge = LogitSource.logits, log_probs.of_logits
     monkeypatch.setattr(log_probs, "_SLICE_ELEMENTS", 360 * 8)
+    monkeypatch.setattr(log_probs, "_SHARE", 1)
     monkeypatch.setattr(log_probs, "_READ_ELEMENTS", 360 * 3)
     monkeypatch.setattr(LogitSource, "logits", lambda self, taken: sizes.append(len(taken)) or make(self, taken))
     monkeypatch.setattr(log_probs, "of_logits", lambda x, targets: judged.append(len(x)) or judge(x, targets))

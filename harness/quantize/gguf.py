@@ -1,0 +1,156 @@
+"""GGUF's plain types, made with gguf-py: Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0, blocks of 32.
+
+The blocks that the library writes are taken apart by our own arithmetic; its
+own dequantization is what the proof holds against it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import QuantizationError
+from harness.quantize.libraries import missing_reason, version_of
+from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.quantize.readback import ReadBack
+
+BLOCK = 32
+
+_TYPES = {"Q8_0": (8, True), "Q5_1": (5, False), "Q5_0": (5, True), "Q4_1": (4, False), "Q4_0": (4, True)}
+"""Bits and symmetry by GGML type."""
+
+_REMARK = (
+    "llama.cpp's own files also quantize the embeddings and the output head, which stay in 16 bit here as they do for "
+    "every backend."
+)
+
+
+def _spec(kind: str) -> QuantizerSpec:
+    bits, symmetric = _TYPES[kind]
+    return QuantizerSpec(
+        name=f"gguf-{kind.lower()}",
+        backend="gguf",
+        bits=bits,
+        group_size=BLOCK,
+        symmetric=symmetric,
+        label=f"GGUF {kind}, block {BLOCK}, {'symmetric' if symmetric else 'asymmetric'}",
+        options={"type": kind},
+    )
+
+
+_PRESETS = tuple(_spec(kind) for kind in _TYPES)
+
+
+def _halves(raw: Any) -> Any:
+    """Returns the low and then the high halves of packed bytes [blocks, 16] as codes [blocks, 32]."""
+    import numpy
+
+    return numpy.concatenate([raw & 15, raw >> 4], axis=1)
+
+
+def read_blocks(blocks: Any, kind: str, shape: tuple[int, int]) -> ReadBack:
+    """Returns one tensor of a GGUF file as codes, scales and shifts.
+
+    A block is a float16 scale, for the types ``_1`` a float16 minimum, for
+    5 bits a word with the fifth bits, and then the codes.
+
+    Args:
+        blocks: numpy.uint8 array of whole blocks, in any shape.
+        kind: GGML type, e.g. ``Q4_0``.
+        shape: Rows and columns of the weight.
+
+    Raises:
+        QuantizationError: The bytes are not that many blocks.
+
+    Source: ``block_q4_0`` to ``block_q8_0`` in ggml's ``ggml-common.h``.
+    """
+    import numpy
+    import torch
+
+    from harness.quantize.readback import ReadBack
+
+    bits, symmetric = _TYPES[kind]
+    head, rows = (2 if symmetric else 4), shape[0]
+    size = head + (4 if bits == 5 else 0) + (BLOCK if bits == 8 else BLOCK // 2)
+    if blocks.size % size or blocks.size // size * BLOCK != shape[0] * shape[1]:
+        raise QuantizationError(
+            f"{blocks.size} bytes aren't a {kind} tensor of {shape[0]} x {shape[1]}: its blocks of {BLOCK} take {size}."
+        )
+    raw = numpy.ascontiguousarray(blocks).reshape(-1, size)
+    numbers = raw[:, :head].copy().view(numpy.float16).astype(numpy.float32)
+    codes: Any
+    if bits == 8:
+        codes = (raw[:, head:].view(numpy.int8).astype(numpy.int16) + 128).astype(numpy.uint8)
+    else:
+        codes = _halves(raw[:, size - BLOCK // 2 :])
+    if bits == 5:
+        fifth = numpy.unpackbits(raw[:, head : head + 4], axis=1, bitorder="little")
+        codes |= fifth << 4
+    scales = torch.from_numpy(numbers[:, 0].reshape(rows, -1).copy()).half()
+    return ReadBack(
+        codes=torch.from_numpy(codes.reshape(shape).copy()),
+        scales=scales,
+        offset=2 ** (bits - 1) if symmetric else 0,
+        shifts=None if symmetric else torch.from_numpy(numbers[:, 1].reshape(rows, -1).copy()).half(),
+        bits=bits,
+        group_size=BLOCK,
+        step=float(scales.double().abs().mean()),
+    )
+
+
+class Gguf:
+    """GGUF's types of one scale per block, through gguf-py."""
+
+    backend = "gguf"
+    deterministic = True
+
+    def presets(self) -> tuple[QuantizerSpec, ...]:
+        """Returns the five types that gguf-py can write."""
+        return _PRESETS
+
+    def parse(self, name: str) -> QuantizerSpec | None:
+        """Returns the preset of that name: a GGUF type has nothing to choose."""
+        return next((spec for spec in _PRESETS if spec.name == name), None)
+
+    def library_version(self) -> str | None:
+        """Returns gguf-py's version, None where it is not installed."""
+        return version_of("gguf")
+
+    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
+        """Returns why it can't run: a library that is not installed."""
+        return missing_reason(spec.name, ("gguf",))
+
+    def quantize(
+        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
+    ) -> QuantizedModel:
+        """Returns the checkpoint as gguf-py quantizes it, dequantized.
+
+        Raises:
+            QuantizationError: A layer's width is no multiple of 32, or the
+                proof fails.
+        """
+        import torch
+        from gguf import GGMLQuantizationType, quants
+
+        from harness.quantize.layerwise import quantize_layers
+
+        kind = spec.options["type"]
+        ggml = GGMLQuantizationType[kind]
+
+        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
+            rows, width = weight.shape
+            if width % BLOCK:
+                raise QuantizationError(
+                    f"{spec.name} can't hold {name}: its rows of {width} weights are no multiple of GGUF's block of "
+                    f"{BLOCK}; use a backend whose groups may be shorter, such as rtn."
+                )
+            blocks = quants.quantize(weight.float().cpu().numpy(), ggml)
+            return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
+
+        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=(_REMARK,))
+
+
+BACKEND = Gguf()

@@ -1,0 +1,65 @@
+"""Which texts of a corpus a quantizer that looks at activations is given.
+
+Quantization knows no corpora, and scoring no quantizers: here the two meet,
+before a cell's key is made, so that other texts make another cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.errors import CorpusError
+from harness.quantize import calibration
+from harness.records import QuantizerSpec
+from harness.score import corpora
+
+_SOURCES = {
+    "retain": (("raw", "retain1"), ("privleak", "retain")),
+    "forget": (("raw", "forget"), ("privleak", "forget")),
+    "holdout": (("raw", "holdout"), ("privleak", "holdout")),
+}
+"""Splits that a source of calibration texts may come from; the first that a corpus has is taken."""
+
+_SCORED = (
+    ("raw", "forget"), ("privleak", "forget"), ("privleak", "holdout"), ("verbmem", "forget"),
+    ("knowmem", "forget_qa"), ("knowmem", "retain_qa"),
+)  # fmt: skip
+"""Splits whose texts no calibration on retain texts may share."""
+
+
+def prepare(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec, tuple[str, ...]]:
+    """Returns a quantizer's specification with the digest of its calibration, and the texts for its backend.
+
+    A quantizer that needs no calibration comes back as it is, without texts.
+
+    Raises:
+        QuantizationError: The corpus has no text that may be used.
+        CorpusError: The corpus has none of the splits that the texts may come from.
+    """
+    recipe = calibration.recipe_of(spec)
+    if recipe is None:
+        return spec, ()
+    if not recipe.needs_texts:
+        return calibration.prepare(spec, {})
+    texts = {recipe.source: _first(corpus, recipe.source)}
+    return calibration.prepare(spec, texts, tuple(_scored_texts(corpus)))
+
+
+def _first(corpus: corpora.Corpus, source: str) -> tuple[str, ...]:
+    *others, last = _SOURCES[source]
+    for config, split in others:
+        try:
+            return tuple(item["text"] for item in corpora.load_split(corpus, config, split))
+        except CorpusError:
+            continue
+    return tuple(item["text"] for item in corpora.load_split(corpus, *last))
+
+
+def _scored_texts(corpus: corpora.Corpus) -> Iterator[str]:
+    for config, split in _SCORED:
+        try:
+            found = corpora.load_split(corpus, config, split)
+        except CorpusError:
+            # A split that isn't there can't be scored either; the tasks' own are checked before planning.
+            continue
+        yield from (" ".join(item.values()) for item in found)
