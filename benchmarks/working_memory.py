@@ -68,8 +68,17 @@ def of_scoring(folder: Path, corpus: str, data_dir: Path | None, count: int) -> 
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def _high_water() -> int:
+    """Returns the most resident bytes of this process.
+
+    Not ``ru_maxrss``: after a fork that also counts what the parent held.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (found,) = (line for line in lines if line.startswith("VmHWM"))
+    return int(found.split()[1]) * 1024
+
+
 def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, float]:
-    import resource
     from types import SimpleNamespace
 
     import psutil
@@ -89,7 +98,7 @@ def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, f
     loaded = psutil.Process().memory_info().rss
     for metric in METRICS:
         quench.run(metric, asked[metric])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _high_water()
     longest = max((text for _, texts in asked["privleak"].splits for text in texts), key=len)
     lm = QuenchLM(model, tokenizer)
     request = [SimpleNamespace(args=(longest,))]
