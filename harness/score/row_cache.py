@@ -8,6 +8,8 @@ overwritten by the next token at that place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 Prefix = Sequence[tuple[Any, Any]]
@@ -18,15 +20,55 @@ def plain_cache(prefix: Prefix | None = None, rows: int = 1) -> Any:
     """Returns a cache of transformers that keeps every token, its rows beginning with ``prefix``."""
     from transformers.cache_utils import Cache, DynamicLayer
 
-    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    made = Cache(layer_class_to_replicate=DynamicLayer)
     for index, (keys, values) in enumerate(prefix or ()):
-        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
-    return cache
+        made.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+    return made
 
 
-def contents(cache: Any) -> list[tuple[Any, Any]]:
+def contents(found: Any) -> list[tuple[Any, Any]]:
     """Returns keys and values of every layer, each [rows, heads, tokens, width]."""
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [(layer.keys, layer.values) for layer in found.layers]
+
+
+@dataclass(slots=True)
+class _Places:
+    """Where the tokens of the next pass stand: rows [rows, 1] and positions [rows, width], none beyond ``end``."""
+
+    count: int
+    capacity: int
+    rows: Any = None
+    positions: Any = None
+    end: int = 0
+
+
+@cache
+def _row_layer() -> Any:
+    from transformers.cache_utils import DynamicLayer
+
+    class RowLayer(DynamicLayer):  # type: ignore[misc]
+        """A layer of transformers' cache that writes where its ``_Places`` say."""
+
+        def __init__(self, places: _Places) -> None:
+            super().__init__()
+            self._places = places
+            self.rooms: tuple[Any, ...] = ()
+
+        def reserve(self, *like: Any) -> None:
+            """Makes room for keys and values like these, for all rows and tokens."""
+            rows, tokens = self._places.count, self._places.capacity
+            # Zeros: masked places count 0 times what lies there, and that may be NaN in fresh memory.
+            self.rooms = tuple(part.new_zeros((rows, part.shape[1], tokens, part.shape[3])) for part in like)
+
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            if not self.rooms:
+                self.reserve(key_states, value_states)
+            for room, states in zip(self.rooms, (key_states, value_states), strict=True):
+                room[self._places.rows, :, self._places.positions] = states.transpose(1, 2)
+            keys, values = (room[:, :, : self._places.end] for room in self.rooms)
+            return keys, values
+
+    return RowLayer
 
 
 class RowCache:
@@ -41,31 +83,10 @@ class RowCache:
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
-        from transformers.cache_utils import Cache, DynamicLayer
+        from transformers.cache_utils import Cache
 
-        shape, here = (rows, capacity), self
-
-        class RowLayer(DynamicLayer):  # type: ignore[misc]
-            """A layer of transformers' cache that writes where ``place`` has said."""
-
-            rooms: tuple[Any, ...] = ()
-
-            def reserve(self, *like: Any) -> None:
-                # Zeros: masked places count 0 times what lies there, and that may be NaN in fresh memory.
-                self.rooms = tuple(part.new_zeros((shape[0], part.shape[1], shape[1], part.shape[3])) for part in like)
-
-            def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-                if not self.rooms:
-                    self.reserve(key_states, value_states)
-                for room, states in zip(self.rooms, (key_states, value_states), strict=True):
-                    room[here.rows, :, here.positions] = states.transpose(1, 2)
-                keys, values = (room[:, :, : here.end] for room in self.rooms)
-                return keys, values
-
-        self.cache = Cache(layer_class_to_replicate=RowLayer)
-        self.rows: Any = None
-        self.positions: Any = None
-        self.end = 0
+        self._places = _Places(count=rows, capacity=capacity)
+        self.cache = Cache(layer_class_to_replicate=partial(_row_layer(), self._places))
 
     def fill(self, rows: slice, found: Any) -> None:
         """Copies what a plain cache holds of some rows, from their first token on."""
@@ -80,9 +101,10 @@ class RowCache:
         """Says where the next pass's tokens stand, [rows, width]; returns the mask [rows, 1, width, tokens] for it."""
         import torch
 
-        self.rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.positions, self.end = positions, int(positions.max()) + 1
-        return torch.arange(self.end, device=positions.device) <= positions[:, None, :, None]
+        places = self._places
+        places.rows = torch.arange(len(positions), device=positions.device)[:, None]
+        places.positions, places.end = positions, int(positions.max()) + 1
+        return torch.arange(places.end, device=positions.device) <= positions[:, None, :, None]
 
     def keep(self, rows: Any) -> None:
         """Drops all rows but those."""
