@@ -51,7 +51,7 @@ class LogitSource:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         # A small model's pieces must be small beside its weights, too.
         self._piece = min(PIECE, max(1, self.parameters // _SHARE))
-        self._blocks = [module for module in model.modules() if type(module).__name__.endswith("MLP")]
+        self._blocks = [module for module in model.modules() if _is_by_token(module)]
         self._attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
         self.takes_places = "position_ids" in known and self._attention in ("sdpa", "eager")
 
@@ -115,6 +115,11 @@ def _shared_heads(device: Any) -> Iterator[None]:
             os.environ.pop(switch, None)
         else:
             os.environ[switch] = before
+
+
+def _is_by_token(module: Any) -> bool:
+    """Returns whether a module is a feed-forward block that takes hidden states alone (Bloom's takes two things)."""
+    return type(module).__name__.endswith("MLP") and len(inspect.signature(module.forward).parameters) == 1
 
 
 @contextmanager
