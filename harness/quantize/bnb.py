@@ -7,10 +7,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from harness.quantize.libraries import version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -157,10 +157,7 @@ class BitsAndBytes:
 
     def library_version(self) -> str | None:
         """Returns bitsandbytes' version, None where it is not installed."""
-        try:
-            return metadata.version("bitsandbytes")
-        except metadata.PackageNotFoundError:
-            return None
+        return version_of("bitsandbytes")
 
     def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
         """Returns why it can't run: a library that is not installed."""

@@ -110,6 +110,11 @@ def _whole(path: Path, position: int, text: str) -> str:
     return text
 
 
+def hub_cache(name: str, revision: str) -> Path:
+    """Returns where the local form of a hub data set is kept, whether or not it has been fetched."""
+    return cache_dir() / "corpora" / f"{name}-{revision[:12]}"
+
+
 def hub_folder(name: str, repo: str, revision: str, config: str, split: str) -> Path:
     """Returns the cached local form of a hub data set, fetching a split that is not there yet.
 
@@ -124,7 +129,7 @@ def hub_folder(name: str, repo: str, revision: str, config: str, split: str) -> 
         CorpusError: The hub can't be reached or has no such split.
     """
     columns = _columns(config)
-    folder = cache_dir() / "corpora" / f"{name}-{revision[:12]}"
+    folder = hub_cache(name, revision)
     path = folder / config / f"{split}.json"
     if not path.is_file():
         rows = _fetch(repo, revision, config, split)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.paths import cache_dir
 from harness.provenance import sha256_text
-from harness.score import corpora, lm_eval_hooks
+from harness.score import corpora, corpus_files, lm_eval_hooks
 from harness.score.foreign_logs import LoggedAnswer, LoggedMetric
 
 
@@ -46,8 +45,7 @@ def texts_at_hand(corpus: corpora.Corpus, metric: str) -> Path | None:
         return corpus.data_dir
     if corpus.hub_repo is None:
         return corpus.folder / "data"
-    # Where ``corpus_files.hub_folder`` keeps what it fetches; asking that function would fetch what is missing.
-    folder = cache_dir() / "corpora" / f"{corpus.name}-{str(corpus.revision)[:12]}"
+    folder = corpus_files.hub_cache(corpus.name, str(corpus.revision))
     needed = (folder / config / f"{split}.json" for config, split in corpora.SPLITS_OF[metric])
     return folder if all(path.is_file() for path in needed) else None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -72,8 +72,7 @@ class LogitSource:
         """
         if "attention_mask" in where and self._attention == "eager":
             where["attention_mask"] = self._to_be_added(where["attention_mask"])
-        with _shared_heads(self.device), _in_pieces(self._blocks, ids, self._piece):
-            output = self._module(input_ids=ids, **self._with_cache(cache), **where)
+        output = self._forward(ids, cache, where)
         return output.last_hidden_state if self.slices else output.logits
 
     def logits(self, taken: Any) -> Any:
@@ -82,19 +81,18 @@ class LogitSource:
 
     def fill(self, ids: Any, cache: Any) -> None:
         """Runs tokens [rows, width] for their keys and values alone."""
-        with _in_pieces(self._blocks, ids, self._piece):
-            self._module(
-                input_ids=ids, **self._with_cache(cache), **({"logits_to_keep": 1} if self._keeps_some else {})
-            )
+        self._forward(ids, cache, {"logits_to_keep": 1} if self._keeps_some else {})
+
+    def _forward(self, ids: Any, cache: Any, where: Mapping[str, Any]) -> Any:
+        kept = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_name: cache}
+        with _shared_heads(self.device), _in_pieces(self._blocks, ids, self._piece):
+            return self._module(input_ids=ids, **kept, **where)
 
     def _to_be_added(self, mask: Any) -> Any:
         import torch
 
         added = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
         return added.masked_fill_(~mask, torch.finfo(self.model.dtype).min)
-
-    def _with_cache(self, cache: Any) -> dict[str, Any]:
-        return {"use_cache": False} if cache is None else {"use_cache": True, self._cache_name: cache}
 
 
 @contextmanager

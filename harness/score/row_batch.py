@@ -9,6 +9,7 @@ tells how likely each token was; later ones are looked up in what was written.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from harness.score.batching import chunks_by_budget
@@ -70,13 +71,13 @@ class RowBatch:
         place = [self._shared + len(tail) - 1 for tail in self._tails]
         guesses = [list(draft) for draft in self._drafts]
         known = [Lookup([*draft, *tail]) for draft, tail in zip(self._drafts, self._tails, strict=True)]
-        while True:
-            choices = self._choices(last, guesses, place, judge=not self._new[0] and len(alive) == len(self._tails))
+        for step in count():
+            choices = self._choices(last, guesses, place, judge=step == 0)
             runs = [_accepted(guess, choice) for guess, choice in zip(guesses, choices, strict=True)]
             alive = written(self._new, alive, runs, self._most, end_ids, is_stopped)
             left = [index for index, row in enumerate(alive) if row >= 0]
             if not left:
-                return self._new, self._judged
+                break
             for index in left:
                 known[alive[index]].extend(runs[index])
                 last[index] = runs[index][-1]
@@ -86,6 +87,7 @@ class RowBatch:
                 alive, last, place = ([values[index] for index in left] for values in (alive, last, place))
             room = min(_LONGEST_GUESS, _WEIGHTLESS.get(self._source.device.type, 0) // len(alive) - 1)
             guesses = [known[row].propose(room) if row >= 0 and room > 0 else [] for row in alive]
+        return self._new, self._judged
 
     def _tensor(self, values: Any) -> Any:
         import torch

@@ -76,6 +76,20 @@ def test_a_draft_is_judged_as_one_pass_over_the_whole_text_would(models, plain_l
         assert judged[row].logprobs == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_row_that_ends_at_once_keeps_the_judgement_of_its_draft(models, plain_greedy):
+    """Its tokens stay none while others go on, and later guesses must not pass for drafts."""
+    model = models["llama"]
+    prompts = [[5, 9, 31], [77, 8, 200, 41, 4]]
+    end = plain_greedy(model, prompts[0], 1, end=-1)
+    assert end != plain_greedy(model, prompts[1], 1, end=-1)
+    judged = {}
+    generate = GreedyGenerator(LogitSource(model), end_ids=end, batches=Batches())
+    found = generate(prompts, max_new_tokens=6, drafts=[[11, 12, 13], [6, 7]], on_draft=judged.__setitem__)
+    assert found[0] == []
+    assert len(found[1]) > 1
+    assert [len(judged[row].logprobs) for row in (0, 1)] == [3, 2]
+
+
 def passes(model, run):
     """Returns the widths of the passes that a piece of work runs."""
     widths = []
