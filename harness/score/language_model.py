@@ -20,6 +20,7 @@ from harness.score.logit_source import LogitSource
 
 Progress = Callable[[int, int], None]
 
+_SINGLE_BYTES = tuple(f"<0x{number:02X}>" for number in range(256))
 _NOTHING = TokenLogProbs(logprobs=[], means=[], stds=[], correct=[])
 
 
@@ -105,19 +106,32 @@ class StopStrings:
 
     Only the last few tokens are decoded at every step; a find there is
     confirmed on the whole row, since a token may read differently at the
-    beginning of a text.
+    beginning of a text, less the bytes that it ends with: where single bytes
+    stand for rare characters, a later byte that completes none of them makes
+    all bytes of the run unreadable, and the string is gone again.
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self._decode = tokenizer.batch_decode
         self._strings = tuple(strings)
+        known = tokenizer.get_vocab()
+        single = {known[token] for token in _SINGLE_BYTES if token in known}
+        # Special tokens are left out of the text: bytes on both sides of one stand together.
+        self._unsettled = single | set(tokenizer.all_special_ids) if single else single
         self._window = 2 + max(len(tokenizer(s, add_special_tokens=False)["input_ids"]) for s in strings)
 
     def __call__(self, rows: list[list[int]]) -> list[bool]:
         """Returns for every row of new tokens whether a stop string is in its text."""
         tails = self._decode([row[-self._window :] for row in rows], skip_special_tokens=True)
-        return [self._found(tail) and self._found(self._decode([row], skip_special_tokens=True)[0])
+        return [self._found(tail) and self._found(self._decode([self._settled(row)], skip_special_tokens=True)[0])
                 for tail, row in zip(tails, rows, strict=True)]  # fmt: skip
+
+    def _settled(self, row: list[int]) -> list[int]:
+        """Returns the tokens whose text no later token can change."""
+        end = len(row)
+        while end and row[end - 1] in self._unsettled:
+            end -= 1
+        return row[:end]
 
     def _found(self, text: str) -> bool:
         return any(string in text for string in self._strings)

@@ -7,7 +7,7 @@ import muse_oracle
 import pytest
 
 from harness.score.evaluation import evaluate
-from harness.score.language_model import QuenchLM
+from harness.score.language_model import QuenchLM, StopStrings
 
 TEXT = "the old ferry to orla head leaves at nine and the keeper of the lamp waits for no one in the rain"
 ODD = "naïve café — 北京\t\n\n  two  spaces ✓ end"
@@ -58,7 +58,7 @@ def sentencepiece_unigram():
     pieces += [
         ("▁", -2.0),
         *((letter, -6.0) for letter in letters),
-        *((f"▁{word}", -4.0) for word in set(TEXT.split())),
+        *((f"▁{word}", -4.0) for word in sorted(set(TEXT.split()))),
     ]
     core = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -162,6 +162,20 @@ def test_stop_strings_end_a_row_where_the_oracle_cuts_it(shaped, core, bos, pad)
         expected.append(text)
     assert QuenchLM(model, tokenizer).generate_until([request(prompt, settings) for prompt in prompts]) == expected
     assert any(cut != text for cut, text in zip(expected, whole, strict=True))
+
+
+def test_a_stop_string_in_bytes_counts_only_once_no_later_byte_can_make_it_unreadable(shaped):
+    """Sentencepiece reads a run of bytes as a whole: one that completes no character makes all of them unreadable."""
+    _, tokenizer = shaped("sp_unigram", True, True)
+    line_end, half, word = (tokenizer.convert_tokens_to_ids(token) for token in ("<0x0A>", "<0xE5>", "r"))
+    stop = StopStrings(tokenizer, ("\n\n",))
+    answer = [word, line_end, line_end]
+    assert tokenizer.decode(answer).endswith("\n\n")
+    assert "\n\n" not in tokenizer.decode([*answer, half, word])
+    assert stop([answer, [*answer, half], [*answer, half, word]]) == [False, False, False]
+    assert stop([[*answer, word], [*answer, tokenizer.eos_token_id], [*answer, tokenizer.eos_token_id, word]]) == [
+        True, False, True,
+    ]  # fmt: skip
 
 
 VOCABULARY = 256_000
