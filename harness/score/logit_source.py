@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from harness.score.cpu_linears import replaceable, through_onednn
+
 PIECE = 256
 """Tokens that a feed-forward block gets at a time on a CPU.
 
@@ -51,6 +53,7 @@ class LogitSource:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         # A small model's pieces must be small beside its weights, too.
         self._piece = min(PIECE, max(1, self.parameters // _SHARE))
+        self._linears = replaceable(model)
         self._blocks = [module for module in model.modules() if _is_by_token(module)]
         self._attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
         self.takes_places = "position_ids" in known and self._attention in ("sdpa", "eager")
@@ -77,7 +80,10 @@ class LogitSource:
 
     def logits(self, taken: Any) -> Any:
         """Returns logits [n, vocabulary] for n positions taken out of what ``read`` gave."""
-        return self._head(taken) if self.slices else taken
+        if not self.slices:
+            return taken
+        with through_onednn([self._head] if self._head in self._linears else ()):
+            return self._head(taken)
 
     def fill(self, ids: Any, cache: Any) -> None:
         """Runs tokens [rows, width] for their keys and values alone."""
@@ -85,7 +91,7 @@ class LogitSource:
 
     def _forward(self, ids: Any, cache: Any, where: Mapping[str, Any]) -> Any:
         kept = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_name: cache}
-        with _shared_heads(self.device), _in_pieces(self._blocks, ids, self._piece):
+        with _shared_heads(self.device), _in_pieces(self._blocks, ids, self._piece), through_onednn(self._linears):
             return self._module(input_ids=ids, **kept, **where)
 
     def _to_be_added(self, mask: Any) -> Any:

@@ -310,10 +310,19 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_order():
     batches = Batches(tokens=100)
     found = batches.run([10] * 11, work, lambda done, total: progress.append((done, total)))
     assert found == [row * 10 for row in range(11)]
-    assert seen[:3] == [10, 5, 2]
-    assert batches.tokens == 20
+    assert seen == [6, 3, 3, 3, 2]
+    assert batches.tokens == 30
     assert progress[-1] == (11, 11)
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+
+
+def test_rows_are_dealt_evenly_to_as_few_batches_as_memory_allows():
+    seen = []
+    Batches(tokens=60).run([10] * 8, lambda rows: seen.append(rows) or rows)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    seen.clear()
+    Batches(max_rows=3).run([10] * 3, lambda rows: seen.append(rows) or rows)
+    assert seen == [[0, 1, 2]]
 
 
 def test_one_text_that_does_not_fit_is_a_scoring_error_and_other_errors_pass():
