@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_logs, cli_making
+from harness import cli_cache, cli_logs, cli_making
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -58,6 +58,7 @@ app = typer.Typer(
     help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
 )
 app.add_typer(cli_making.app)
+app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_logs.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
@@ -188,12 +189,16 @@ def run(
         int | None, typer.Option("--workers", min=1, help="Jobs at a time. [default: one per core, one on a GPU]")
     ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that one job may take.")] = None,
+    cache_limit: Annotated[
+        str, typer.Option("--cache-limit", help="Room for kept quantized models; 0 keeps none.")
+    ] = "32GB",
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, planner
+    from harness.run import board_run, cache_room, planner
     from harness.run.runner import Settings
 
+    room = cache_room.parse_size(cache_limit)
     known = load_submissions(submissions)
     planned = planner.plan(
         known,
@@ -213,6 +218,7 @@ def run(
     at_a_time = workers or board_run.default_workers(device)
     settings = Settings(
         cache=str(paths.cache_dir()),
+        cache_limit=room,
         device=device,
         threads=board_run.threads_for(device, at_a_time),
         seed=seed,

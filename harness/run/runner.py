@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import provenance
-from harness.quantize import backend_of, survival
+from harness.quantize import backend_of, kept, survival
 from harness.records import (
     Cell,
     CellResult,
@@ -43,7 +43,8 @@ class Settings:
     """How jobs run, the same for all of them.
 
     Attributes:
-        cache: Folder for merged checkpoints.
+        cache: Folder for merged checkpoints and quantized models.
+        cache_limit: Bytes that kept quantized models may take together.
         device: torch device of this worker.
         threads: torch threads; 0 leaves torch's own choice.
         seed: Seed of everything random.
@@ -54,6 +55,7 @@ class Settings:
     """
 
     cache: str
+    cache_limit: int = kept.DEFAULT_LIMIT
     device: str = "cpu"
     threads: int = 0
     seed: int = 0
@@ -112,9 +114,7 @@ def run_job(
             checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
             tokenizer = checkpoints.load_tokenizer(checkpoint)
         with watch.during("quantize"):
-            quantized = backend_of(job.spec).quantize(
-                checkpoint, job.spec, device=settings.device, calibration=job.calibration
-            )
+            quantized = _quantize(job, checkpoint, settings)
         with watch.during("survival"):
             survived = _survival(job, submissions, settings, checkpoint, quantized)
     except Exception as error:
@@ -149,6 +149,17 @@ def unfinished(
     )
 
 
+def _quantize(job: Job, checkpoint: Checkpoint, settings: Settings) -> QuantizedModel:
+    return kept.quantize_once(
+        checkpoint,
+        job.spec,
+        device=settings.device,
+        calibration=job.calibration,
+        cache=Path(settings.cache),
+        limit=settings.cache_limit,
+    )
+
+
 def _score(cell: Cell, quantized: QuantizedModel, tokenizer: object, settings: Settings) -> Evaluation:
     from harness.score.evaluation import evaluate
 
@@ -177,9 +188,7 @@ def _survival(
     if target is None or not quantized.layers:
         return ()
     target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
-    quantized_target = backend_of(job.spec).quantize(
-        target_checkpoint, job.spec, device=settings.device, calibration=job.calibration
-    )
+    quantized_target = _quantize(job, target_checkpoint, settings)
     layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
     del quantized_target
     gc.collect()

@@ -26,9 +26,7 @@ def replaceable(model: Any) -> list[Any]:
     if model.device.type != "cpu" or not _is_faster_here():
         return []
     return [
-        module
-        for module in model.modules()
-        if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32
+        module for module in model.modules() if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32
     ]
 
 

@@ -30,7 +30,7 @@ __all__ = [
     "zlib_loss",
 ]  # fmt: skip
 
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 """Raised whenever a number that is stored could change; it is part of every cell's key."""
 
 ANSWER_MARKERS = ("\n\n", "\nQuestion", "Question:")

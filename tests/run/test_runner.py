@@ -82,7 +82,8 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
     monkeypatch.setattr(runner.intake, "scan", lambda submission, submissions: rooms("intake"))
     monkeypatch.setattr(runner.checkpoints, "prepare", prepare)
     monkeypatch.setattr(runner.checkpoints, "load_tokenizer", lambda checkpoint: rooms("tokenizer"))
-    monkeypatch.setattr(runner, "backend_of", lambda spec: Backend())
+    for room in (runner, runner.kept):
+        monkeypatch.setattr(room, "backend_of", lambda spec: Backend())
     monkeypatch.setattr(runner.survival, "measure", measure)
     monkeypatch.setattr(evaluation_room, "evaluate", evaluate)
     return rooms
@@ -90,7 +91,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
 
 def run(job: Job, submissions: dict[str, Submission] | None = None, **settings: Any) -> list[CellResult]:
     ended: list[CellResult] = []
-    runner.run_job(job, submissions or {}, runner.Settings(cache="cache", **settings), emit=ended.append)
+    runner.run_job(job, submissions or {}, runner.Settings(cache="cache", cache_limit=0, **settings), emit=ended.append)
     assert [result.cell for result in ended] == list(job.cells)
     return ended
 

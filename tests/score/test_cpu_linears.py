@@ -102,7 +102,9 @@ def test_a_machine_without_what_it_takes_keeps_torch_s_own(monkeypatch, model, m
     import torch
 
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: missing != "library")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if missing == "instructions" else "AVX512")
+    monkeypatch.setattr(
+        torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if missing == "instructions" else "AVX512"
+    )
     if missing == "operator":
         monkeypatch.delattr(torch.ops.mkldnn, "_linear_pointwise", raising=False)
         monkeypatch.setattr(torch.ops, "mkldnn", object())
