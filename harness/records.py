@@ -35,7 +35,8 @@ class Submission:
         target: Name of the control it was unlearned from (entries only).
         retrain: Name of the retrain control that it is compared with.
         base_model: For adapters: the submission whose weights the adapter
-            sits on, or ``hf://owner/name``.
+            sits on, or ``hf://owner/name``. For quantized checkpoints: the
+            16-bit model that they were made from, where it is known.
         base_revision: Commit of a hub ``base_model``.
         weights: Folder with the weights (absolute), or ``hf://owner/name``.
         revision: Commit of hub ``weights``.
@@ -91,14 +92,17 @@ class QuantizerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One dense 16-bit model on disk, ready to be quantized.
+    """One model on disk: dense in 16 bit and ready to be quantized, or quantized as it was submitted.
 
     Attributes:
-        path: Folder with ``config.json`` and safetensors weights.
+        path: Folder with ``config.json`` and safetensors weights (or one
+            ``.gguf`` file).
         tokenizer_path: Folder of the tokenizer to score with (the base's).
         dtype: Floating type of the stored weights, e.g. ``bfloat16``.
         sha256: Digest over the weight files.
         merged_from_adapter: Whether an adapter was merged into a base.
+        unquantized_path: For a quantized checkpoint: folder of the 16-bit
+            model that it was made from, None where nobody has named one.
     """
 
     path: str
@@ -106,6 +110,7 @@ class Checkpoint:
     dtype: str
     sha256: str
     merged_from_adapter: bool
+    unquantized_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,17 +119,25 @@ class Proof:
 
     Attributes:
         linear_layers: Linear layers inside the transformer blocks.
-        quantized_layers: How many of them hold at most ``2**bits`` levels.
+        quantized_layers: How many of them hold at most ``2**bits`` levels a
+            group; bits are each layer's own where a remark tells several.
         parameter_share: Share of those layers' parameters that is quantized.
         max_levels: Largest number of distinct values found in one group.
         group_size: Group size that was checked; None means per row.
         bits_per_weight: Measured, scales and zero points included.
         size_bytes: Bytes of the quantized layers.
-        max_abs_error: Largest difference to the 16-bit weights.
+        max_abs_error: Largest difference to the 16-bit weights; None where
+            those are not known (a checkpoint submitted quantized).
         relative_error: Frobenius norm of that difference over the weights'.
         codes_sha256: Digest over the codes (or dequantized levels).
         dense_modules: Modules with weights that stay in 16 bit.
         remarks: What a reader must know, e.g. run-time outlier columns.
+        mean_abs_error: Mean of that difference's size over all quantized
+            weights; None where it is not known, and in rows of before it was
+            measured.
+        symmetric: Whether 0 was found to have the middle code in every group
+            of every layer; None where a code book or shifts decide, and in
+            rows of before it was looked at.
     """
 
     linear_layers: int
@@ -134,11 +147,13 @@ class Proof:
     group_size: int | None
     bits_per_weight: float
     size_bytes: int
-    max_abs_error: float
-    relative_error: float
+    max_abs_error: float | None
+    relative_error: float | None
     codes_sha256: str
     dense_modules: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    mean_abs_error: float | None = None
+    symmetric: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +205,8 @@ class QuantizedModel:
         model: transformers model with dequantized float weights.
         spec: How it was quantized.
         proof: Read-back proof; None only for the 16-bit reference.
-        layers: Codes by module name; empty for the 16-bit reference.
+        layers: Codes by module name; empty for the 16-bit reference and for
+            a checkpoint submitted quantized, whose target has no such codes.
         quantize_seconds: Time inside the backend, loading included.
     """
 

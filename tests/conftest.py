@@ -1,1 +1,1 @@
-"""Puts this folder on the path of every test, so that rooms share the synthetic logs of ``logged_runs``."""
+"""Puts this folder on the path of every test, so that rooms share ``logged_runs`` and ``quantized_files``."""

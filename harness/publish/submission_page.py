@@ -32,7 +32,11 @@ def context(board: Board, row: LeaderboardRow, *, slug: str) -> dict[str, Any]:
         "command": _command(board, row),
         "made": newest.provenance if newest else None,
         "seconds": sum(sum(cell.timings.values()) for cell in cells),
-        "proofs": [(name, proof) for name in row.by_quantizer if (proof := _proof(row, name)) is not None],
+        "proofs": [
+            {"quantizer": name, "proof": proof, **proof_in_words(proof)}
+            for name in row.by_quantizer
+            if (proof := _proof(row, name)) is not None
+        ],
         "moved": moved,
     }
 
@@ -85,6 +89,20 @@ def _any_cell(row: LeaderboardRow, quantizer: str) -> CellResult | None:
 def _proof(row: LeaderboardRow, quantizer: str) -> Proof | None:
     cell = _any_cell(row, quantizer)
     return cell.proof if cell else None
+
+
+def proof_in_words(proof: Proof) -> dict[str, str]:
+    """Returns a proof's errors and symmetry in words and figures, and which of them nobody knows or has measured."""
+    known = proof.relative_error is not None
+    before = known and proof.mean_abs_error is None
+    missing = "not measured" if before else "not known"
+    symmetric = {True: "symmetric", False: "asymmetric", None: "not measured" if before else "code book or shifts"}
+    errors = {name: getattr(proof, f"{name}_error") for name in ("max_abs", "mean_abs", "relative")}
+    digits = {"max_abs": 4, "mean_abs": 5, "relative": 4}
+    return {
+        "symmetry": symmetric[proof.symmetric],
+        **{name: missing if value is None else page_text.number(value, digits[name]) for name, value in errors.items()},
+    }
 
 
 def weighted(layers: Sequence[LayerSurvival], name: str) -> float | None:
@@ -179,6 +197,9 @@ def _command(board: Board, row: LeaderboardRow) -> str:
         rescore = f"quench rescore {shlex.quote(row.submission.title)} --corpus {board.corpus} --quantizer"
         return page_text.visible("; ".join(f"{rescore} {name}" for name in quantizers.split(",")))
     parts = ["quench run", row.submission.name, f"--corpus {board.corpus}"]
+    if row.submission.kind == "quantized_checkpoint":
+        # It is scored as submitted whatever is asked for; its controls need no more than 16 bit.
+        quantizers = REFERENCE
     if quantizers:
         parts.append(f"--quantizers {quantizers}")
     return page_text.visible(" ".join([*parts, f"--seed {seed}"]))

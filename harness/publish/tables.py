@@ -29,6 +29,8 @@ Row = dict[str, Any]
 RANKED_COLUMNS = ("rank", "tier", "submission", "verdict", "rho", "recovery", "utility_share", "quantizer")
 """Columns of the ranked table that fit a terminal; why an entry has no rank stands below it."""
 
+_PROOF = ("bits_per_weight", "max_abs_error", "mean_abs_error", "relative_error", "symmetric")
+
 CELL_COLUMNS = ("submission", "quantizer", "task", "status", "score", "limit", "origin", "reason")
 DOCUMENT_COLUMNS = ("document", "split", *PRIMARY, "min_k_40", "response", "reference", "invalid_reason")
 
@@ -173,7 +175,7 @@ def _cell(cell: CellResult, secondary: Sequence[str]) -> Row:
         "stage": cell.stage,
         "error_type": cell.error_type,
         "limit": cell.cell.limit,
-        "bits_per_weight": cell.proof.bits_per_weight if cell.proof else None,
+        **{name: getattr(cell.proof, name) if cell.proof else None for name in _PROOF},
         "seconds": sum(cell.timings.values()) if cell.timings else None,
         "peak_memory_bytes": cell.peak_memory_bytes,
         "remarks": list(cell.remarks),

@@ -70,7 +70,7 @@ def _fit(wanted: Any, given: Any, dim: int) -> Any:
     return torch.where(square > 0, (wanted * given).sum(dim) / square.clamp(min=1e-30), 1.0)
 
 
-class _Rescaled(Mapping[str, Any]):
+class Rescaled(Mapping[str, Any]):
     """A checkpoint's own weights in the scales that AWQ put them into, one layer at a time."""
 
     def __init__(self, source: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
@@ -150,7 +150,7 @@ class Awq:
         with source_weights(checkpoint) as source:
             proof = prove(
                 made.model, checkpoint, spec, made.layers, remarks=(made.remark, _REMARK),
-                reference=_Rescaled(source, made.layers),
+                reference=Rescaled(source, made.layers),
             )  # fmt: skip
         # No codes are handed on: on another scale in every model, they can't be compared with the target's.
         return dataclasses.replace(made.finish(spec, proof), layers={})

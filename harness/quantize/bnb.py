@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 64
 
-_INT8_REMARK = (
+INT8_REMARK = (
     "LLM.int8 also rounds activations to 8 bit at run time, but for outlier columns, which it multiplies in 16 bit; "
     "this cell measures the int8 weights alone."
 )
@@ -83,54 +83,29 @@ def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
 
 
 def _read_int8(weight: Any) -> ReadBack:
-    """Reads a row-wise int8 weight: value = code * row scale / 127."""
-    import torch
+    """Reads a row-wise int8 weight out of the library's parameter."""
+    from harness.quantize.packed_bnb import read_int8
 
-    from harness.quantize.readback import ReadBack
-
-    scales = weight.SCB.detach().float().cpu()[:, None] / 127
-    return ReadBack(
-        codes=(weight.CB.detach().cpu().to(torch.int16) + 128).to(torch.uint8),
-        scales=scales,
-        offset=128,
-        bits=8,
-        group_size=None,
-        step=float(scales.double().mean()),
-    )
-
-
-def _double_quantized(state: Any) -> tuple[Any, int]:
-    """Returns the block scales that an 8-bit code book, one scale per 256 of them and one mean stand for.
-
-    The bytes are those of the 8-bit codes, of their scales and of the mean.
-    """
-    inner = state.state2
-    codes, scales = state.absmax.detach().cpu().view(-1), inner.absmax.detach().cpu().view(-1)
-    wide = scales.repeat_interleave(inner.blocksize)[: codes.numel()]
-    levels = inner.code.detach().cpu()[codes.int()] * wide + state.offset.detach().cpu()
-    return levels, codes.numel() + 4 * scales.numel() + 4
+    return read_int8(weight.CB.detach().cpu(), weight.SCB.detach().cpu())
 
 
 def _read_4bit(weight: Any) -> ReadBack:
-    """Reads a 4-bit weight: two codes a byte, the higher half first, one scale per block of the flat matrix."""
+    """Reads a 4-bit weight out of the library's parameter, nested scales undone."""
     import torch
 
-    from harness.quantize.readback import ReadBack
+    from harness.quantize.packed_bnb import nested_scales, read_4bit
 
-    state = weight.quant_state
-    scales, scale_bytes = _double_quantized(state) if state.nested else (state.absmax.detach().cpu(), None)
-    stream = weight.data.detach().cpu().view(torch.uint8).view(-1)
-    codes = torch.stack([stream >> 4, stream & 15], dim=1).view(-1)
-    return ReadBack(
-        codes=codes[: state.shape.numel()].view(state.shape).contiguous(),
-        scales=scales,
-        scale_bytes=scale_bytes,
-        book=state.code.detach().cpu(),
-        bits=4,
-        group_size=state.blocksize,
-        flat=True,
-        rounded_to=str(state.dtype).removeprefix("torch."),
-    )
+    state, inner = weight.quant_state, weight.quant_state.state2
+    scales, scale_bytes = state.absmax.detach().cpu(), None
+    if state.nested:
+        scales, scale_bytes = nested_scales(
+            scales.view(-1), inner.absmax.detach().cpu().view(-1), inner.code.detach().cpu(), block=inner.blocksize,
+            offset=state.offset.detach().cpu(),
+        )  # fmt: skip
+    return read_4bit(
+        weight.data.detach().cpu().view(torch.uint8), scales, state.code.detach().cpu(), shape=tuple(state.shape),
+        block=state.blocksize, dtype=str(state.dtype).removeprefix("torch."), scale_bytes=scale_bytes,
+    )  # fmt: skip
 
 
 def _library_weight(bnb: Any, layer: Any) -> Any:
@@ -201,7 +176,7 @@ class BitsAndBytes:
         return QuantizedModel(
             model=model,
             spec=spec,
-            proof=prove(model, checkpoint, spec, layers, remarks=(_INT8_REMARK,) if spec.bits == 8 else ()),
+            proof=prove(model, checkpoint, spec, layers, remarks=(INT8_REMARK,) if spec.bits == 8 else ()),
             layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
             quantize_seconds=seconds,
         )

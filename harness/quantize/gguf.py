@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 
-_TYPES = {"Q8_0": (8, True), "Q5_1": (5, False), "Q5_0": (5, True), "Q4_1": (4, False), "Q4_0": (4, True)}
+TYPES = {"Q8_0": (8, True), "Q5_1": (5, False), "Q5_0": (5, True), "Q4_1": (4, False), "Q4_0": (4, True)}
 """Bits and symmetry by GGML type."""
 
 _REMARK = (
@@ -29,7 +29,7 @@ _REMARK = (
 
 
 def _spec(kind: str) -> QuantizerSpec:
-    bits, symmetric = _TYPES[kind]
+    bits, symmetric = TYPES[kind]
     return QuantizerSpec(
         name=f"gguf-{kind.lower()}",
         backend="gguf",
@@ -41,7 +41,7 @@ def _spec(kind: str) -> QuantizerSpec:
     )
 
 
-_PRESETS = tuple(_spec(kind) for kind in _TYPES)
+_PRESETS = tuple(_spec(kind) for kind in TYPES)
 
 
 def _halves(raw: Any) -> Any:
@@ -72,7 +72,7 @@ def read_blocks(blocks: Any, kind: str, shape: tuple[int, int]) -> ReadBack:
 
     from harness.quantize.readback import ReadBack
 
-    bits, symmetric = _TYPES[kind]
+    bits, symmetric = TYPES[kind]
     head, rows = (2 if symmetric else 4), shape[0]
     size = head + (4 if bits == 5 else 0) + (BLOCK if bits == 8 else BLOCK // 2)
     if blocks.size % size or blocks.size // size * BLOCK != shape[0] * shape[1]:

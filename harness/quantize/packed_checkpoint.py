@@ -7,17 +7,20 @@ from the quantized checkpoint too, never from the one it was made of.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import QuantizationError
-from harness.quantize import packed_awq, packed_gptq
+from harness.quantize import packed_awq, packed_bnb, packed_compressed, packed_gguf, packed_gptq
 from harness.quantize.readback import ReadBack
 
-_PACKED = ("qweight", "qzeros", "scales", "g_idx")
+_KEY = re.compile(r"(?P<module>.+)\.(?P<part>qweight|qzeros|scales|g_idx)")
+
+_Unpack = Callable[[Mapping[str, Any], str], ReadBack]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,18 +60,53 @@ def _json(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _unpacker(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], ReadBack]:
-    """Returns what turns one layer's tensors into codes, by the config's own method."""
+def _unpacker(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Unpack]:
+    """Returns the names of packed tensors and what turns one layer's into codes, by the config's own method."""
+    method = str(config.get("quant_method", "")).lower()
     packing = str(config.get("packing_format") or config.get("checkpoint_format") or "").lower()
-    if str(config.get("quant_method", "")).lower() == "awq" or packing.endswith(("gemm", "awq")):
-        awq = packed_awq.AwqFormat.from_config(dict(config) | {"quant_method": "awq", "version": "gemm"})
-        return lambda tensors, name: packed_awq.unpack_layer(tensors, awq, name=name)
+    if method == "bitsandbytes":
+        bnb = packed_bnb.BnbFormat.from_config(config)
+        return packed_bnb.KEY, lambda tensors, name: packed_bnb.unpack_layer(tensors, bnb, name=name)
+    if method == "compressed-tensors":
+        ct = packed_compressed.CompressedFormat.from_config(config)
+        return packed_compressed.KEY, lambda tensors, name: packed_compressed.unpack_layer(tensors, ct, name=name)
+    if method == "awq" or packing.endswith(("gemm", "awq")):
+        # AutoRound's files say the same in other words.
+        same = {} if method == "awq" else {"quant_method": "awq", "version": "gemm"}
+        awq = packed_awq.AwqFormat.from_config({**config, **same})
+        return _KEY, lambda tensors, name: packed_awq.unpack_layer(tensors, awq, name=name)
     gptq = packed_gptq.GptqFormat.from_config(config)
-    return lambda tensors, name: packed_gptq.unpack_layer(tensors, gptq, name=name)
+    return _KEY, lambda tensors, name: packed_gptq.unpack_layer(tensors, gptq, name=name)
+
+
+def _shared_out(keys: Iterable[str], pattern: re.Pattern[str]) -> dict[str, dict[str, str]]:
+    """Returns the tensors' names of each packed layer by the part after its module's name; a ``weight`` goes along."""
+    found: dict[str, dict[str, str]] = {}
+    keys = list(keys)
+    for key in keys:
+        if told := pattern.fullmatch(key):
+            found.setdefault(told["module"], {})[told["part"]] = key
+    for key in keys:
+        module, _, part = key.rpartition(".")
+        if part == "weight" and module in found:
+            found[module][part] = key
+    return found
+
+
+def _unpacked(unpack: _Unpack, tensors: Mapping[str, Any], name: str) -> ReadBack:
+    try:
+        return unpack(tensors, name)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        # A stranger's tensors may have any shape and type that safetensors knows.
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise QuantizationError(f"{name}'s packed tensors don't fit together ({said}): save the model anew.") from error
 
 
 def read(folder: Path) -> PackedCheckpoint:
-    """Returns a GPTQ, AWQ or AutoRound checkpoint with its codes unpacked.
+    """Returns a packed checkpoint with its codes unpacked.
+
+    GPTQ (and AutoRound), AWQ, bitsandbytes and compressed-tensors checkpoints
+    are read, and one GGUF file beside a config.json.
 
     Raises:
         QuantizationError: The format is another one, or the files don't fit
@@ -76,24 +114,29 @@ def read(folder: Path) -> PackedCheckpoint:
     """
     from safetensors import safe_open
 
+    if gguf := sorted(folder.glob("*.gguf")):
+        layers, dense = packed_gguf.read(gguf[0], _json(folder / "config.json"))
+        return PackedCheckpoint(layers=layers, others=dense, config={"quant_method": "gguf"})
     config = quantization_config(folder)
-    unpack = _unpacker(config)
-    packed: dict[str, dict[str, Any]] = {}
-    others: dict[str, Any] = {}
+    pattern, unpack = _unpacker(config)
     with ExitStack() as stack:
-        for path in sorted(folder.glob("*.safetensors")):
-            file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                module, _, part = key.rpartition(".")
-                if part in _PACKED:
-                    packed.setdefault(module, {})[part] = file.get_tensor(key)
-                else:
-                    others[key] = file.get_tensor(key)
-    if not packed:
-        raise QuantizationError(f"{folder} holds no packed layer (no tensor that ends in .qweight).")
-    return PackedCheckpoint(
-        layers={name: unpack(tensors, name) for name, tensors in packed.items()}, others=others, config=config
-    )
+        files = [
+            stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+            for path in sorted(folder.glob("*.safetensors"))
+        ]
+        where = {key: file for file in files for key in file.keys()}  # noqa: SIM118 - not a mapping
+        packed = _shared_out(where, pattern)
+        if not packed:
+            raise QuantizationError(f"{folder} holds no packed layer of method {config.get('quant_method')!r}.")
+        taken = {key for parts in packed.values() for key in parts.values()}
+        return PackedCheckpoint(
+            layers={
+                name: _unpacked(unpack, {part: where[key].get_tensor(key) for part, key in parts.items()}, name)
+                for name, parts in packed.items()
+            },
+            others={key: file.get_tensor(key) for key, file in where.items() if key not in taken},
+            config=config,
+        )
 
 
 def fill(model: Any, packed: PackedCheckpoint) -> None:

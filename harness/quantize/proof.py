@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class _Tally:
     size_bytes: int = 0
     max_levels: int = 0
     max_abs_error: float = 0.0
+    abs_error: float = 0.0
     error_square: float = 0.0
     weight_square: float = 0.0
 
@@ -66,9 +68,8 @@ def most_levels(weight: Any, *, group_size: int | None, flat: bool = False, grou
 
 
 def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
-    return QuantizationError(
-        f"{spec.name} doesn't hold its proof: {what}; this is a fault of the backend, not of the model."
-    )
+    blame = "of the submitted files" if spec.backend == "submitted" else "of the backend, not of the model"
+    return QuantizationError(f"{spec.name} doesn't hold its proof: {what}; this is a fault {blame}.")
 
 
 def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
@@ -96,15 +97,15 @@ def _check_overhead(spec: QuantizerSpec, name: str, layer: ReadBack) -> None:
         sizes = layer.group_index.bincount()
         if layer.flat or len(sizes) > groups // rows or int(sizes.max()) > (layer.group_size or width):
             raise _refuse(spec, f"the column order of {name} makes other groups than those of {layer.group_size}")
-    if layer.book is not None and layer.book.numel() > 2**spec.bits:
-        raise _refuse(spec, f"the code book of {name} has {layer.book.numel()} levels, more than {2**spec.bits}")
+    if layer.book is not None and layer.book.numel() > 2**layer.bits:
+        raise _refuse(spec, f"the code book of {name} has {layer.book.numel()} levels, more than {2**layer.bits}")
 
 
-def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, any_group: bool) -> int:
+def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, any_group: bool, any_bits: bool) -> int:
     """Returns the largest number of levels in a group of one layer that holds its proof."""
     import torch
 
-    if layer.bits != spec.bits or (layer.group_size != spec.group_size and not any_group):
+    if (layer.bits != spec.bits and not any_bits) or (layer.group_size != spec.group_size and not any_group):
         raise _refuse(
             spec,
             f"{name} has codes of {layer.bits} bits in groups of {layer.group_size or 'one row'}, and the preset says "
@@ -126,9 +127,10 @@ def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, an
     if spec.symmetric and layer.symmetric is False:
         raise _refuse(spec, f"0 is not the middle code of every group of {name}, and the preset says symmetric")
     levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat, group_index=layer.group_index)
-    if levels > 2**spec.bits:
+    if levels > 2**layer.bits:
         raise _refuse(
-            spec, f"a group of {name} holds {levels} distinct values, more than the {2**spec.bits} of {spec.bits} bits"
+            spec,
+            f"a group of {name} holds {levels} distinct values, more than the {2**layer.bits} of {layer.bits} bits",
         )
     return levels
 
@@ -160,17 +162,37 @@ def _own_groups(spec: QuantizerSpec, layers: Mapping[str, ReadBack]) -> tuple[st
         for size, count in sorted(found.items(), key=lambda item: item[0] or 0)
         if size != spec.group_size
     ]
-    return (f"{'; '.join(other)}: the library chooses the group by the layer's width.",) if other else ()
+    why = "as submitted" if spec.backend == "submitted" else "the library chooses the group by the layer's width"
+    return (f"{'; '.join(other)}: {why}.",) if other else ()
+
+
+def _found_symmetric(layers: Iterable[ReadBack]) -> bool | None:
+    """Returns whether every group of every layer is centred on 0; None where no layer has a zero point to look at."""
+    found = [told for layer in layers if (told := layer.symmetric) is not None]
+    return all(found) if found else None
+
+
+@contextmanager
+def _originals(
+    checkpoint: Checkpoint | None, reference: Mapping[str, Any] | None
+) -> Iterator[Mapping[str, Any] | None]:
+    """Opens the weights that errors are measured against; None where there are none."""
+    if reference is not None or checkpoint is None:
+        yield reference
+    else:
+        with source_weights(checkpoint) as source:
+            yield source
 
 
 def prove(
     model: Any,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | None,
     spec: QuantizerSpec,
     layers: Mapping[str, ReadBack],
     *,
     remarks: tuple[str, ...] = (),
     any_group: bool = False,
+    any_bits: bool = False,
     reference: Mapping[str, Any] | None = None,
 ) -> Proof:
     """Returns what reading the dequantized dense ``model`` back has shown.
@@ -178,12 +200,15 @@ def prove(
     Args:
         model: The dense model that will be scored.
         checkpoint: The 16-bit weights it was quantized from, read again from
-            their files.
+            their files; None where nobody knows them, and then no error is
+            measured.
         spec: What the backend was asked for.
         layers: What it handed over, by module name.
         remarks: What a reader must know about the backend.
         any_group: Whether the library chooses each layer's group by itself;
             what it chose is then told in a remark instead of refused.
+        any_bits: Whether each layer may have a width of its own, which the
+            caller tells in a remark.
         reference: Weights to measure the error against, by module name, where
             the backend rescales the checkpoint's own before it rounds them.
 
@@ -195,22 +220,32 @@ def prove(
     _check_coverage(spec, linears, layers)
     _check_symmetry(spec, layers)
     digest, tally = hashlib.sha256(), _Tally()
-    with source_weights(checkpoint) as source:
+    with _originals(checkpoint, reference) as originals:
         for name, linear in linears.items():
             layer, dense = layers[name], linear.weight.detach().cpu()
-            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer, any_group))
+            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer, any_group, any_bits))
             digest.update(f"{name}\n".encode())
             tally.size_bytes += layer.overhead_bytes
-            for chunk in pack_chunks(layer.codes, spec.bits):
+            for chunk in pack_chunks(layer.codes, layer.bits):
                 digest.update(chunk)
                 tally.size_bytes += len(chunk)
-            original = source[name] if reference is None else reference[name].float()
-            error = dense.float() - original
             tally.weights += dense.numel()
+            if originals is None:
+                continue
+            original = originals[name].float()
+            if original.shape != dense.shape:
+                raise QuantizationError(
+                    f"{name} is {tuple(original.shape)} in the 16-bit model and {tuple(dense.shape)} here: they are "
+                    "not of one model, so name the right `base_model` or none."
+                )
+            error = dense.float() - original
+            tally.abs_error += float(error.double().abs().sum())
             tally.max_abs_error = max(tally.max_abs_error, float(error.abs().max()))
             tally.error_square += float(error.double().square().sum())
             tally.weight_square += float(original.double().square().sum())
     bits_per_weight = 8 * tally.size_bytes / tally.weights
+    relative = (tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0
+    known = originals is not None
     return Proof(
         linear_layers=len(linears),
         quantized_layers=len(layers),
@@ -219,9 +254,11 @@ def prove(
         group_size=spec.group_size,
         bits_per_weight=bits_per_weight,
         size_bytes=tally.size_bytes,
-        max_abs_error=tally.max_abs_error,
-        relative_error=(tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0,
+        max_abs_error=tally.max_abs_error if known else None,
+        relative_error=relative if known else None,
         codes_sha256=digest.hexdigest(),
         dense_modules=_dense_modules(model, linears),
         remarks=(*remarks, *_own_groups(spec, layers)),
+        mean_abs_error=tally.abs_error / tally.weights if known else None,
+        symmetric=_found_symmetric(layers.values()),
     )

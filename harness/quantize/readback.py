@@ -36,8 +36,8 @@ class ReadBack:
         group_index: torch.int64 [in_features], the group of each column,
             where columns were quantized in another order than they lie; None
             where groups are neighbours.
-        scale_bytes: Bytes that the scales take where they are stored in
-            another form than ``scales``, e.g. quantized themselves.
+        scale_bytes: Bytes that scales and shifts take where they are stored
+            in another form, e.g. quantized themselves.
     """
 
     codes: Any
@@ -91,9 +91,10 @@ class ReadBack:
     @property
     def overhead_bytes(self) -> int:
         """Bytes of scales, zero points, shifts and column order; integer zero points are packed like codes."""
-        size = self.scale_bytes if self.scale_bytes is not None else _bytes_of(self.scales)
-        if self.shifts is not None:
-            size += _bytes_of(self.shifts)
+        if self.scale_bytes is not None:
+            size = self.scale_bytes
+        else:
+            size = _bytes_of(self.scales) + (0 if self.shifts is None else _bytes_of(self.shifts))
         if self.group_index is not None:
             # Files store it as int32.
             size += 4 * int(self.group_index.numel())

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import provenance
+from harness import paths, provenance
 from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
 from harness.quantize import backend_of
+from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
 from harness.run import calibrating, references
 from harness.score import corpora
@@ -146,7 +147,8 @@ def plan(
     Args:
         submissions: All of the folder, by name.
         names: Submissions to run; empty means all.
-        quantizers: Ways to quantize.
+        quantizers: Ways to quantize; a checkpoint that was submitted quantized
+            is scored as it is instead, whatever they are.
         tasks: Task names; empty means all of each submission's corpus.
         corpus: Only submissions of this corpus.
         finished: Keys of stored finished cells.
@@ -166,9 +168,11 @@ def plan(
     chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
     stored = frozenset(finished)
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
-    reasons = {spec.name: backend_of(spec).unavailable_reason(spec, device) for spec in quantizers}
+    crossed = {each.name: _quantizers_of(each, quantizers) for each in chosen}
+    every = {spec.name: spec for specs in crossed.values() for spec in specs}.values()
+    reasons = {spec.name: backend_of(spec).unavailable_reason(spec, device) for spec in every}
     calibrated = {
-        (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in quantizers
+        (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in every
     }
     jobs: list[Job] = []
     done: list[Cell] = []
@@ -180,7 +184,7 @@ def plan(
         mine = [task for task in corpus_.tasks if not tasks or task in tasks]
         if references.privleak_task(corpus_) in mine:
             relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
-        for asked in quantizers:
+        for asked in crossed[submission.name]:
             spec, texts, unusable = calibrated[corpus_.name, asked.name]
             cells = [
                 make_cell(
@@ -208,6 +212,16 @@ def plan(
     return Plan(
         jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to
     )
+
+
+def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) -> Sequence[QuantizerSpec]:
+    """Returns what a submission is scored under: what is asked for, or its own quantization where it came with one."""
+    if submission.kind != "quantized_checkpoint":
+        return quantizers
+    try:
+        return (spec_of(checkpoints.quantization_config(submission, cache=paths.cache_dir())),)
+    except QuantizationError as error:
+        raise InputError(f"{submission.name}: {error}") from error
 
 
 def _calibrated(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec, tuple[str, ...], str | None]:

@@ -1,17 +1,22 @@
-"""Submission in, one dense 16-bit checkpoint out; adapters are merged here, once, before anything is quantized."""
+"""Submission in, one checkpoint out; adapters are merged here, once, before anything is quantized.
+
+A checkpoint that was submitted quantized stays as it is.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
-from harness.submit.intake import read_tensors, scan_folder
+from harness.submit import gguf_files
+from harness.submit.configs import check_quantization, read_config
+from harness.submit.intake import gguf_file, read_tensors, scan_folder
 from harness.submit.merging import merge, rounded_model, write_once
 from harness.submit.tensor_files import DTYPE_NAMES, Tensor
 from harness.submit.weights import HUB, folder_digest, weights_digest
@@ -50,7 +55,9 @@ def _in_16_bit(folder: Path, cache: Path) -> Path:
     )
 
 
-def _download(reference: str, revision: str, cache: Path) -> Path:
+def _download(
+    reference: str, revision: str, cache: Path, *, patterns: Sequence[str] = _PATTERNS, place: str = "hub"
+) -> Path:
     """Returns the folder of a hub repository at one commit: safetensors and text only, downloaded once."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -59,11 +66,11 @@ def _download(reference: str, revision: str, cache: Path) -> Path:
 
     def fetch(scratch: Path) -> None:
         # A folder of its own holds files; the hub's cache would hold links out of it.
-        snapshot_download(repo_id=name, revision=revision, local_dir=scratch, allow_patterns=_PATTERNS)
+        snapshot_download(repo_id=name, revision=revision, local_dir=scratch, allow_patterns=list(patterns))
         shutil.rmtree(scratch / ".cache", ignore_errors=True)
 
     try:
-        return write_once(cache / "hub" / f"{name.replace('/', '--')}-{revision}", fetch)
+        return write_once(cache / place / f"{name.replace('/', '--')}-{revision}", fetch)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{reference} at {revision} can't be downloaded ({type(error).__name__}): check name, commit and network, "
@@ -71,10 +78,10 @@ def _download(reference: str, revision: str, cache: Path) -> Path:
         ) from error
 
 
-def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
+def _hub_model(reference: str, revision: str | None, cache: Path, *, quantized: bool = False) -> Path:
     """Returns the scanned folder of a whole model from the hub."""
     folder = _download(reference, revision or "", cache)
-    scan_folder(folder, adapter=False)
+    scan_folder(folder, adapter=False, quantized=quantized)
     return folder
 
 
@@ -86,7 +93,7 @@ def _model_folder(submission: Submission, cache: Path) -> Path:
 
 
 def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
-    """Returns the folder of an adapter's base model."""
+    """Returns the folder of the 16-bit model that an adapter or a quantized checkpoint was made from."""
     base = submission.base_model or ""
     if base.startswith(HUB):
         return _in_16_bit(_hub_model(base, submission.base_revision, cache), cache)
@@ -121,14 +128,15 @@ def tokenizer_digest(submission: Submission, submissions: Mapping[str, Submissio
 
 
 def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
-    """Returns a submission as one dense 16-bit checkpoint on disk.
+    """Returns a submission as one checkpoint on disk: dense in 16 bit, or quantized as it was submitted.
 
     A full model stays where it is; one in float32 is rounded once to bfloat16.
     A LoRA adapter is merged into its base in float32 and rounded once to the
     base's dtype; the result lies in ``cache`` under the digest of base, adapter
     and peft version and is used again. Merging comes first since an adapter
     kept in 16 bit over a quantized base is another deployment, in which no
-    update is rounded away.
+    update is rounded away. A quantized checkpoint stays where it is, with the
+    folder of its 16-bit base where the manifest names one.
 
     Args:
         submission: The one to be scored, scanned before.
@@ -139,12 +147,9 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
         InputError: Not supported, or not downloadable.
         UnsafeSubmissionError: A download that must not be loaded.
     """
-    if submission.kind == "quantized_checkpoint":
-        raise InputError(
-            f"{submission.name}: quantized_checkpoint submissions can't be scored yet: submit the full_model or "
-            "lora_adapter that it was made from."
-        )
     tokenizer = _tokenizer_folder(submission, submissions, cache)
+    if submission.kind == "quantized_checkpoint":
+        return _as_submitted(submission, submissions, tokenizer, cache)
     if submission.kind == "full_model":
         folder = _model_folder(submission, cache)
     else:
@@ -156,6 +161,53 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
         sha256=folder_digest(folder),
         merged_from_adapter=submission.kind == "lora_adapter",
     )
+
+
+def _as_submitted(
+    submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path
+) -> Checkpoint:
+    """Returns a quantized checkpoint as it is, its base beside it where the manifest names one."""
+    folder = Path(submission.weights)
+    if submission.weights.startswith(HUB):
+        folder = _hub_model(submission.weights, submission.revision, cache, quantized=True)
+    config = read_config(folder / "config.json")
+    told = str(config.get("dtype") or config.get("torch_dtype")).rsplit(".", 1)[-1]
+    return Checkpoint(
+        path=str(folder),
+        tokenizer_path=str(tokenizer),
+        dtype=told if told in DTYPE_NAMES.values() else "bfloat16",
+        sha256=folder_digest(folder),
+        merged_from_adapter=False,
+        unquantized_path=str(_base_folder(submission, submissions, cache)) if submission.base_model else None,
+    )
+
+
+def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
+    """Returns how a quantized checkpoint says it is packed; of a hub repository only the config is downloaded.
+
+    Args:
+        submission: Of kind ``quantized_checkpoint``.
+        cache: Folder for downloads.
+
+    Returns:
+        Its ``quantization_config``, checked; for a GGUF file
+        ``{"quant_method": "gguf", "types": {GGML type: weights in the blocks}}``.
+
+    Raises:
+        InputError: Not downloadable.
+        UnsafeSubmissionError: It says nothing that can be read.
+    """
+    folder = Path(submission.weights)
+    if submission.weights.startswith(HUB):
+        folder = _download(
+            submission.weights, submission.revision or "", cache, patterns=["config.json"], place="hub-configs"
+        )
+    elif (gguf := gguf_file(folder)) is not None:
+        return {"quant_method": "gguf", "types": gguf_files.block_types(gguf_files.read_header(gguf))}
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UnsafeSubmissionError(f"{path}: there is no such file, and nothing else says how the weights are packed.")
+    return check_quantization(path, read_config(path))
 
 
 def _merged(submission: Submission, base: Path, cache: Path) -> Path:

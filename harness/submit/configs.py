@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnsafeSubmissionError
+from harness.submit import quantization_configs
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import Tensor
 
@@ -108,18 +109,28 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def check_model(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_model(path: Path, tensors: Mapping[str, Tensor], *, quantization: str | None = None) -> None:
     """Checks a config.json against the allow-list and against the weights it describes.
+
+    Args:
+        path: The config.
+        tensors: What the weights' headers say.
+        quantization: For a quantized checkpoint ``config`` or ``gguf``: where
+            it says how the weights are packed.
 
     Raises:
         UnsafeSubmissionError: Unknown keys or architecture, a quantization
-            config, or sizes that are not those of the tensors (a config alone
-            could ask for any amount of memory).
+            config where there must be none (or none where there must be one),
+            or sizes that are not those of the tensors (a config alone could
+            ask for any amount of memory).
     """
     config = read_config(path)
-    if "quantization_config" in config:
-        raise _refuse(path, "it describes quantized weights: a full_model is 16 bit, so submit what it was made from")
-    unknown = sorted(set(config) - _MODEL_KEYS)
+    if quantization == "config":
+        check_quantization(path, config)
+    elif "quantization_config" in config:
+        kind = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
+        raise _refuse(path, f"it describes quantized weights: {kind}, so submit what it was made from, or remove it")
+    unknown = sorted(set(config) - _MODEL_KEYS - {"quantization_config"})
     if unknown:
         raise _refuse(
             path, f"the keys {', '.join(map(repr, unknown[:5]))} are not on the list of accepted ones: remove them"
@@ -131,6 +142,24 @@ def check_model(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if any(abs(number) > _BEYOND_USE for number in _numbers(config)):
         raise _refuse(path, f"it holds a number above {_BEYOND_USE}")
     _check_sizes(path, config, tensors)
+
+
+def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a config's ``quantization_config``, checked against the allow-list of its method.
+
+    Raises:
+        UnsafeSubmissionError: It has none, or one that can't be read.
+    """
+    told = config.get("quantization_config")
+    if told is None:
+        raise _refuse(
+            path,
+            "it has no quantization_config, so nothing says what the packed numbers mean: keep the one that the "
+            "library wrote, or submit a full_model",
+        )
+    if wrong := quantization_configs.fault(told):
+        raise _refuse(path, wrong)
+    return dict(told)
 
 
 def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
@@ -163,13 +192,19 @@ def _check_sizes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
             path, f"num_hidden_layers is {config['num_hidden_layers']}, and the weights have {len(layers)} layers"
         )
     # Phi-3 stores two projections in one tensor.
-    widths = {side for name, each in tensors.items() if ".mlp." in name for side in each.shape}
+    widths = {side for name, each in tensors.items() if ".mlp." in name for side in _sides(each, config["hidden_size"])}
     if not widths & {config["intermediate_size"], 2 * config["intermediate_size"]}:
         raise _refuse(path, f"intermediate_size is {config['intermediate_size']}, and no MLP tensor has that width")
     width = max(side for each in tensors.values() for side in each.shape)
     heads = max(config["num_attention_heads"], config.get("num_key_value_heads") or 1)
     if heads * (config.get("head_dim") or 1) > 4 * width:
         raise _refuse(path, "num_attention_heads times head_dim is wider than any tensor")
+
+
+def _sides(tensor: Tensor, hidden: int) -> tuple[int, ...]:
+    """Returns a tensor's sides, and for bitsandbytes' column of bytes the side that two codes a byte make of it."""
+    column = tensor.dtype == "U8" and len(tensor.shape) == 2 and tensor.shape[1] == 1
+    return (*tensor.shape, 2 * tensor.shape[0] // hidden) if column else tensor.shape
 
 
 def _empty(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """The safety scan: what a submission's folder holds, before any library loads a byte of it.
 
-Only safetensors weights and text come in. Files are taken at their first bytes,
+Only safetensors weights and text come in, and GGUF for quantized checkpoints. Files are taken at their first bytes,
 not at their names; headers, configs and every number are read by ourselves.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.records import Submission
+from harness.submit import gguf_files
 from harness.submit.configs import check_adapter, check_model, read_config
 from harness.submit.strict_text import read_json
-from harness.submit.tensor_files import Tensor, check_numbers, read_header
+from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header
 from harness.submit.weights import HUB, weight_files, weights_digest
 
 _MAX_FILES = 2000
@@ -57,8 +58,11 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_kind(path: Path) -> None:
+def _check_kind(path: Path, *, may_be_gguf: bool) -> None:
     """Refuses a file by its first bytes, or by an ending that no submission needs."""
+    if may_be_gguf and path.suffix == ".gguf":
+        # Its head is read with the weights.
+        return
     with path.open("rb") as file:
         beginning = file.read(4096)
     for magic, what in _BINARY:
@@ -87,12 +91,13 @@ def _index(path: Path, folder: Path) -> dict[str, str]:
     return told
 
 
-def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+def read_tensors(folder: Path, stem: str, *, accepted: tuple[str, ...] = ACCEPTED) -> dict[str, Tensor]:
     """Returns the headers of a folder's weights, one file or indexed shards, as one mapping.
 
     Args:
         folder: Folder of the weights.
         stem: ``model`` or ``adapter_model``.
+        accepted: Types of numbers that may occur.
 
     Raises:
         UnsafeSubmissionError: Files are missing, beside the point, twice
@@ -108,7 +113,7 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
         raise _refuse(folder, f"{what}: weights are {single.name}, or the shards of {index_path.name}")
     tensors: dict[str, Tensor] = {}
     for name in sorted(wanted):
-        header = read_header(folder / name)
+        header = read_header(folder / name, accepted=accepted)
         for tensor in header:
             if tensor in tensors or (index is not None and index.get(tensor) != name):
                 raise _refuse(folder / name, f"tensor {tensor!r} stands in two files, or not where the index says")
@@ -119,12 +124,27 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
     return tensors
 
 
-def scan_folder(folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def gguf_file(folder: Path) -> Path | None:
+    """Returns the one GGUF file that holds a quantized checkpoint's weights, None where they are safetensors.
+
+    Raises:
+        UnsafeSubmissionError: There are several, or other weights beside it.
+    """
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) > 1 or (found and any(folder.glob("*.safetensors"))):
+        raise _refuse(folder, "it holds more than one model: keep one .gguf file, or the .safetensors files")
+    return found[0] if found else None
+
+
+def scan_folder(
+    folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None, quantized: bool = False
+) -> dict[str, Tensor]:
     """Scans one folder of weights and returns the tensors' headers.
 
     Args:
         folder: The folder.
         adapter: Whether it holds a LoRA adapter, not a whole model.
+        quantized: Whether it holds a quantized checkpoint.
         base: Tensors of the base model, for adapters, where they are here.
 
     Raises:
@@ -135,11 +155,17 @@ def scan_folder(folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | Non
     for count, path in enumerate(_files(folder), start=1):
         if count > _MAX_FILES:
             raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
-        _check_kind(path)
+        _check_kind(path, may_be_gguf=quantized and path.parent == folder)
         # An index is checked with its shards; deeper folders are never read.
         if path.suffix == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
             read_config(path, limit=_MAX_JSON)
-    tensors = read_tensors(folder, "adapter_model" if adapter else "model")
+    gguf = gguf_file(folder) if quantized else None
+    if gguf is not None:
+        tensors = gguf_files.as_model(gguf_files.read_header(gguf))
+    else:
+        tensors = read_tensors(
+            folder, "adapter_model" if adapter else "model", accepted=PACKED if quantized else ACCEPTED
+        )
     config = folder / ("adapter_config.json" if adapter else "config.json")
     if not config.is_file():
         raise _refuse(
@@ -148,7 +174,7 @@ def scan_folder(folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | Non
     if adapter:
         check_adapter(config, tensors, base)
     else:
-        check_model(config, tensors)
+        check_model(config, tensors, quantization=("config" if gguf is None else "gguf") if quantized else None)
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             check_numbers(path)
@@ -194,14 +220,13 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
 
 
 def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-    if submission.kind == "quantized_checkpoint":
-        return None
     if submission.weights.startswith(HUB):
         _check_digest(submission)
         return None
     folder = Path(submission.weights)
     if not folder.resolve().is_relative_to(Path(submission.folder).resolve()):
         raise _refuse(folder, f"it lies outside the folder of {submission.name}: keep the weights inside")
-    tensors = scan_folder(folder, adapter=submission.kind == "lora_adapter", base=base)
+    kind = submission.kind
+    tensors = scan_folder(folder, adapter=kind == "lora_adapter", base=base, quantized=kind == "quantized_checkpoint")
     _check_digest(submission)
     return tensors

@@ -49,7 +49,8 @@ class Manifest(BaseModel):
     base_model: str | None = Field(
         default=None,
         max_length=200,
-        description="for adapters: the name of another submission, or hf://owner/name",
+        description="the name of another submission, or hf://owner/name: what an adapter sits on, or the 16-bit model "
+        "that a quantized checkpoint was made from",
     )
     base_revision: str | None = Field(
         default=None,
@@ -162,8 +163,10 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
             yield f"`{field}` belongs to entries, and this is a {role}: remove it."
     if kind == "lora_adapter" and base is None:
         yield f"`base_model` is missing: an adapter needs {_told('base_model')}."
-    if kind in ("full_model", "quantized_checkpoint") and base is not None:
-        yield f"`base_model` belongs to adapters, and this is a {kind}: remove it."
+    if kind == "full_model" and base is not None:
+        yield f"`base_model` belongs to adapters and quantized checkpoints, and this is a {kind}: remove it."
+    if kind == "quantized_checkpoint" and role in ("target", "retrain"):
+        yield "`kind` is quantized_checkpoint, and a control is quantized like the entries: give its full_model."
     if isinstance(base, str) and base.startswith(HUB):
         if not _HUB_NAME.fullmatch(base):
             yield f"`base_model` is no hub repository ({_shown(base)}): write hf://owner/name."
@@ -247,7 +250,8 @@ def _cross_faults(submission: Submission, found: Mapping[str, Submission], broke
         hint = f"did you mean {near[0]!r}?" if near else f"give {_told('base_model')}."
         yield f"`base_model` names {base!r}, and there is no such submission: {hint}"
     elif found[base].kind != "full_model":
-        yield f"`base_model` names {base!r}, a {found[base].kind}: an adapter sits on a full_model."
+        sits = "an adapter sits on" if submission.kind == "lora_adapter" else "a quantized checkpoint is made from"
+        yield f"`base_model` names {base!r}, a {found[base].kind}: {sits} a full_model."
 
 
 def _choices(choices: list[str], role: str, submission: Submission) -> str:

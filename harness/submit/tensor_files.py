@@ -26,6 +26,10 @@ _FLOATS = {
 }
 ACCEPTED = tuple(_FLOATS)
 
+# Bytes of one number of the types that packed codes, zero points and their like are stored in.
+_INTEGERS = {"U8": 1, "I8": 1, "I32": 4, "I64": 8}
+PACKED = (*ACCEPTED, *_INTEGERS)
+
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """torch's name of each accepted dtype."""
 
@@ -50,29 +54,34 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_DIMENSION * 1024
 
 
-def _tensor(path: Path, name: str, told: object, data_start: int) -> Tensor:
+def _tensor(path: Path, name: str, told: object, data_start: int, accepted: tuple[str, ...]) -> Tensor:
     if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
         raise _refuse(path, f"the header's entry for {name!r} is not a dtype, a shape and two offsets")
     dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _FLOATS:
-        raise _refuse(path, f"tensor {name!r} is stored as {str(dtype)[:20]!r}, and {', '.join(ACCEPTED)} are accepted")
+    if not isinstance(dtype, str) or dtype not in accepted:
+        raise _refuse(path, f"tensor {name!r} is stored as {str(dtype)[:20]!r}, and {', '.join(accepted)} are accepted")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_whole, shape)):
         raise _refuse(path, f"tensor {name!r} has no usable shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_whole, offsets)):
         raise _refuse(path, f"tensor {name!r} has no usable offsets")
-    size = math.prod(shape) * _FLOATS[dtype][0]
+    size = math.prod(shape) * (_FLOATS[dtype][0] if dtype in _FLOATS else _INTEGERS[dtype])
     if offsets[1] - offsets[0] != size:
         raise _refuse(path, f"tensor {name!r} spans {offsets[1] - offsets[0]} bytes, and its shape needs {size}")
     return Tensor(dtype=dtype, shape=tuple(shape), start=data_start + offsets[0], end=data_start + offsets[1])
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path, *, accepted: tuple[str, ...] = ACCEPTED) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file by name, without reading their data.
+
+    Args:
+        path: The file.
+        accepted: Types that may occur: ``ACCEPTED``, or ``PACKED`` for
+            quantized checkpoints.
 
     Raises:
         UnsafeSubmissionError: The header is too long for the file or for us,
             not strict JSON, names a tensor twice, uses another dtype than
-            ``ACCEPTED``, or describes data that overlap, leave gaps or go past
+            ``accepted``, or describes data that overlap, leave gaps or go past
             the file's end.
 
     Source: the format's description in the safetensors repository, README.
@@ -94,7 +103,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _refuse(path, "its metadata are not text")
-    tensors = {name: _tensor(path, name, told, 8 + length) for name, told in header.items()}
+    tensors = {name: _tensor(path, name, told, 8 + length, accepted) for name, told in header.items()}
     _check_layout(path, tensors, 8 + length, size)
     return tensors
 
@@ -120,7 +129,9 @@ def _check_layout(path: Path, tensors: dict[str, Tensor], start: int, end: int) 
 def _first_unusable(path: str, size: int, modified_ns: int) -> str | None:
     """Returns the first tensor that holds NaN or infinity; the file's state is part of the key."""
     with Path(path).open("rb") as file:
-        for name, tensor in read_header(Path(path)).items():
+        for name, tensor in read_header(Path(path), accepted=PACKED).items():
+            if tensor.dtype not in _FLOATS:
+                continue
             width, mask = _FLOATS[tensor.dtype]
             left = tensor.end - tensor.start
             file.seek(tensor.start)
@@ -136,7 +147,7 @@ def _first_unusable(path: str, size: int, modified_ns: int) -> str | None:
 
 
 def check_numbers(path: Path) -> None:
-    """Reads every number of a safetensors file once, in blocks of 16 MB.
+    """Reads every floating number of a safetensors file once, in blocks of 16 MB.
 
     Raises:
         UnsafeSubmissionError: One is NaN or infinite.

@@ -14,8 +14,8 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns what a folder's weights are made of: safetensors, their index and the model's or adapter's config."""
-    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the config."""
+    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.gguf")]
     chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
     return tuple(sorted(chosen))
 
@@ -28,16 +28,17 @@ def folder_digest(folder: Path) -> str:
 def weights_digest(submission: Submission) -> str:
     """Returns the digest of a submission's weights: what ``weights_sha256`` in its manifest must say.
 
-    A local folder: over its safetensors files, their index and its config. A
-    hub reference: over repository and commit, which fix the files.
+    A local folder: over its safetensors (or GGUF) files, their index and its
+    config. A hub reference: over repository and commit, which fix the files.
 
     Raises:
-        UnsafeSubmissionError: The folder holds no safetensors file.
+        UnsafeSubmissionError: The folder holds no file of weights.
     """
     if submission.weights.startswith(HUB):
         return sha256_json([submission.weights, submission.revision])
     folder = Path(submission.weights)
-    if not any(path.suffix == ".safetensors" for path in weight_files(folder)):
+    endings = (".safetensors", ".gguf") if submission.kind == "quantized_checkpoint" else (".safetensors",)
+    if not any(path.suffix in endings for path in weight_files(folder)):
         raise UnsafeSubmissionError(
             f"{submission.name}: {folder} holds no .safetensors file: put the weights there, or name the folder "
             "that has them under `weights` in submission.yaml."

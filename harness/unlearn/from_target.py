@@ -91,6 +91,8 @@ def make_entry(
     control = submissions[target]
     if control.role != "target":
         raise InputError(f"--target: {target} has the role {control.role!r}: name a control whose role is target.")
+    if control.kind == "quantized_checkpoint":
+        raise InputError(f"--target: {target} is quantized, and its weights can't be trained: name a 16-bit target.")
     if not re.fullmatch(NAME, out.resolve().name):
         raise InputError(f"--out: {out.name!r} can't name a submission: use a-z, 0-9 and '-' only, at most 64 of them.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -17,7 +17,7 @@ from harness.quantize import rtn
 from harness.records import QuantizerSpec
 
 SPECS = quantize.presets()
-BACKENDS = ("autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn", "torchao")
+BACKENDS = ("autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn", "submitted", "torchao")
 THREE = (
     "autoround-3bit-g64-sym, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, rtn-3bit-g128, rtn-3bit-g64, "
     "rtn-3bit-g128-mse or torchao-int3-g64."

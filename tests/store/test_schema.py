@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ def _newer(tmp_path: Path, sql: str) -> Path:
     shutil.copytree(schema.MIGRATIONS, folder)
     (folder / f"{len(schema.scripts()) + 1:04d}_next.sql").write_text(sql)
     return folder
+
+
+def _take_back(path: Path, version: int) -> None:
+    """Makes a store one of an older schema: what later migrations added is taken away."""
+    added = {2: ("cells", ["origin"]), 3: ("quantized_models", ["mean_abs_error", "symmetric"])}
+    with duckdb.connect(str(path)) as connection:
+        for number in range(version + 1, len(schema.scripts()) + 1):
+            table, columns = added[number]
+            for column in columns:
+                connection.execute(f'ALTER TABLE {table} DROP COLUMN "{column}"')
+        connection.execute("DELETE FROM schema_version WHERE version > ?", [version])
 
 
 def test_a_new_store_says_which_schema_it_has(tmp_path: Path) -> None:
@@ -44,15 +56,41 @@ def test_cells_of_a_store_without_origins_were_scored_here(tmp_path: Path, make_
     path = tmp_path / "s.duckdb"
     with Store.open(path) as store:
         store.add(make_cell())
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("ALTER TABLE cells DROP COLUMN origin")
-        connection.execute("DELETE FROM schema_version WHERE version > 1")
+    _take_back(path, 1)
     with pytest.raises(StoreError, match="has schema 1 and needs"):
         Store.open(path, read_only=True)
     with Store.open(path) as store:
         assert store.cells(with_documents=True) == [make_cell()]
         assert store.add(make_cell("b" * 64, origin="rescored from logs"))
         assert [cell.origin for cell in store.cells()] == ["scored", "rescored from logs"]
+
+
+def test_proofs_of_a_store_without_mean_errors_are_kept_and_say_none(tmp_path: Path, make_cell: Any) -> None:
+    path = tmp_path / "s.duckdb"
+    measured = replace(make_cell().proof, mean_abs_error=0.004, symmetric=False)
+    with Store.open(path) as store:
+        store.add(replace(make_cell(), proof=measured))
+    _take_back(path, 2)
+    with pytest.raises(StoreError, match="has schema 2 and needs 3"):
+        Store.open(path, read_only=True)
+    unknown = replace(measured, max_abs_error=None, relative_error=None, mean_abs_error=None, symmetric=None)
+    with Store.open(path) as store:
+        kept = store.cells()[0].proof
+        assert kept == replace(measured, mean_abs_error=None, symmetric=None)
+        new = replace(measured, mean_abs_error=0.005)
+        for key, proof in (("b", new), ("c", unknown)):
+            assert store.add(replace(make_cell(key * 64), proof=proof))
+        assert [cell.proof for cell in store.cells()[1:]] == [new, unknown]
+
+
+def test_the_committed_store_is_of_the_newest_schema() -> None:
+    committed = Path(__file__).parents[2] / "results.duckdb"
+    if not committed.exists():
+        pytest.skip("the board's store is not shipped here")
+    with Store.open(committed, read_only=True) as store:
+        proofs = [cell.proof for cell in store.cells() if cell.proof is not None]
+    assert proofs
+    assert all(proof.relative_error is not None for proof in proofs)
 
 
 def test_an_older_store_can_not_be_migrated_while_it_is_only_read(tmp_path: Path) -> None:

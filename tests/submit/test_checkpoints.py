@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from quantized_files import write_gptq
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.records import Checkpoint, Submission
@@ -161,12 +162,18 @@ def test_an_adapter_control_is_scored_with_its_base_s_tokenizer(
     assert _prepare(board, "tuned", tmp_path / "cache").tokenizer_path == str(board / "target" / "model")
 
 
-def test_a_quantized_checkpoint_is_refused_in_one_sentence(
-    add: Writer, board: Path, controls: None, model_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("base", [None, "target"])
+def test_a_quantized_checkpoint_stays_where_it_is_and_knows_its_16_bit_base(
+    base: str | None, add: Writer, board: Path, controls: None, model_folder: Path, tmp_path: Path
 ) -> None:
-    add("entry", kind="quantized_checkpoint", weights_from=model_folder)
-    with pytest.raises(InputError, match="quantized_checkpoint submissions can't be scored yet: submit the full_model"):
-        _prepare(board, "entry", tmp_path / "cache")
+    write_gptq(model_folder, tmp_path / "packed")
+    add("entry", kind="quantized_checkpoint", weights_from=tmp_path / "packed", base_model=base)
+    checkpoint = _prepare(board, "entry", tmp_path / "cache")
+    assert checkpoint.path == str(board / "entry" / "model")
+    assert checkpoint.tokenizer_path == str(board / "target" / "model")
+    assert (checkpoint.dtype, checkpoint.merged_from_adapter) == ("bfloat16", False)
+    assert checkpoint.unquantized_path == (None if base is None else str(board / "target" / "model"))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_float32_model_is_rounded_once_to_bfloat16(

@@ -328,7 +328,7 @@ def test_a_target_of_an_unknown_corpus_is_refused(make, controls):
 
 def test_a_quantized_checkpoint_can_not_be_a_starting_point(make, controls, tmp_path):
     packed = dataclasses.replace(controls["small-target"], name="packed", kind="quantized_checkpoint")
-    with pytest.raises(InputError, match="packed: quantized_checkpoint submissions can't be scored"):
+    with pytest.raises(InputError, match="--target: packed is quantized, and its weights can't be trained"):
         make(target="packed", more={"packed": packed})
     assert not (tmp_path / "my-entry").exists()
 
