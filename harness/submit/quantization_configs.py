@@ -182,4 +182,4 @@ def _against(rules: Mapping[str, _Rule], config: Mapping[str, Any], place: str) 
         if key not in rules:
             yield f"{place} has the key {str(key)[:60]!r}, which is not on the list of accepted ones: remove it"
         elif not rules[key][0](value):
-            yield f"{place}'s `{key}` is {str(value)[:60]!r}, and accepted is {rules[key][1]}"
+            yield f"{place}'s `{key}` is {repr(value)[:60]}, and accepted is {rules[key][1]}"

@@ -52,8 +52,14 @@ def packed(numbers: torch.Tensor, scales: torch.Tensor, bits: int, zeros: torch.
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 20), width=st.integers(1, 70), bits=st.sampled_from([2, 4, 8]),
-       size=st.sampled_from([8, 32]), dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]), seed=st.integers(0, 999))  # fmt: skip
+@given(
+    rows=st.integers(1, 20),
+    width=st.integers(1, 70),
+    bits=st.sampled_from([2, 4, 8]),
+    size=st.sampled_from([8, 32]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    seed=st.integers(0, 999),
+)
 def test_symmetric_numbers_come_back_and_mean_number_times_scale(
     rows: int, width: int, bits: int, size: int, dtype: torch.dtype, seed: int
 ) -> None:
