@@ -9,7 +9,7 @@ import numpy as np
 from harness.publish import statistics
 from harness.publish.board import MetricResult, QuantizerResult, Verdict
 from harness.publish.measurements import Measurements
-from harness.publish.rules import FORGET_METRICS, FROM_LOGS, REFERENCE, UTILITY, Word
+from harness.publish.rules import AS_SUBMITTED, FORGET_METRICS, FROM_LOGS, REFERENCE, UTILITY, Word
 from harness.publish.statistics import Estimate, Floats, Resampled
 from harness.publish.verdicts import collapse_reason, combine, metric_verdict
 from harness.records import CellResult, QuantizerSpec, Submission
@@ -151,6 +151,8 @@ def _with(
 def _missing(
     found: Measurements, entry: Submission, target: str | None, retrain: str | None, quantizer: str
 ) -> str | None:
+    if entry.kind == "quantized_checkpoint":
+        return AS_SUBMITTED
     if target is None:
         return "its manifest names no target to compare with"
     if retrain is None:

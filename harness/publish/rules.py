@@ -56,6 +56,9 @@ RULES: Mapping[Word, str] = {
 FROM_LOGS = "rescored from logs: never ranked with models that were scored here"
 """Why an entry whose numbers come from another program's logs has no rank."""
 
+AS_SUBMITTED = "submitted quantized: its controls can't be quantized the same way, so it is shown and never ranked"
+"""Why an entry that came quantized has no rank."""
+
 LEAST_SCORE = 0.05
 """Utility and KnowMem below which, both at once, logs show a destroyed model: there is no target to compare with."""
 

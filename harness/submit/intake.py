@@ -161,7 +161,11 @@ def scan_folder(
             read_config(path, limit=_MAX_JSON)
     gguf = gguf_file(folder) if quantized else None
     if gguf is not None:
-        tensors = gguf_files.as_model(gguf_files.read_header(gguf))
+        header = gguf_files.read_header(gguf)
+        dense = sorted(set(gguf_files.block_types(header)) & set(gguf_files.DENSE))
+        if dense:
+            raise _refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
+        tensors = gguf_files.as_model(header)
     else:
         tensors = read_tensors(
             folder, "adapter_model" if adapter else "model", accepted=PACKED if quantized else ACCEPTED

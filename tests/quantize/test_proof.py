@@ -58,6 +58,9 @@ def test_an_honest_backend_passes_with_its_measures(fake: FakeBackend) -> None:
     norm = sum(float(old.double().square().sum()) for old, _ in pairs) ** 0.5
     assert proof.relative_error == pytest.approx(error / norm)
     assert proof.max_abs_error == pytest.approx(max(float((new - old).abs().max()) for old, new in pairs))
+    sizes = torch.cat([(new - old).double().abs().reshape(-1) for old, new in pairs])
+    assert proof.mean_abs_error == pytest.approx(float(sizes.mean()))
+    assert proof.symmetric is False
 
 
 def test_weights_that_stayed_in_16_bit_are_caught(fake: FakeBackend) -> None:
@@ -244,6 +247,46 @@ def test_groups_that_a_library_chooses_are_told_and_still_counted(fake: FakeBack
     fake.change(group_size=128)
     with pytest.raises(QuantizationError, match="came with 512 scales for 128 groups"):
         prove(fake.model, fake.checkpoint, SPEC, fake.layers, any_group=True)
+
+
+def test_without_16_bit_weights_everything_but_the_error_is_measured(fake: FakeBackend) -> None:
+    known = fake.proof()
+    unknown = prove(fake.model, None, SPEC, fake.layers, remarks=("a remark",))
+    errors = {"max_abs_error": None, "mean_abs_error": None, "relative_error": None}
+    assert unknown == dataclasses.replace(known, **errors)
+
+
+def test_symmetry_is_what_was_found_and_not_what_was_asked_for(fake: FakeBackend) -> None:
+    for name, linear in fake.linears.items():
+        grid = round_to_grid(linear.weight.detach(), bits=4, group_size=64, symmetric=True)
+        replace_weight(linear, grid.dequantize())
+        fake.layers[name] = ReadBack(codes=grid.codes, scales=grid.scales, offset=8, bits=4, group_size=64)
+    for claimed in (True, None):
+        assert prove(fake.model, None, dataclasses.replace(SPEC, symmetric=claimed), fake.layers).symmetric is True
+    book = torch.arange(-8.0, 8.0)
+    for name, layer in fake.layers.items():
+        fake.layers[name] = dataclasses.replace(layer, offset=0, book=book)
+    assert prove(fake.model, None, dataclasses.replace(SPEC, symmetric=None), fake.layers).symmetric is None
+
+
+def test_a_layer_of_another_width_is_proved_at_its_own_where_widths_may_differ(fake: FakeBackend) -> None:
+    linear = fake.linears[fake.first]
+    grid = round_to_grid(linear.weight.detach(), bits=6, group_size=64, symmetric=False)
+    replace_weight(linear, grid.dequantize())
+    fake.change(codes=grid.codes, scales=grid.scales, zeros=grid.zeros, bits=6)
+    with pytest.raises(QuantizationError, match="has codes of 6 bits"):
+        fake.proof()
+    before = prove(fake.model, None, SPEC, fake.layers, any_bits=True)
+    assert before.size_bytes > 0
+    fake.change(bits=3)
+    with pytest.raises(QuantizationError, match=r"doesn't fit into 3 bits|more than the 8 of 3 bits"):
+        prove(fake.model, None, SPEC, fake.layers, any_bits=True)
+
+
+def test_16_bit_weights_of_another_shape_are_no_reference(fake: FakeBackend) -> None:
+    other = {name: torch.zeros(3, 3) for name in fake.layers}
+    with pytest.raises(QuantizationError, match="they are not of one model, so name the right `base_model` or none"):
+        prove(fake.model, None, SPEC, fake.layers, reference=other)
 
 
 def test_the_error_is_measured_against_rescaled_weights_where_a_backend_rescales(fake: FakeBackend) -> None:

@@ -129,11 +129,24 @@ def test_good_checkpoints_are_valid_and_damaged_files_are_not(board: Path) -> No
 @pytest.mark.parametrize("form", ["gptq", "gguf4", "gguf8", "nf4"])
 def test_scores_are_those_of_the_dense_model_that_the_codes_mean(cells: list[dict[str, Any]], form: str) -> None:
     mine, dense = of(cells, f"q-{form}"), of(cells, f"d-{form}")
-    figures = ("verbmem_f", "knowmem_f", "num_docs", "verbmem_nll", "mean_tokens")
     for packed, plain in zip(mine, dense, strict=True):
         assert (packed["status"], plain["status"]) == ("finished", "finished"), packed["reason"] or plain["reason"]
-        assert [packed.get(key) for key in figures] == [plain.get(key) for key in figures]
-        assert any(packed.get(key) for key in figures[:2])
+        differing = {key for key in packed if packed[key] != plain[key]}
+        assert differing <= {
+            "submission",
+            "quantizer",
+            "bits",
+            "key",
+            "seconds",
+            "peak_memory_bytes",
+            "created_at",
+            "bits_per_weight",
+            "max_abs_error",
+            "mean_abs_error",
+            "relative_error",
+            "symmetric",
+        }
+    assert any(cell["verbmem_f"] for cell in mine)
 
 
 def test_documents_are_word_for_word_the_dense_model_s(store: Path) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import quantized_files
 import torch
 from quantized_files import GPTQ_CONFIG, write_bnb, write_gguf, write_gptq
 from safetensors.torch import load_file, save_file
@@ -215,6 +217,18 @@ def test_a_gguf_file_that_claims_a_huge_tensor_is_refused(gguf: Path, enter: Cal
     path.write_bytes(content[:place] + (1 << 32).to_bytes(8, "little") + content[place + 8 :])
     told = refused(enter, gguf)
     assert "overlap another tensor's" in told or "its tensors need" in told
+
+
+def test_a_gguf_file_that_leaves_layers_dense_is_refused(
+    model_folder: Path, tmp_path: Path, enter: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halves(kind: str, shape: tuple[int, ...], source: object) -> numpy.ndarray:
+        assert kind == "F16"
+        return numpy.zeros((shape[0], 2 * shape[1]), dtype=numpy.uint8)
+
+    monkeypatch.setattr(quantized_files, "random_blocks", halves)
+    folder = write_gguf(model_folder, tmp_path / "gguf", pick=lambda name: "F16" if "down_proj" in name else None)
+    assert "it leaves layers in F16: quantize every matrix inside the blocks" in refused(enter, folder)
 
 
 def test_a_gguf_file_beside_a_config_of_another_packing_is_refused(gguf: Path, enter: Callable[..., None]) -> None:
