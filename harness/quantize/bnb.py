@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,11 @@ def _library_weight(bnb: Any, layer: Any) -> Any:
     weight = layer.weight
     if isinstance(layer, bnb.nn.Linear8bitLt):
         return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
-    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    # As one row: where a CPU has AVX-512 the library's kernel begins a block anew with every row, which the stored
+    # blocks, and its kernels elsewhere, do not.
+    state = copy(weight.quant_state)
+    state.shape = (1, weight.quant_state.shape.numel())
+    return bnb.functional.dequantize_4bit(weight.data, state).view(weight.quant_state.shape)
 
 
 class BitsAndBytes:
