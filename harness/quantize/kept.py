@@ -112,7 +112,8 @@ def _put_together(
                 codes[name.removeprefix(_CODES)] = file.get_tensor(name)
             else:
                 parameters[name].copy_(file.get_tensor(name))
-    proof = {key: tuple(value) if isinstance(value, list) else value for key, value in about["proof"].items()}
+    told: dict[str, Any] = about["proof"]
+    proof: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     return QuantizedModel(
         model=model,
         spec=spec,
