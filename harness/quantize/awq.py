@@ -24,10 +24,11 @@ _NAME = re.compile(rf"awq-4bit-g([1-9]\d{{0,5}})(-sym)?{texts.NAME_ENDING}")
 # Its search for a clipping range goes through the rows in such batches.
 _MULTIPLE = 64
 
-_REMARK = (
+REMARK = (
     "AWQ folds scales into norms and neighbouring layers, so those are the quantized checkpoint's; errors are measured "
     "after taking row and column scales out, and survival of single layers is not."
 )
+"""What a proof says of a model that went through AWQ, whichever library did it."""
 
 
 def _spec(group_size: int, *, symmetric: bool = False, source: str = texts.RETAIN) -> QuantizerSpec:
@@ -149,7 +150,7 @@ class Awq:
         )  # fmt: skip
         with source_weights(checkpoint) as source:
             proof = prove(
-                made.model, checkpoint, spec, made.layers, remarks=(made.remark, _REMARK),
+                made.model, checkpoint, spec, made.layers, remarks=(made.remark, REMARK),
                 reference=Rescaled(source, made.layers),
             )  # fmt: skip
         # No codes are handed on: on another scale in every model, they can't be compared with the target's.

@@ -118,6 +118,8 @@ def make(
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="quantizing-") as place:
         try:
             quantize_to(windows, Path(place))
+        except QuantizationError:
+            raise
         except Exception as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise QuantizationError(f"{spec.name} failed inside {library}, which says: {said}") from error
