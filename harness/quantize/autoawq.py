@@ -15,7 +15,7 @@ _NAME = re.compile(rf"autoawq-4bit-g([1-9]\d{{0,5}}){texts.NAME_ENDING}")
 # Its search for a clipping range goes through the rows in such batches.
 _MULTIPLE = 64
 
-_KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+_KNOWN = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 
 def _spec(group_size: int, *, source: str = texts.RETAIN) -> QuantizerSpec:

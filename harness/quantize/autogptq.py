@@ -14,7 +14,7 @@ _NAME = re.compile(rf"autogptq-([8432])bit-(?:g([1-9]\d{{0,5}})|row)(-act)?(-sym
 # The packed layout holds whole words of codes along both axes.
 _MULTIPLE = 32
 
-_KNOWN = ("llama", "mistral", "qwen2")
+_KNOWN = ("gemma", "llama", "mistral", "qwen2")
 
 
 def _spec(

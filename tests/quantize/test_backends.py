@@ -24,6 +24,8 @@ PRESETS = [spec.name for spec in quantize.presets()]
 SHAPES = ("llama", "gqa576")
 _made: dict[tuple[str, str], QuantizedModel] = {}
 
+# Their codes are on a scale of their own in every model, and their norms are other ones.
+AWQ = ("awq", "autoawq")
 CALIBRATED = [spec.name for spec in quantize.presets() if calibration.recipe_of(spec) is not None]
 
 # Bits for the scale and the zero point or shift of one group, by backend.
@@ -37,6 +39,8 @@ _OVERHEAD: dict[str, Callable[[QuantizerSpec], float]] = {
     "gptq": lambda spec: 16 + spec.bits,
     "awq": lambda spec: 16 + spec.bits,
     "autoround": lambda spec: 16 + spec.bits,
+    "autogptq": lambda spec: 16 + spec.bits,
+    "autoawq": lambda spec: 16 + spec.bits,
 }
 _WORST_ERROR = {1: 1.2, 2: 0.8, 3: 0.4, 4: 0.2, 5: 0.1, 8: 0.02}
 
@@ -52,7 +56,7 @@ def _cases(presets: list[str]) -> list[Any]:
 
 def _refused(spec: QuantizerSpec, shape: str) -> bool:
     """Whether a library has no place for a shape: rows of 192 in one; rows of 160, and 160 of them, in the other."""
-    if spec.backend == "awq":
+    if spec.backend in AWQ:
         return shape == "gqa576" or spec.group_size == 128
     return shape == "gqa576" and spec.backend == "torchao" and spec.group_size == 64
 
@@ -126,11 +130,10 @@ def test_a_preset_holds_its_proof(preset: str, shape: str, made: Callable[..., Q
     assert proof.bits_per_weight == pytest.approx(8 * proof.size_bytes / weights)
     nominal = spec.bits + _OVERHEAD[spec.backend](spec) / (spec.group_size or 128)
     assert proof.bits_per_weight == pytest.approx(nominal, rel=0.1)
-    # AWQ's codes are on a scale of their own and are not handed on to be compared.
-    assert list(quantized.layers) == ([] if spec.backend == "awq" else list(linears))
+    assert list(quantized.layers) == ([] if spec.backend in AWQ else list(linears))
 
 
-@pytest.mark.parametrize(("preset", "shape"), _cases([name for name in PRESETS if not name.startswith("awq")]))
+@pytest.mark.parametrize(("preset", "shape"), _cases([name for name in PRESETS if not name.startswith(AWQ)]))
 def test_only_block_linears_change(
     preset: str, shape: str, checkpoint_of: Callable[[str], Checkpoint], made: Callable[..., QuantizedModel]
 ) -> None:
@@ -201,6 +204,7 @@ FAMILIES = [
     "gguf-q{4,5}_1",
     pytest.param("gptq-{2,3,4,8}bit-g64-sym", marks=pytest.mark.slow),
     pytest.param("gptq-{2,3,4,8}bit-g128-sym", marks=pytest.mark.slow),
+    pytest.param("autogptq-{2,3,4,8}bit-g128-sym", marks=pytest.mark.slow),
     pytest.param("autoround-{2,3,4}bit-g64-sym", marks=pytest.mark.slow),
 ]
 
@@ -364,9 +368,9 @@ def test_any_full_rtn_name_is_understood(bits: int, groups: str, ending: str) ->
         ("rtn-4bit-g0", "did you mean"),
         ("rtn-1bit-g64", "did you mean"),
         ("rtn-9bit-g64", "did you mean"),
-        ("gptq", "choose gptq-8bit-g128-sym, gptq-8bit-g64-sym"),
-        ("squeezellm", "known: autoround-2bit"),
-        ("", "known: autoround-2bit"),
+        ("gptq", "choose autogptq-8bit-g128-sym, .*gptq-8bit-g128-sym, gptq-8bit-g64-sym"),
+        ("squeezellm", "known: autoawq-4bit"),
+        ("", "known: autoawq-4bit"),
     ],
 )
 def test_a_name_that_is_not_exact_is_refused_with_the_choices(name: str, message: str) -> None:

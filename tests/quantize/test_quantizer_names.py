@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,13 @@ from harness.quantize import rtn
 from harness.records import QuantizerSpec
 
 SPECS = quantize.presets()
-BACKENDS = ("autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn", "submitted", "torchao")
+BACKENDS = (
+    "autoawq", "autogptq", "autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn",
+    "submitted", "torchao",
+)  # fmt: skip
 THREE = (
-    "autoround-3bit-g64-sym, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, rtn-3bit-g128, rtn-3bit-g64, "
+    "autogptq-3bit-g128-sym, autoround-3bit-g64-sym, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, "
+    "rtn-3bit-g128, rtn-3bit-g64, "
     "rtn-3bit-g128-mse or torchao-int3-g64."
 )
 
@@ -35,7 +40,8 @@ THREE = (
         "torchao-int1-g64",
         "torchao-int4", "gguf-q4-0", "gguf-Q4_0", "gguf-q4_k", "gptq-4bit", "gptq-5bit-g64", "gptq-4bit-g64-sym-act",
         "gptq-4bit-g64-calib-retain", "gptq-4bit-g64-calib-wikitext", "awq-3bit-g64", "awq-4bit-row",
-        "autoround-4bit-row",
+        "autoround-4bit-row", "autogptq-4bit", "autogptq-5bit-g64", "autogptq-4bit-g64-sym-act", "auto-gptq-4bit-g64",
+        "autoawq-3bit-g64", "autoawq-4bit-row", "autoawq-4bit-g64-sym", "autoawq-4bit-g64-calib-retain",
         "autoround-4bit-g64-sym-iters200", "autoround-4bit-g64-iters01",
         "reference ", "Reference", "16bit", "none",
     ],
@@ -60,7 +66,8 @@ def test_a_name_that_is_nearly_one_is_never_taken_for_it(name: str) -> None:
         ("5", "gguf-q5_1 or gguf-q5_0."),
         ("rtn_8bit", "rtn-8bit-g128 or rtn-8bit-g64."),
         ("bnb", "bnb-int8, bnb-nf4, bnb-fp4 or bnb-nf4-dq."),
-        ("awq", "awq-4bit-g128 or awq-4bit-g64."),
+        ("awq", "autoawq-4bit-g128, autoawq-4bit-g64, awq-4bit-g128 or awq-4bit-g64."),
+        ("autoawq", "autoawq-4bit-g128 or autoawq-4bit-g64."),
         ("gguf-q4", "gguf-q4_1 or gguf-q4_0."),
         ("gguf_q5", "gguf-q5_1 or gguf-q5_0."),
         ("hqq", "hqq-8bit-g64, hqq-4bit-g64, hqq-3bit-g64, hqq-2bit-g64 or hqq-1bit-g64."),
@@ -83,7 +90,7 @@ def test_a_short_name_is_answered_with_exactly_what_it_may_mean(name: str, choic
 @given(
     st.text(max_size=24)
     | st.from_regex(
-        r"\A(rtn|bnb|gptq|awq|hqq|torchao)[-_]?(int)?\d?\d?(bit)?-?(g\d{0,7}|row)?(-act)?(-sym|-asym)?(-mse)?\Z"
+        r"\A(rtn|bnb|gptq|awq|auto-?gptq|autoawq|hqq|torchao)[-_]?(int)?\d?\d?(bit)?-?(g\d{0,7}|row)?(-act)?(-sym|-asym)?(-mse)?\Z"
     )
 )
 def test_any_text_is_a_spec_of_that_very_name_or_a_refusal(name: str) -> None:
@@ -183,6 +190,9 @@ def test_group_and_symmetry_stand_in_every_label(preset: QuantizerSpec) -> None:
         ("gptq-4bit-g64-act", {"desc_act": True, "calibration": "retain"}),
         ("gptq-2bit-row-act-sym-calib-forget", {"desc_act": True, "calibration": "forget"}),
         ("awq-4bit-g32-sym-calib-holdout", {"calibration": "holdout"}),
+        ("autogptq-4bit-g64-act", {"desc_act": True, "calibration": "retain"}),
+        ("autogptq-3bit-row-sym-calib-holdout", {"desc_act": False, "calibration": "holdout"}),
+        ("autoawq-4bit-g32-calib-forget", {"calibration": "forget"}),
         ("autoround-8bit-g128-iters0-calib-random", {"iters": 0, "calibration": "random"}),
         ("autoround-4bit-g64-sym", {"iters": 200, "calibration": "retain"}),
         ("rtn-5bit-row-sym-mse", {"clip": "mse"}),
@@ -216,6 +226,18 @@ def test_a_library_that_is_not_installed_is_named_with_the_way_to_get_it(
     told = found.unavailable_reason(found.presets()[0], "cpu") or ""
     assert told.startswith(f"{found.presets()[0].name} needs ")
     assert told.endswith("not installed here: run pip install 'quench-bench[quantizers]'.")
+    assert found.library_version() is None
+
+
+@pytest.mark.parametrize("backend", ["autogptq", "autoawq"])
+def test_a_library_in_an_environment_of_its_own_is_named_with_the_command_that_makes_it(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUENCH_CACHE", str(tmp_path))
+    found = quantize.discover()[backend]
+    told = found.unavailable_reason(found.presets()[0], "cpu") or ""
+    assert told.startswith(f"{found.presets()[0].name} needs ")
+    assert told.endswith("not made here: run quench backends install autogptq autoawq.")
     assert found.library_version() is None
 
 
