@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from harness.quantize import calibration as texts
+from harness.quantize.environments import INSTALL
 from harness.quantize.through_legacy import missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
@@ -15,7 +17,7 @@ _NAME = re.compile(rf"autoawq-4bit-g([1-9]\d{{0,5}}){texts.NAME_ENDING}")
 # Its search for a clipping range goes through the rows in such batches.
 _MULTIPLE = 64
 
-_KNOWN = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
+_KNOWN = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 
 
 def _spec(group_size: int, *, source: str = texts.RETAIN) -> QuantizerSpec:
@@ -37,6 +39,8 @@ class AutoAwq:
 
     backend = "autoawq"
     deterministic = True
+    install = INSTALL
+    impossible = MappingProxyType(dict.fromkeys((8, 3, 2, 1), "AutoAWQ makes 4 bit alone"))
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 4 bits, the one width that the library makes, in groups of 128 and 64; asymmetric."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from harness.quantize import calibration as texts
+from harness.quantize.environments import INSTALL
 from harness.quantize.through_legacy import missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
@@ -41,6 +43,8 @@ class AutoGptq:
 
     backend = "autogptq"
     deterministic = True
+    install = INSTALL
+    impossible = MappingProxyType({1: "AutoGPTQ packs 8, 4, 3 and 2 bits"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128, and 4 bits in groups of 64; symmetric as its default is."""

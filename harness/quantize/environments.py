@@ -27,6 +27,9 @@ from harness.paths import cache_dir
 LIBRARIES = {"autogptq": "auto-gptq", "autoawq": "autoawq"}
 """Backends whose libraries live in the environment, and what those are called where they are installed from."""
 
+INSTALL = f"quench backends install {' '.join(LIBRARIES)}"
+"""The command that makes the environment."""
+
 PYTHONS = ((3, 11), (3, 12))
 """Versions of the running interpreter that the pinned requirements are known to install on."""
 

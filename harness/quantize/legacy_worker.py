@@ -88,9 +88,26 @@ def autogptq(job: dict[str, Any]) -> None:
 
 
 def autoawq(job: dict[str, Any]) -> None:
-    """Has AutoAWQ quantize ``job["model"]`` and save it in ``job["save_in"]``."""
+    """Has AutoAWQ quantize ``job["model"]`` and save it in ``job["save_in"]``.
+
+    Source: ``BaseAWQForCausalLM.quantize`` of autoawq 0.2.9, which does all the
+        work.
+    Differs from the reference: each search for scales starts from a copy of
+        the weights. The library's own "copy" is ``.cpu()``, which on a CPU is
+        the weight itself: the first candidate's scales would stay in it.
+    """
     import torch
     from awq import AutoAWQForCausalLM
+    from awq.quantize.quantizer import AwqQuantizer
+
+    class CopyingQuantizer(AwqQuantizer):  # type: ignore[misc]
+        def _compute_best_scale(self, x: Any, w_mean: Any, x_mean: Any, module: Any, *others: Any) -> Any:
+            own = module.state_dict
+            module.state_dict = lambda: {name: value.clone() for name, value in own().items()}
+            try:
+                return super()._compute_best_scale(x, w_mean, x_mean, module, *others)
+            finally:
+                del module.state_dict
 
     library = AutoAWQForCausalLM.from_pretrained(
         job["model"], torch_dtype=getattr(torch, job["dtype"]), device_map="cpu", trust_remote_code=False
@@ -107,6 +124,7 @@ def autoawq(job: dict[str, Any]) -> None:
         max_calib_samples=len(job["windows"]),
         max_calib_seq_len=max(map(len, job["windows"])),
         n_parallel_calib_samples=_BATCH,
+        quantizer_cls=CopyingQuantizer,
     )
     library.save_quantized(job["save_in"])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import QuantizationError
 from harness.paths import cache_dir
-from harness.quantize.environments import LIBRARIES, installed, run_worker
+from harness.quantize.environments import INSTALL, LIBRARIES, installed, run_worker
 from harness.records import Checkpoint, QuantizerSpec
 
 # No job takes this long; one that hangs must end also where `quench run` has no --timeout.
@@ -21,10 +21,7 @@ def missing_reason(spec: QuantizerSpec) -> str | None:
     """Returns one sentence how to get the environment that ``spec`` needs; None where it is there."""
     if installed(spec.backend) is not None:
         return None
-    return (
-        f"{spec.name} needs {LIBRARIES[spec.backend]} in an environment of its own, not made here: "
-        f"run quench backends install {' '.join(LIBRARIES)}."
-    )
+    return f"{spec.name} needs {LIBRARIES[spec.backend]} in an environment of its own, not made here: run {INSTALL}."
 
 
 def version_of(backend: str) -> str | None:

@@ -150,10 +150,11 @@ def test_only_block_linears_change(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("preset", ["awq-4bit-g64", "autoawq-4bit-g64"])
 def test_awq_takes_the_norms_of_the_quantized_checkpoint_and_still_computes_the_same_function(
-    checkpoint_of: Callable[[str], Checkpoint], calibration_texts: tuple[str, ...], tmp_path: Path
+    preset: str, checkpoint_of: Callable[[str], Checkpoint], calibration_texts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    spec, texts = calibration.prepare(quantize.resolve("awq-4bit-g64"), {"retain": calibration_texts})
+    spec, texts = calibration.prepare(quantize.resolve(preset), {"retain": calibration_texts})
     reason = quantize.backend_of(spec).unavailable_reason(spec, "cpu")
     if reason is not None:
         pytest.skip(reason)

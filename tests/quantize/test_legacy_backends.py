@@ -28,7 +28,6 @@ from harness.quantize.through_legacy import translated
 from harness.records import Checkpoint, QuantizedModel
 from harness.store.store import Store
 
-from conftest import save_tokenizer  # isort: skip
 from test_packed_awq import layer as awq_layer  # isort: skip
 from test_packed_gptq import layer as gptq_layer  # isort: skip
 
@@ -184,17 +183,21 @@ def test_a_float16_checkpoint_is_loaded_in_its_own_type(
 @pytest.mark.parametrize(
     ("name", "known"),
     [("autogptq-4bit-g64-sym", "auto-gptq is used for gemma, llama, mistral, qwen2"),
-     ("autoawq-4bit-g64", "autoawq is used for gemma, llama, mistral, phi3, qwen2, qwen3")],
+     ("autoawq-4bit-g64", "autoawq is used for gemma, llama, mistral, qwen2, qwen3")],
 )  # fmt: skip
 def test_a_model_of_another_type_is_refused_before_the_worker_starts(
-    name: str, known: str, worker: TinyWorker, tmp_path: Path, calibration_texts: tuple[str, ...]
+    name: str,
+    known: str,
+    worker: TinyWorker,
+    checkpoint_of: Callable[[str], Checkpoint],
+    tmp_path: Path,
+    calibration_texts: tuple[str, ...],
 ) -> None:
     config = hf.GPTNeoXConfig(
         hidden_size=64, intermediate_size=128, num_attention_heads=4, num_hidden_layers=2, vocab_size=96
     )
     hf.GPTNeoXForCausalLM(config).bfloat16().save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    checkpoint = _checkpoint(tmp_path)
+    checkpoint = _checkpoint(tmp_path, checkpoint_of("llama"))
     with pytest.raises(QuantizationError, match=rf"^{name} can't quantize a model of type 'gpt_neox': {known}; choose"):
         _quantize(name, checkpoint, calibration_texts)
     assert worker.jobs == []
@@ -202,7 +205,12 @@ def test_a_model_of_another_type_is_refused_before_the_worker_starts(
 
 @pytest.mark.parametrize(("name", "layer"), [("autogptq-4bit-g64-sym", "q_proj"), ("autoawq-4bit-g128", "down_proj")])
 def test_a_layer_that_the_layout_has_no_place_for_is_refused_before_the_worker_starts(
-    name: str, layer: str, worker: TinyWorker, tmp_path: Path, calibration_texts: tuple[str, ...]
+    name: str,
+    layer: str,
+    worker: TinyWorker,
+    checkpoint_of: Callable[[str], Checkpoint],
+    tmp_path: Path,
+    calibration_texts: tuple[str, ...],
 ) -> None:
     heads = 1 if name.startswith("autogptq") else 4
     hidden = 36 if name.startswith("autogptq") else 128
@@ -210,9 +218,8 @@ def test_a_layer_that_the_layout_has_no_place_for_is_refused_before_the_worker_s
         hf.LlamaConfig(hidden_size=hidden, intermediate_size=192, num_attention_heads=heads, num_hidden_layers=2,
                        vocab_size=96)
     ).bfloat16().save_pretrained(tmp_path)  # fmt: skip
-    save_tokenizer(tmp_path)
     with pytest.raises(QuantizationError, match=rf"^{name} can't hold model\.layers\.0\..*{layer}: auto"):
-        _quantize(name, _checkpoint(tmp_path), calibration_texts)
+        _quantize(name, _checkpoint(tmp_path, checkpoint_of("llama")), calibration_texts)
     assert worker.jobs == []
 
 
@@ -250,11 +257,9 @@ def test_versions_are_those_of_the_environment_and_part_of_a_cell_s_key(worker: 
     assert quantize.backend_of(spec).unavailable_reason(spec, "cpu") is None
 
 
-def _checkpoint(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
-    return Checkpoint(
-        path=str(folder), tokenizer_path=str(tokenizer or folder), dtype="bfloat16", sha256="2" * 64,
-        merged_from_adapter=False,
-    )  # fmt: skip
+def _checkpoint(folder: Path, other: Checkpoint) -> Checkpoint:
+    """Returns the checkpoint in a folder, with the tokenizer of another one."""
+    return dataclasses.replace(other, path=str(folder), sha256="2" * 64)
 
 
 # From here on the real libraries: slow, and skipped where the environment can't be made.
@@ -281,40 +286,34 @@ def _model(kind: str) -> Any:
         "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
         "rope_parameters": LLAMA3 if kind == "llama" else rope,
     }  # fmt: skip
-    if kind == "phi3":
-        sizes["pad_token_id"] = 0
-    name = {
-        "llama": "Llama",
-        "mistral": "Mistral",
-        "qwen2": "Qwen2",
-        "qwen3": "Qwen3",
-        "gemma": "Gemma",
-        "phi3": "Phi3",
-    }
-    model = getattr(hf, f"{name[kind]}ForCausalLM")(getattr(hf, f"{name[kind]}Config")(**sizes))
+    model = getattr(hf, f"{kind.title()}ForCausalLM")(getattr(hf, f"{kind.title()}Config")(**sizes))
     with torch.no_grad():
         for parameter, value in model.named_parameters():
             if parameter.endswith("bias"):
                 value.normal_(0, 0.05)
             elif "norm" in parameter:
                 value.copy_(torch.rand_like(value) + 0.5)
+            elif "proj" in parameter:
+                # Columns of different size, so that AWQ's scales are no constant.
+                value.mul_(4 * torch.logspace(-0.5, 0.5, value.shape[1])[torch.randperm(value.shape[1])])
             else:
                 value.mul_(4)
     return model
 
 
 @pytest.fixture(scope="session")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+def model_of(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Checkpoint]
+) -> Callable[[str], Checkpoint]:
     """Builds (once) a tiny model of a family, with weights large enough for attention to matter."""
     made: dict[str, Checkpoint] = {}
 
     def build(kind: str) -> Checkpoint:
         if kind not in made:
             torch.manual_seed(7)
-            folder, tokenizer = tmp_path_factory.mktemp(kind), tmp_path_factory.mktemp("tokenizer")
+            folder = tmp_path_factory.mktemp(kind)
             _model(kind).bfloat16().save_pretrained(folder)
-            save_tokenizer(tokenizer)
-            made[kind] = _checkpoint(folder, tokenizer)
+            made[kind] = _checkpoint(folder, checkpoint_of("llama"))
         return made[kind]
 
     return build
@@ -383,9 +382,9 @@ def test_autoawq_quantizes_every_family_that_it_is_used_for(
     quantized = _quantize("autoawq-4bit-g64", model_of(kind), calibration_texts)
     assert quantized.proof is not None
     assert quantized.proof.max_levels == 16
-    assert quantized.proof.relative_error < 0.11
-    # Scales that did not cancel would leave nothing of the function.
-    assert _distance(_logits(quantized.model), exact) < 1.5 * plain
+    assert quantized.proof.relative_error < 0.13
+    # Scales that stay in the weights or don't cancel would make it another function.
+    assert _distance(_logits(quantized.model), exact) < 1.2 * plain
 
 
 @pytest.mark.slow
@@ -403,18 +402,21 @@ def test_column_order_and_asymmetric_grids_come_back_too(
 
 @pytest.mark.slow
 def test_a_zero_point_that_the_format_can_t_store_is_refused_instead_of_stored_wrong(
-    legacy: Environment, calibration_texts: tuple[str, ...], tmp_path: Path
+    legacy: Environment,
+    checkpoint_of: Callable[[str], Checkpoint],
+    calibration_texts: tuple[str, ...],
+    tmp_path: Path,
 ) -> None:
     torch.manual_seed(7)
     model = _model("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, :64].abs_()
     model.bfloat16().save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
+    checkpoint = _checkpoint(tmp_path, checkpoint_of("llama"))
     match = r"^autogptq-2bit-g64 failed in the environment 'legacy': ValueError: AutoGPTQ can't store the zero point 0"
     with pytest.raises(QuantizationError, match=match):
-        _quantize("autogptq-2bit-g64", _checkpoint(tmp_path), calibration_texts)
-    assert _quantize("autogptq-2bit-g64-sym", _checkpoint(tmp_path), calibration_texts).proof is not None
+        _quantize("autogptq-2bit-g64", checkpoint, calibration_texts)
+    assert _quantize("autogptq-2bit-g64-sym", checkpoint, calibration_texts).proof is not None
 
 
 @pytest.mark.slow
