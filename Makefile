@@ -7,7 +7,7 @@ STORE  ?= build/demo.duckdb
 SITE   ?= leaderboard/site
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all check format site board mini real-check bench gpu-check wheel clean
+.PHONY: help demo test test-all check format site board mini real-check nll-check bench gpu-check wheel clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -55,6 +55,9 @@ real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-chec
 	$(BIN)/python benchmarks/real_check.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
 	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
+
+nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
+	$(BIN)/python benchmarks/quantizer_nll.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
 	$(BIN)/python benchmarks/scoring.py $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_cache, cli_logs, cli_making
+from harness import cli_backends, cli_cache, cli_logs, cli_making
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -60,6 +60,7 @@ app = typer.Typer(
 app.add_typer(cli_making.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_logs.app)
+app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_making.mini_app, name="mini")
 
 
@@ -93,31 +94,6 @@ def _check(folder: Path) -> dict[str, Any]:
     except InputError as error:
         return {"submission": folder.name, "valid": False, "faults": [str(error)]}
     return {"submission": folder.name, "valid": True, "faults": []}
-
-
-@app.command(epilog="Examples: `quench backends` · `quench backends --device cuda --json`")
-def backends(device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
-    """List every quantizer preset and whether it runs on this machine."""
-    from harness import quantize
-
-    rows = []
-    for spec in quantize.presets():
-        reason = quantize.backend_of(spec).unavailable_reason(spec, device)
-        rows.append(
-            {
-                "quantizer": spec.name,
-                "backend": spec.backend,
-                "bits": spec.bits,
-                "group_size": spec.group_size,
-                "symmetric": spec.symmetric,
-                "label": spec.label,
-                "runs_here": reason is None,
-                "reason": reason,
-            }
-        )
-    print_rows(
-        rows, "backends", as_json, title="Quantizers", columns=("quantizer", "bits", "label", "runs_here", "reason")
-    )
 
 
 @app.command(epilog="Examples: `quench plan --corpus mini` · `quench plan my-entry --quantizers rtn-4bit-g64,bnb-nf4`")

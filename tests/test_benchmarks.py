@@ -102,3 +102,61 @@ def test_peak_memory_counts_what_is_held_at_once():
     torch.zeros(1)
     assert 4_000_000 <= working_memory.peak_bytes(one_after_the_other) < 6_000_000
     assert 12_000_000 <= working_memory.peak_bytes(together) < 14_000_000
+
+
+def test_the_page_on_backends_shows_the_matrix_that_the_backends_give():
+    import backend_matrix
+
+    page = (BENCHMARKS.parent / "docs" / "backends.md").read_text(encoding="utf-8")
+    shown = page.split(backend_matrix.START)[1].split(backend_matrix.END)[0].strip()
+    assert shown == backend_matrix.markdown(), "run python benchmarks/backend_matrix.py"
+
+
+def test_the_matrix_of_the_page_does_not_depend_on_what_is_installed(monkeypatch):
+    import backend_matrix
+
+    from harness.quantize import libraries
+
+    everywhere = backend_matrix.markdown()
+    monkeypatch.setattr(libraries, "version_of", lambda name: None)
+    assert backend_matrix.markdown() == everywhere
+    assert everywhere.count("\n| `") == len(backend_matrix.matrix.matrix("cpu"))
+
+
+def test_the_matrix_is_written_between_its_marks_and_nothing_else_changes(tmp_path, monkeypatch):
+    import backend_matrix
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{backend_matrix.START}\nold\n{backend_matrix.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["backend_matrix.py", "--page", str(page)])
+    backend_matrix.main()
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith(f"before\n{backend_matrix.START}\n| backend |")
+    assert written.endswith(f"\n{backend_matrix.END}\nafter\n")
+    assert "\nold\n" not in written
+
+
+def test_mean_nll_is_over_all_predicted_tokens_of_all_windows(mini):
+    import quantizer_nll
+    import torch
+
+    model, _ = mini
+    windows = [list(range(5, 25)), list(range(40, 47))]
+    found = quantizer_nll.mean_nll(model, windows)
+    with torch.no_grad():
+        each = [model(torch.tensor([w]), labels=torch.tensor([w])).loss.item() for w in windows]
+    assert found == pytest.approx((19 * each[0] + 6 * each[1]) / 25, rel=1e-5)
+
+
+def test_a_figure_that_is_not_the_known_one_and_a_useless_gptq_are_faults():
+    import quantizer_nll
+
+    right = dict(quantizer_nll.EXPECTED) | {"gptq-4bit-g64": 3.45}
+    assert quantizer_nll.unexpected(right) == []
+    (fault,) = quantizer_nll.unexpected(right | {"bnb-nf4": 3.54})
+    assert fault.startswith("bnb-nf4 has a mean NLL of 3.5400 instead of 3.5215")
+    (fault,) = quantizer_nll.unexpected(right | {"gptq-4bit-g64": 3.6})
+    assert "no better than rtn-4bit-g64" in fault
+    assert quantizer_nll.table_row("bnb-int8 as run", 3.34724) == (
+        "| `bnb-int8 as run` | 3.3472 | 3.3472 | +0.0000 |  |  |  |"
+    )

@@ -86,6 +86,9 @@ def _parse(line: str) -> tuple[str, dict[str, Any]]:
     command, words = COMMAND, shlex.split(line)[1:]
     context = command.make_context("quench", ["--help"], resilient_parsing=True)
     while hasattr(command, "commands"):
+        # `quench backends` is a command of its own and holds others.
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         assert words, f"{line!r} names no command"
         assert words[0] in command.commands, f"{line!r}: there is no command {words[0]!r}"
         command = command.commands[words.pop(0)]
@@ -184,9 +187,9 @@ def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
 
 
 def _examples(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    if hasattr(command, "commands"):
-        return [found for name, inner in command.commands.items() for found in _examples(inner, (*path, name))]
-    return [(" ".join(path), example) for example in re.findall(r"`(quench [^`]+)`", command.epilog or "")]
+    inner = getattr(command, "commands", {})
+    own = [(" ".join(path), example) for example in re.findall(r"`(quench [^`]+)`", command.epilog or "")]
+    return own + [found for name, child in inner.items() for found in _examples(child, (*path, name))]
 
 
 @pytest.mark.parametrize(("command", "example"), _examples(COMMAND))
@@ -200,8 +203,9 @@ def test_the_examples_in_a_command_s_help_are_calls_of_that_command(
 
 
 def _leaves(command: Any) -> list[Any]:
-    inner = getattr(command, "commands", None)
-    return [command] if inner is None else [leaf for child in inner.values() for leaf in _leaves(child)]
+    inner = getattr(command, "commands", {})
+    own = [command] if not inner or command.invoke_without_command else []
+    return own + [leaf for child in inner.values() for leaf in _leaves(child)]
 
 
 @pytest.mark.parametrize("command", _leaves(COMMAND), ids=lambda command: command.name)

@@ -27,10 +27,15 @@ class Quantizer(Protocol):
         backend: Name of its module.
         deterministic: Whether the same checkpoint, spec and calibration give
             the same codes each time, on one machine and one device.
+        install: Command that brings what it needs beside Quench itself.
+        impossible: Widths in bits that it can't make, each with the reason in
+            a few words; all other widths of ``matrix.WIDTHS`` are presets.
     """
 
     backend: str
     deterministic: bool
+    install: str
+    impossible: Mapping[int, str]
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns the specs that tables and defaults offer."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.quantize import calibration as texts
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 ITERATIONS = 200
@@ -45,10 +46,12 @@ class AutoRound:
 
     backend = "autoround"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType({1: "auto-round makes 2 to 8 bits"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
-        """Returns 4, 3 and 2 bits in groups of 64, symmetric as the library's default is."""
-        return tuple(_spec(bits, 64) for bits in (4, 3, 2))
+        """Returns 8, 4, 3 and 2 bits in groups of 64, symmetric as the library's default is."""
+        return tuple(_spec(bits, 64) for bits in (8, 4, 3, 2))
 
     def parse(self, name: str) -> QuantizerSpec | None:
         """Returns the spec for ``autoround-{8,4,3,2}bit-g{N}``.

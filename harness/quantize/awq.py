@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.quantize import calibration as texts
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ class Awq:
 
     backend = "awq"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType(
+        dict.fromkeys((8, 3, 2, 1), "AWQ's GEMM layout, in which its checkpoints are shipped, holds 4-bit codes alone")
+    )
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 4 bits in groups of 128 and 64, asymmetric as AWQ checkpoints are shipped."""

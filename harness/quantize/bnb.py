@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.quantize.libraries import version_of
+from harness.quantize.libraries import install_line, version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -110,7 +111,12 @@ def _read_4bit(weight: Any) -> ReadBack:
 
 
 def _library_weight(bnb: Any, layer: Any) -> Any:
-    """Returns a layer's weight as the library itself dequantizes it."""
+    """Returns a layer's weight as the library itself dequantizes it.
+
+    4-bit weights are handed over as the one row that their blocks run through:
+    with AVX-512, bitsandbytes 0.50's CPU kernel starts a new block in each row,
+    which is wrong where 64 does not divide the rows.
+    """
     weight = layer.weight
     if isinstance(layer, bnb.nn.Linear8bitLt):
         return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
@@ -126,6 +132,8 @@ class BitsAndBytes:
 
     backend = "bnb"
     deterministic = True
+    install = install_line("score")
+    impossible = MappingProxyType(dict.fromkeys((3, 2, 1), "bitsandbytes has types of 8 and 4 bits"))
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns int8, NF4 and FP4 with the library's defaults, and NF4 with its scales quantized."""
@@ -143,9 +151,7 @@ class BitsAndBytes:
         """Returns why it can't run: a library that is not installed."""
         missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
         if missing:
-            return (
-                f"{spec.name} needs {' and '.join(missing)}, not installed here: run pip install 'quench-bench[score]'."
-            )
+            return f"{spec.name} needs {' and '.join(missing)}, not installed here: run {self.install}."
         return None
 
     def quantize(

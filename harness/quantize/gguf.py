@@ -6,10 +6,11 @@ own dequantization is what the proof holds against it.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import QuantizationError
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -106,6 +107,11 @@ class Gguf:
 
     backend = "gguf"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType(
+        dict.fromkeys((3, 2), "gguf-py reads K-quants and can't write them: that takes llama.cpp")
+        | {1: "gguf-py writes no type of 1 bit"}
+    )
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns the five types that gguf-py can write."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from harness.quantize import calibration as texts
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 _NAME = re.compile(rf"gptq-([8432])bit-(?:g([1-9]\d{{0,5}})|row)(-act)?(-sym)?{texts.NAME_ENDING}")
@@ -40,6 +41,8 @@ class Gptq:
 
     backend = "gptq"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType({1: "gptqmodel packs 2 to 8 bits"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, symmetric as the library's default is."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import QuantizationError
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Hqq:
 
     backend = "hqq"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType[int, str]({})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3, 2 and 1 bits in the library's default group of 64."""

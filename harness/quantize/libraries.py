@@ -1,7 +1,8 @@
-"""Which quantization libraries are installed, asked without importing any of them."""
+"""Which quantization libraries and graphics cards are here, asked without importing any library."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -18,6 +19,11 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
+def install_line(extra: str) -> str:
+    """Returns the command that installs an extra of this distribution."""
+    return f"pip install 'quench-bench[{extra}]'"
+
+
 def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str = "quantizers") -> str | None:
     """Returns one sentence that says what ``spec_name`` lacks and how to get it; None where all is there.
 
@@ -29,4 +35,27 @@ def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str =
     missing = [name for name in distributions if version_of(name) is None]
     if not missing:
         return None
-    return f"{spec_name} needs {' and '.join(missing)}, not installed here: run pip install 'quench-bench[{extra}]'."
+    return f"{spec_name} needs {' and '.join(missing)}, not installed here: run {install_line(extra)}."
+
+
+def cuda_devices() -> int:
+    """Returns how many CUDA cards the driver offers to this process; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def gpu_reason(device: str) -> str | None:
+    """Returns one sentence why there is no such CUDA device here; None where there is, or none is asked for."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return None
+    found = cuda_devices()
+    if found > (int(index) if index.isdigit() else 0):
+        return None
+    return f"There is no device {device!r} here (CUDA cards found: {found}): use --device cpu or another machine."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class Quanto:
 
     backend = "quanto"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType(dict.fromkeys((3, 1), "quanto has types of 8, 4 and 2 bits"))
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns int8, int4 and int2: the library has no 3-bit type."""

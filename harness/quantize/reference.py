@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from types import MappingProxyType
 
+from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 _SPEC = QuantizerSpec(
@@ -17,6 +19,8 @@ class Reference:
 
     backend = "reference"
     deterministic = True
+    install = install_line("score")
+    impossible = MappingProxyType(dict.fromkeys((8, 4, 3, 2, 1), "it is the checkpoint as it is"))
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns the one spec there is."""
@@ -31,8 +35,8 @@ class Reference:
         return None
 
     def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
-        """Returns None: it runs wherever torch does."""
-        return None
+        """Returns why it can't run: torch or transformers is not installed."""
+        return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
+from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
@@ -37,6 +39,8 @@ class RoundToNearest:
 
     backend = "rtn"
     deterministic = True
+    install = install_line("score")
+    impossible = MappingProxyType({1: "its two levels would be the ends of each group, far from most weights"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, asymmetric; clipped where clipping gains something."""
@@ -56,8 +60,8 @@ class RoundToNearest:
         return _VERSION
 
     def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
-        """Returns None: it runs wherever torch does."""
-        return None
+        """Returns why it can't run: torch or transformers is not installed."""
+        return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()

@@ -56,6 +56,17 @@ def _alive(threads: Any) -> Iterator[None]:
             each._abort_process = abort  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _logs_in(folder: Path, looper: Any) -> Iterator[None]:
+    """Has gptqmodel write its logs below ``folder`` instead of the working directory; it has no setting for that."""
+    before = looper._PROJECT_LOG_DIR
+    looper._PROJECT_LOG_DIR = folder / "logs"
+    try:
+        yield
+    finally:
+        looper._PROJECT_LOG_DIR = before
+
+
 def _staged(checkpoint: Checkpoint, folder: Path) -> str:
     """Returns ``folder`` with the checkpoint's weights and config linked and its tokenizer saved.
 
@@ -96,12 +107,14 @@ def run(
     """
     import torch
 
-    with _environment(), tempfile.TemporaryDirectory() as staging:
+    # Its last log lines may be written after the quantizing.
+    with _environment(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as staging:
         import gptqmodel
+        from gptqmodel.looper import loop_processor
         from gptqmodel.quantization import config as configs
         from gptqmodel.utils import threadx
 
-        with _alive(threadx):
+        with _alive(threadx), _logs_in(Path(staging), loop_processor):
             model = gptqmodel.GPTQModel.load(
                 _staged(checkpoint, Path(staging)),
                 config_of(configs),

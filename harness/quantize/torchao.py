@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import QuantizationError
-from harness.quantize.libraries import missing_reason, version_of
+from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class TorchAo:
 
     backend = "torchao"
     deterministic = True
+    install = install_line("quantizers")
+    impossible = MappingProxyType({1: "torchao's int1 gives all zeros"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns int8 per row, and 8, 4, 3 and 2 bits in groups of 64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from harness import quantize
+from harness.cli import app
 from harness.errors import QuantizationError, UnknownNameError
 from harness.quantize import calibration
 from harness.quantize.dense import block_linears, load_dense, source_weights
@@ -113,6 +116,35 @@ def test_quantizing_leaves_the_checkpoint_alone_and_is_the_same_twice(
     assert not first.model.training
 
 
+@pytest.fixture(scope="module")
+def said_to_run() -> dict[str, bool]:
+    """What ``quench backends --json`` says of every preset on this machine."""
+    listed = json.loads(CliRunner().invoke(app, ["backends", "--json"]).stdout)["rows"]
+    return {row["quantizer"]: row["runs_here"] for row in listed}
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[pytest.mark.slow] if name in CALIBRATED else []) for name in PRESETS]
+)
+def test_a_preset_that_is_said_to_run_here_really_does_and_no_other(
+    preset: str,
+    said_to_run: dict[str, bool],
+    checkpoint_of: Callable[[str], Checkpoint],
+    calibration_texts: tuple[str, ...],
+    made: Callable[..., QuantizedModel],
+) -> None:
+    spec = quantize.resolve(preset)
+    # The one shape with rows that groups of 128 divide throughout.
+    shape = "even128" if _refused(spec, "llama") else "llama"
+    if said_to_run[preset]:
+        assert bool(_logits(made(preset, shape).model).isfinite().all())
+        return
+    spec, texts = calibration.prepare(spec, {"retain": calibration_texts})
+    with pytest.raises((ImportError, QuantizationError)):
+        quantize.backend_of(spec).quantize(checkpoint_of(shape), spec, device="cpu", calibration=texts)
+    assert quantize.backend_of(spec).unavailable_reason(spec, "cpu") is not None
+
+
 @pytest.mark.parametrize(("preset", "shape"), _cases([name for name in PRESETS if name != "reference"]))
 def test_a_preset_holds_its_proof(preset: str, shape: str, made: Callable[..., QuantizedModel]) -> None:
     quantized = _or_refusal(made, preset, shape)
@@ -206,7 +238,7 @@ FAMILIES = [
     pytest.param("gptq-{2,3,4,8}bit-g64-sym", marks=pytest.mark.slow),
     pytest.param("gptq-{2,3,4,8}bit-g128-sym", marks=pytest.mark.slow),
     pytest.param("autogptq-{2,3,4,8}bit-g128-sym", marks=pytest.mark.slow),
-    pytest.param("autoround-{2,3,4}bit-g64-sym", marks=pytest.mark.slow),
+    pytest.param("autoround-{2,3,4,8}bit-g64-sym", marks=pytest.mark.slow),
 ]
 
 

@@ -21,7 +21,7 @@ from harness.quantize.calibrated import Made, make, windows_for
 from harness.quantize.dense import block_linears
 from harness.quantize.grid import round_to_grid
 from harness.quantize.proof import prove
-from harness.quantize.through_gptqmodel import _alive, _environment, _staged
+from harness.quantize.through_gptqmodel import _alive, _environment, _logs_in, _staged
 from harness.records import Checkpoint, QuantizerSpec
 
 from test_packed_gptq import layer  # isort: skip
@@ -173,6 +173,36 @@ def test_a_thread_of_gptqmodel_that_fails_does_not_end_the_process() -> None:
     with _alive(threads):
         assert Worker()._abort_process(ValueError()) is None
     assert Worker()._abort_process(ValueError()) == "ended"
+
+
+def test_logs_of_gptqmodel_go_where_they_are_told_and_then_where_they_went_before(tmp_path: Path) -> None:
+    looper = types.SimpleNamespace(_PROJECT_LOG_DIR="logs")
+    seen = []
+
+    def fail() -> None:
+        with _logs_in(tmp_path, looper):
+            seen.append(looper._PROJECT_LOG_DIR)
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert [*seen, looper._PROJECT_LOG_DIR] == [tmp_path / "logs", "logs"]
+
+
+@pytest.mark.slow
+def test_gptqmodel_leaves_nothing_in_the_working_directory(
+    checkpoint_of: Callable[[str], Checkpoint],
+    calibration_texts: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, texts = calibration.prepare(quantize.resolve("gptq-4bit-g64-sym"), {"retain": calibration_texts})
+    backend = quantize.backend_of(spec)
+    if (reason := backend.unavailable_reason(spec, "cpu")) is not None:
+        pytest.skip(reason)
+    monkeypatch.chdir(tmp_path)
+    backend.quantize(checkpoint_of("llama"), spec, device="cpu", calibration=texts)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

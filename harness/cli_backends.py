@@ -1,0 +1,150 @@
+"""The commands that say what can quantize here, and that install what can't yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from harness.cli_options import DeviceOption, JsonOption, print_rows, stderr, stdout
+
+if TYPE_CHECKING:
+    from harness.quantize.matrix import Row
+
+app = typer.Typer()
+
+_SHOWN = {"runs here": "yes", "needs a GPU": "GPU", "needs install": "lib", "cannot": "-"}
+_LEGEND = (
+    "yes: runs here; GPU: needs a CUDA card; lib: its library is missing; -: it can't; any: other groups by name. "
+    "Presets: quench backends --presets. One backend: quench backends show NAME."
+)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="Examples: `quench backends` · `quench backends --presets` · `quench backends --device cuda --json` · "
+    "`quench backends show gptq` · `quench backends install autogptq autoawq`",
+)
+def backends(
+    context: typer.Context,
+    presets: Annotated[bool, typer.Option("--presets", help="List every preset instead of the matrix.")] = False,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Show which backend quantizes to which width, and whether it runs on this machine."""
+    if context.invoked_subcommand is not None:
+        return
+    from harness.quantize import matrix
+
+    if as_json:
+        document = {
+            "schema": "quench.backends/1",
+            "rows": _preset_rows(device),
+            "matrix": [dataclasses.asdict(row) for row in matrix.matrix(device)],
+        }
+        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    elif presets:
+        columns = ("quantizer", "bits", "label", "runs_here", "reason")
+        print_rows(_preset_rows(device), "backends", False, title="Quantizers", columns=columns)
+    else:
+        found = matrix.matrix(device)
+        print_rows(
+            [_table_row(row) for row in found],
+            "backends",
+            False,
+            title="Backends and the widths in bits that they make",
+        )
+        for line in (_LEGEND, *(line for row in found for line in _reasons(row))):
+            stdout.print(Text(line))
+
+
+def _preset_rows(device: str) -> list[dict[str, Any]]:
+    from harness import quantize
+    from harness.quantize import matrix
+
+    rows = []
+    for spec in quantize.presets():
+        state, reason = matrix.state_of(spec, device)
+        rows.append(
+            {
+                "quantizer": spec.name,
+                "backend": spec.backend,
+                "bits": spec.bits,
+                "group_size": spec.group_size,
+                "symmetric": spec.symmetric,
+                "label": spec.label,
+                "runs_here": state == "runs here",
+                "state": state,
+                "reason": reason,
+            }
+        )
+    return rows
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    return {
+        "backend": row.backend,
+        **{str(entry.bits): _SHOWN[entry.state] for entry in row.entries},
+        "calibrated": row.calibrated,
+        "groups": row.group_text,
+    }
+
+
+def _reasons(row: Row) -> list[str]:
+    """Returns one line per reason why a backend does not run here, with the widths that it holds for."""
+    from harness.quantize import matrix
+
+    gaps = matrix.gaps(row, "cannot", "needs a GPU")
+    lines = [f"{row.backend} at {', '.join(map(str, bits))} bit: {told}" for told, bits in gaps.items()]
+    if any(entry.state == "needs install" for entry in row.entries):
+        lines.insert(0, f"{row.backend}: run {row.install}")
+    return lines
+
+
+@app.command(epilog="Examples: `quench backends show gptq` · `quench backends show rtn --json`")
+def show(
+    name: Annotated[str, typer.Argument(help="Backend, as the matrix names it.")],
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Show all about one backend: its presets, what it needs, what it leaves in 16 bit."""
+    from harness import quantize
+    from harness.errors import UnknownNameError
+    from harness.quantize import matrix
+
+    known = quantize.discover()
+    if name not in known:
+        raise UnknownNameError("quantization backend", name, known)
+    rows = [row for row in _preset_rows(device) if row["backend"] == name]
+    columns = ("quantizer", "bits", "label", "runs_here", "reason")
+    print_rows(rows, "backends.show", as_json, title=f"Presets of {name}", columns=columns)
+    if not as_json:
+        for line in _facts(matrix.row(known[name], device)):
+            stdout.print(Text(line))
+
+
+def _facts(row: Row) -> list[str]:
+    """Returns what a reader should know about a backend, one line a fact."""
+    twice = "the same codes each time" if row.deterministic else "other codes each time"
+    return [
+        f"Needs: {row.install}" + (f" (here: version {row.library_version})" if row.library_version else ""),
+        f"Groups: {row.group_text or 'none'}",
+        f"Calibrated on the corpus's retain texts: {'yes' if row.calibrated else 'no'}",
+        f"Run twice it gives {twice}",
+        f"Left in 16 bit: {row.dense}",
+        *_reasons(row),
+    ]
+
+
+@app.command(epilog="Example: `quench backends install autogptq autoawq`")
+def install(
+    names: Annotated[list[str], typer.Argument(help="Backends that run in an interpreter of their own.")],
+) -> None:
+    """Install unmaintained quantization libraries into an interpreter of their own, apart from Quench's."""
+    from harness.quantize import environments  # type: ignore[attr-defined]
+
+    place = environments.install(names, on_line=lambda line: stderr.print(Text(line), soft_wrap=True))
+    stderr.print(f"Installed {', '.join(names)} in {place}. Next: quench backends", highlight=False, soft_wrap=True)
