@@ -11,6 +11,7 @@ The rows are Markdown and stand in docs/backends.md. Run it with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import time
@@ -90,7 +91,9 @@ def quantized(checkpoint: Checkpoint, name: str, corpus: corpora.Corpus) -> tupl
     """Returns the model under a preset, calibrated on the corpus's retain texts, and the seconds it took."""
     spec, texts = calibrating.prepare(quantize.resolve(name), corpus)
     started = time.perf_counter()
-    made = quantize.backend_of(spec).quantize(checkpoint, spec, device="cpu", calibration=texts)
+    # gptqmodel draws its progress on stdout, where the table goes.
+    with contextlib.redirect_stdout(sys.stderr):
+        made = quantize.backend_of(spec).quantize(checkpoint, spec, device="cpu", calibration=texts)
     return made, time.perf_counter() - started
 
 
