@@ -144,7 +144,7 @@ def install(
     names: Annotated[list[str], typer.Argument(help="Backends that run in an interpreter of their own.")],
 ) -> None:
     """Install unmaintained quantization libraries into an interpreter of their own, apart from Quench's."""
-    from harness.quantize import environments  # type: ignore[attr-defined]
+    from harness.quantize import environments
 
     place = environments.install(names, on_line=lambda line: stderr.print(Text(line), soft_wrap=True))
     stderr.print(f"Installed {', '.join(names)} in {place}. Next: quench backends", highlight=False, soft_wrap=True)

@@ -143,7 +143,7 @@ def test_one_backend_as_json_is_its_presets_alone() -> None:
 
 def test_an_unknown_backend_is_one_sentence_with_the_nearest_name() -> None:
     result = quench("backends", "show", "gtpq", code=2)
-    assert result.stderr == "Error: There is no quantization backend named 'gtpq': did you mean gptq?\n"
+    assert result.stderr == "Error: There is no quantization backend named 'gtpq': did you mean gptq or autogptq?\n"
     assert result.stdout == ""
 
 

@@ -95,12 +95,14 @@ def gaps(row: Row, *states: State) -> dict[str, list[int]]:
 
 
 def matrix(device: str) -> tuple[Row, ...]:
-    """Returns one row per backend: the reference first, then by name.
+    """Returns one row per backend that makes anything: the reference first, then by name.
 
     Args:
         device: torch device that it would run on.
     """
-    backends = sorted(discover().values(), key=lambda backend: (not _is_dense(backend), backend.backend))
+    # A backend without presets reads what was submitted quantized, and makes nothing itself.
+    making = [backend for backend in discover().values() if backend.presets()]
+    backends = sorted(making, key=lambda backend: (not _is_dense(backend), backend.backend))
     return tuple(row(backend, device) for backend in backends)
 
 

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import QuantizationError
-from harness.quantize.libraries import missing_reason
+from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Submitted:
 
     backend = "submitted"
     deterministic = True
+    install = install_line("quantizers")
+    impossible: Mapping[int, str] = MappingProxyType({})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns none: the specification comes from the submitted file, see ``submitted_spec.spec_of``."""
