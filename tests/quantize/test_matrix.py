@@ -16,7 +16,7 @@ from harness.errors import QuantizationError
 from harness.quantize import calibration, libraries, matrix, rtn
 from harness.records import QuantizerSpec
 
-BACKENDS = sorted(quantize.discover())
+BACKENDS = sorted(name for name, backend in quantize.discover().items() if backend.presets())
 LIBRARIES = (
     "torch", "transformers", "numpy", "bitsandbytes", "gptqmodel", "hqq", "optimum", "torchao", "gguf", "auto_round",
 )  # fmt: skip
