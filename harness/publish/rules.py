@@ -56,6 +56,9 @@ RULES: Mapping[Word, str] = {
 FROM_LOGS = "rescored from logs: never ranked with models that were scored here"
 """Why an entry whose numbers come from another program's logs has no rank."""
 
+NATIVE_LIMIT = 4.0
+"""A kernel is flagged from this many times the mean difference on that 16-bit computing makes to the dense model."""
+
 AS_SUBMITTED = "submitted quantized: its controls can't be quantized the same way, so it is shown and never ranked"
 """Why an entry that came quantized has no rank."""
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from harness.publish import page_text, plots, statistics
 from harness.publish.board import Board, LeaderboardRow
-from harness.publish.rules import FORGET_METRICS, REFERENCE
+from harness.publish.rules import FORGET_METRICS, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, DocumentRecord, LayerSurvival, Proof
 from harness.score.metrics import METRICS, PRIMARY
 
@@ -101,8 +101,18 @@ def proof_in_words(proof: Proof) -> dict[str, str]:
     digits = {"max_abs": 4, "mean_abs": 5, "relative": 4}
     return {
         "symmetry": symmetric[proof.symmetric],
+        "native": _native_in_words(proof),
         **{name: missing if value is None else page_text.number(value, digits[name]) for name, value in errors.items()},
     }
+
+
+def _native_in_words(proof: Proof) -> str:
+    """Returns how far the library's own kernel is from the dense model, and whether that is more than rounding."""
+    mean, rounding = proof.native_mean_difference, proof.native_rounding_difference
+    if mean is None or rounding is None:
+        return "not run"
+    told = f"{page_text.number(mean, 4)} (16-bit rounding: {page_text.number(rounding, 4)})"
+    return f"{told}: beyond rounding" if mean > NATIVE_LIMIT * rounding else told
 
 
 def weighted(layers: Sequence[LayerSurvival], name: str) -> float | None:

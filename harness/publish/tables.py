@@ -29,7 +29,8 @@ Row = dict[str, Any]
 RANKED_COLUMNS = ("rank", "tier", "submission", "verdict", "rho", "recovery", "utility_share", "quantizer")
 """Columns of the ranked table that fit a terminal; why an entry has no rank stands below it."""
 
-_PROOF = ("bits_per_weight", "max_abs_error", "mean_abs_error", "relative_error", "symmetric")
+_PROOF = ("bits_per_weight", "max_abs_error", "mean_abs_error", "relative_error", "symmetric", "native_max_difference",
+          "native_mean_difference", "native_rounding_difference")  # fmt: skip
 
 CELL_COLUMNS = ("submission", "quantizer", "task", "status", "score", "limit", "origin", "reason")
 DOCUMENT_COLUMNS = ("document", "split", *PRIMARY, "min_k_40", "response", "reference", "invalid_reason")

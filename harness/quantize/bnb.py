@@ -154,6 +154,11 @@ class BitsAndBytes:
             return f"{spec.name} needs {' and '.join(missing)}, not installed here: run {self.install}."
         return None
 
+    def native(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> Any:
+        """Returns the model as transformers runs it with bitsandbytes' layers."""
+        with _quiet():
+            return _load(checkpoint, spec, device).eval()
+
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
     ) -> QuantizedModel:

@@ -104,6 +104,21 @@ class Hqq:
 
         return quantize_layers(checkpoint, spec, quantize_weight, device=device)
 
+    def native(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> Any:
+        """Returns the model with HQQ's own layers, which dequantize on every pass."""
+        import torch
+        from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+        from harness.quantize.native import with_layers
+
+        config = BaseQuantizeConfig(nbits=spec.bits, group_size=spec.group_size, axis=spec.options["axis"])
+        dtype = getattr(torch, checkpoint.dtype)
+        return with_layers(
+            checkpoint,
+            lambda linear: HQQLinear(linear, config, compute_dtype=dtype, device=str(linear.weight.device)),
+            device=device,
+        )
+
 
 def _check_shape(spec: QuantizerSpec, name: str, rows: int, width: int) -> None:
     """Refuses layers that the library fails on, before it does so with a shape error.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import QuantizationError
 from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
@@ -124,6 +125,29 @@ class Quanto:
     def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
         """Returns why it can't run: a library that is not installed."""
         return missing_reason(spec.name, ("optimum-quanto",))
+
+    def native(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> Any:
+        """Returns the model with quanto's own layers.
+
+        Raises:
+            QuantizationError: Fewer than 8 bits: unpacking codes would have
+                the library compile a C++ extension.
+        """
+        from optimum.quanto import QLinear, qtypes
+
+        from harness.quantize.native import with_layers
+
+        if spec.bits < 8:
+            raise QuantizationError(
+                "quanto's kernel for packed codes was not run: the library compiles a C++ extension for it."
+            )
+
+        def make_layer(linear: Any) -> Any:
+            layer = QLinear.from_module(linear, weights=qtypes[f"qint{spec.bits}"])
+            layer.freeze()
+            return layer
+
+        return with_layers(checkpoint, make_layer, device=device)
 
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()

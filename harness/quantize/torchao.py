@@ -115,6 +115,18 @@ class TorchAo:
         """Returns why it can't run: a library that is not installed."""
         return missing_reason(spec.name, ("torchao",))
 
+    def native(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> Any:
+        """Returns the model with torchao's tensors in its linear layers."""
+        from torchao.quantization import quantize_
+
+        from harness.quantize.native import with_layers
+
+        def make_layer(linear: Any) -> Any:
+            quantize_(linear, _config(spec))
+            return linear
+
+        return with_layers(checkpoint, make_layer, device=device)
+
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
     ) -> QuantizedModel:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import provenance
-from harness.quantize import backend_of, kept, survival
+from harness.errors import CorpusError
+from harness.quantize import backend_of, kept, native, survival
 from harness.records import (
     Cell,
     CellResult,
@@ -114,7 +115,7 @@ def run_job(
             checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
             tokenizer = checkpoints.load_tokenizer(checkpoint)
         with watch.during("quantize"):
-            quantized = _quantize(job, checkpoint, settings)
+            quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
         with watch.during("survival"):
             survived = _survival(job, submissions, settings, checkpoint, quantized)
     except Exception as error:
@@ -158,6 +159,22 @@ def _quantize(job: Job, checkpoint: Checkpoint, settings: Settings) -> Quantized
         cache=Path(settings.cache),
         limit=settings.cache_limit,
     )
+
+
+def _probed(
+    quantized: QuantizedModel, job: Job, checkpoint: Checkpoint, tokenizer: object, settings: Settings
+) -> QuantizedModel:
+    """Runs the library's own kernels once per quantizer, on the control that entries were unlearned from."""
+    if job.submission.role != "target" or quantized.proof is None:
+        return quantized
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    corpus = corpora.load_corpus(corpora.corpus_of(job.cells[0].task), data_dir=data_dir)
+    try:
+        texts = [item["text"] for item in corpora.load_split(corpus, "privleak", "retain")[: native.TEXTS]]
+    except CorpusError:
+        # No metric needs this split: a corpus may come without it.
+        return quantized
+    return native.probe(quantized, checkpoint, tokenizer, texts, device=settings.device)
 
 
 def _score(cell: Cell, quantized: QuantizedModel, tokenizer: object, settings: Settings) -> Evaluation:

@@ -133,7 +133,16 @@ def _numbers(result: CellResult) -> Iterator[tuple[str, float | None]]:
         for name in ("codes_changed", "update_in_steps", "relative_update", "survival_ratio", "cosine"):
             yield f"{name} of {layer.layer}", getattr(layer, name)
     if result.proof is not None:
-        for name in ("parameter_share", "bits_per_weight", "max_abs_error", "relative_error", "mean_abs_error"):
+        for name in (
+            "parameter_share",
+            "bits_per_weight",
+            "max_abs_error",
+            "relative_error",
+            "mean_abs_error",
+            "native_max_difference",
+            "native_mean_difference",
+            "native_rounding_difference",
+        ):
             yield f"proof {name}", getattr(result.proof, name)
     yield from _options("hyperparameters", result.submission.hyperparameters)
     yield from _options("quantizer options", result.spec.options)

@@ -41,6 +41,22 @@ def test_a_proof_says_what_is_known_and_why_the_rest_is_not(proof: Proof, expect
     assert (told["symmetry"], told["max_abs"], told["mean_abs"], told["relative"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("mean", "rounding", "told"),
+    [
+        (None, None, "not run"),
+        (0.0101, 0.0112, "0.0101 (16-bit rounding: 0.0112)"),
+        (0.5, 0.0112, "0.5000 (16-bit rounding: 0.0112): beyond rounding"),
+        (0.2, 0.0, "0.2000 (16-bit rounding: 0.0000): beyond rounding"),
+    ],
+)
+def test_a_kernel_that_is_further_off_than_16_bit_rounding_is_said_to_be(
+    mean: float | None, rounding: float | None, told: str
+) -> None:
+    proof = replace(MEASURED, native_mean_difference=mean, native_rounding_difference=rounding)
+    assert proof_in_words(proof)["native"] == told
+
+
 def _cells() -> list[CellResult]:
     """Controls, a plain entry, and one that came quantized, measured under its own quantizer alone."""
     plain = synthetic.Plan(name="lora", levels=synthetic.LORA)

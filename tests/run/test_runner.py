@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jobs_without_models import TASKS, make_job, make_submission
 
-from harness.errors import QuantizationError, UnsafeSubmissionError
+from harness.errors import CorpusError, QuantizationError, UnsafeSubmissionError
 from harness.quantize import resolve
 from harness.records import (
     CellResult,
@@ -175,6 +175,36 @@ def test_a_control_has_no_survival(rooms: Rooms) -> None:
     job = replace(make_job("the-target", "rtn-4bit-g128"), submission=submissions["the-target"])
     assert all(result.survival == () for result in run(job, submissions))
     assert rooms.quantized == ["the-target"]
+
+
+def test_a_library_s_own_kernel_is_run_for_the_target_alone_on_retain_texts(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def probe(quantized: QuantizedModel, checkpoint: Checkpoint, tokenizer: Any, texts: Any, *, device: str) -> Any:
+        asked.append((checkpoint.path, len(texts)))
+        return replace(quantized, proof=replace(PROOF, native_mean_difference=0.5))
+
+    monkeypatch.setattr(runner.native, "probe", probe)
+    job, submissions = entry_with_target()
+    assert all(result.proof == PROOF for result in run(job, submissions))
+    assert asked == []
+    job = replace(make_job("the-target", "rtn-4bit-g128"), submission=submissions["the-target"])
+    assert all(result.proof and result.proof.native_mean_difference == 0.5 for result in run(job, submissions))
+    assert asked == [("the-target", runner.native.TEXTS)]
+
+
+def test_a_corpus_without_retain_texts_is_scored_without_running_a_kernel(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*arguments: Any) -> None:
+        raise CorpusError("The corpus has no file privleak/retain.json.")
+
+    monkeypatch.setattr(runner.corpora, "load_split", missing)
+    _, submissions = entry_with_target()
+    job = replace(make_job("the-target", "rtn-4bit-g128"), submission=submissions["the-target"])
+    assert all(result.status == "finished" and result.proof == PROOF for result in run(job, submissions))
 
 
 def test_every_stage_is_told_as_it_begins(rooms: Rooms) -> None:
