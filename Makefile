@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STORE  ?= build/demo.duckdb
 SITE   ?= leaderboard/site
+# The board's quantizers take every backend's library; `make board` installs them.
+BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
 .PHONY: help demo test test-all check format site board mini real-check nll-check bench gpu-check wheel clean
@@ -19,6 +21,10 @@ $(VENV)/.score: pyproject.toml constraints.txt
 	@touch $@
 $(VENV)/.dev: $(VENV)/.score
 	$(PIP) torch==2.13.0 -e '.[score,dev]'
+	@touch $@
+
+$(VENV)/.quantizers: $(VENV)/.score
+	$(PIP) torch==2.13.0 -e '.[score,quantizers]'
 	@touch $@
 
 demo: $(VENV)/.score  ## score the demo submissions under nine quantizers and build the page
@@ -45,8 +51,9 @@ format: $(VENV)/.dev  ## format the code
 site: $(VENV)/.score  ## build the pages from the board's own store, results.duckdb
 	$(BIN)/quench render --store results.duckdb --out $(SITE)
 
-board: $(VENV)/.score  ## bring results.duckdb up to date with the committed submissions
-	$(BIN)/quench run --corpus mini --quantizers $(QUANTIZERS) --store results.duckdb
+board: $(VENV)/.quantizers  ## bring results.duckdb up to date: every submission under eighteen quantizers (about half an hour)
+	$(BIN)/quench backends install autogptq
+	$(BIN)/quench run --corpus mini --quantizers $(BOARD) --store results.duckdb
 
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini
