@@ -42,6 +42,8 @@ class Submission:
         revision: Commit of hub ``weights``.
         weights_sha256: Digest of the weights as the manifest states it.
         folder: The submission's own folder (absolute).
+        seed_of: Name of the entry that this one repeats with another seed;
+            all of them share one rank.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Submission:
     paper_url: str | None = None
     license: str | None = None
     notes: str | None = None
+    seed_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

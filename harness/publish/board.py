@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.publish.rules import Word
+from harness.publish.rules import TAU, Word
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, QuantizerSpec, Submission
 
@@ -32,9 +32,13 @@ class MetricResult:
 
     Attributes:
         score: In stored units.
-        change: Paired difference to its own 16-bit cell, in stored units.
+        change: Paired difference to its own 16-bit cell, in stored units: the
+            PTQ gap.
+        change_p: Its p, adjusted (Holm) for all changes of the submission.
         rho: Remaining share of knowledge; 0 = retrained, 1 = quantized target.
         recovery: rho here minus rho at 16 bit.
+        recovered_share: Share of what was unlearned that came back.
+        robustness: Q of OpenUnlearning; 1 where nothing changes.
         verdict: Of this metric alone; None where it has no rho by definition.
         note: Why rho is missing.
     """
@@ -42,8 +46,11 @@ class MetricResult:
     metric: str
     score: Estimate
     change: Estimate | None = None
+    change_p: float | None = None
     rho: Estimate | None = None
     recovery: Estimate | None = None
+    recovered_share: Estimate | None = None
+    robustness: Estimate | None = None
     verdict: Word | None = None
     note: str | None = None
 
@@ -57,6 +64,7 @@ class QuantizerResult:
         cells: The stored results behind it, by metric key.
         utility_share: Utility over the quantized target's.
         missing: Why it can't be judged; None where it can.
+        impossible: Why its PrivLeak can't be believed; None where it can.
         dirty: Whether a cell behind it, a control's included, was made from
             a tree that differs from its commit.
     """
@@ -67,6 +75,7 @@ class QuantizerResult:
     verdict: Verdict
     utility_share: Estimate | None = None
     missing: str | None = None
+    impossible: str | None = None
     dirty: bool = False
 
     @property
@@ -85,6 +94,48 @@ class WorstCase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """Several seeds of one method at one bit width, each by its own worst case.
+
+    Attributes:
+        names: Entries, the one that the others are seeds of first.
+        remaining: Mean remaining share; its interval holds the documents' and
+            the seeds' uncertainty.
+        least: Smallest remaining share among the seeds.
+        most: Largest.
+        deviation: Standard deviation between seeds.
+        certified: Number of seeds with the durability certificate here.
+    """
+
+    names: tuple[str, ...]
+    remaining: Estimate
+    least: float
+    most: float
+    deviation: float
+    certified: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Durability of one entry at one bit width: whether no metric recovers by more than tau under any backend.
+
+    Source: the (tau, precisions) certificate of DurableUn; the interval is ours.
+
+    Attributes:
+        recovery: The largest over metrics and backends.
+        holds: By value, as the source has it.
+    """
+
+    recovery: Estimate
+    holds: bool
+
+    @property
+    def proven(self) -> bool:
+        """Whether the whole interval of the largest recovery is at most tau."""
+        return self.holds and self.recovery.high is not None and self.recovery.high <= TAU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WidthResult:
     """One entry at one bit width: the worst case over the backends there.
 
@@ -97,6 +148,7 @@ class WidthResult:
         privleak: PrivLeak furthest from 0, with its own worst backend.
         rank: 1, 2, ...; None where unranked.
         tier: Entries of one tier can't be told apart; None where unranked.
+        seeds: Where other entries are further seeds of this one.
     """
 
     bits: int
@@ -114,6 +166,7 @@ class WidthResult:
     rank: int | None = None
     tier: int | None = None
     unranked_reason: str | None = None
+    seeds: Seeds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +176,19 @@ class LeaderboardRow:
     Attributes:
         by_quantizer: In the board's order of quantizers.
         by_bits: Entries only.
-        durable_bits: Widths below 16 at which no metric recovers by more than
-            tau under any backend: the durability certificate (DurableUn).
+        certificates: By width below 16, where everything is measured and no
+            backend destroys the model.
     """
 
     submission: Submission
     by_quantizer: Mapping[str, QuantizerResult]
     by_bits: Mapping[int, WidthResult] = field(default_factory=dict)
-    durable_bits: tuple[int, ...] = ()
+    certificates: Mapping[int, Certificate] = field(default_factory=dict)
+
+    @property
+    def durable_bits(self) -> tuple[int, ...]:
+        """Widths at which the certificate holds."""
+        return tuple(bits for bits, certificate in self.certificates.items() if certificate.holds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.publish import statistics
 from harness.publish.board import MetricResult, QuantizerResult, Verdict
+from harness.publish.controls import Controls
 from harness.publish.measurements import Measurements
-from harness.publish.rules import AS_SUBMITTED, FORGET_METRICS, FROM_LOGS, REFERENCE, UTILITY, Word
+from harness.publish.rules import AS_SUBMITTED, FORGET_METRICS, FROM_LOGS, PRIVACY, REFERENCE, UTILITY, Word
 from harness.publish.statistics import Estimate, Floats, Resampled
-from harness.publish.verdicts import collapse_reason, combine, metric_verdict
+from harness.publish.verdicts import collapse_reason, combine, metric_verdict, privacy_reason
 from harness.records import CellResult, QuantizerSpec, Submission
 from harness.score.metrics import METRICS, PRIMARY
-
-
-class Controls:
-    """The target and retrained models of a board, and what may be compared with them."""
-
-    def __init__(self, found: Measurements) -> None:
-        self._found = found
-        controls = [submission for submission in found.submissions.values() if submission.role != "entry"]
-        self.targets = tuple(sorted(control.name for control in controls if control.role == "target"))
-        self.retrains = tuple(sorted(control.name for control in controls if control.role == "retrain"))
-
-    def of(self, entry: Submission) -> tuple[str | None, str | None]:
-        """Returns the names of an entry's target and retrained model, None where it names none and it isn't clear."""
-        retrain = entry.retrain or (self.retrains[0] if len(self.retrains) == 1 else None)
-        return entry.target, retrain
-
-    def measured(self) -> frozenset[str]:
-        """Returns the quantizers under which a target and a retrained model are measured."""
-        found, names = self._found, [spec.name for spec in self._found.quantizers]
-        return frozenset(
-            name
-            for name in names
-            if any(found.has_required(control, name) for control in self.targets)
-            and any(found.has_required(control, name) for control in self.retrains)
-        )
-
-    def spread(self, quantizer: str) -> Iterable[tuple[str, Estimate, Estimate]]:
-        """Yields the controls' own intervals as remaining share: metric, around 0, around 1; for every target."""
-        for target in self.targets:
-            retrain = self.retrains[0] if self.retrains else ""
-            for metric in FORGET_METRICS:
-                top = self._found.resampled(target, quantizer, metric)
-                bottom = self._found.resampled(retrain, quantizer, metric)
-                if top is None or bottom is None or top.documents != bottom.documents:
-                    continue
-                gap = top.value - bottom.value
-                if statistics.interval((top - bottom).draws)[0] > 0:
-                    yield (
-                        metric,
-                        Resampled(0.0, (bottom.draws - bottom.value) / gap, bottom.documents).estimate(),
-                        Resampled(1.0, (top.draws - bottom.value) / gap, top.documents).estimate(),
-                    )
 
 
 def _cells(found: Measurements, submission: str, quantizer: str) -> dict[str, CellResult]:
@@ -68,19 +28,15 @@ def _score(found: Measurements, submission: str, quantizer: str, metric: str) ->
     if cell is None:
         return None
     resampled = found.resampled(submission, quantizer, metric)
-    return statistics.estimate(cell, metric) if resampled is None else resampled.estimate()
+    return statistics.estimate(cell, metric) if resampled is None else statistics.shown(resampled, metric)
 
 
-def _paired(first: Resampled | None, second: Resampled | None) -> bool:
-    return first is not None and second is not None and first.documents == second.documents
-
-
-def _change(found: Measurements, submission: str, quantizer: str, metric: str) -> Estimate | None:
+def _change(found: Measurements, submission: str, quantizer: str, metric: str) -> Resampled | None:
     now = found.resampled(submission, quantizer, metric)
     before = found.resampled(submission, REFERENCE, metric)
-    if now is None or before is None or quantizer == REFERENCE or now.documents != before.documents:
+    if now is None or before is None or quantizer == REFERENCE or not now.pairs_with(before):
         return None
-    return (now - before).estimate()
+    return now - before
 
 
 def plain(found: Measurements, submission: Submission, spec: QuantizerSpec) -> QuantizerResult:
@@ -90,7 +46,12 @@ def plain(found: Measurements, submission: Submission, spec: QuantizerSpec) -> Q
         score = _score(found, submission.name, spec.name, metric)
         if score is not None:
             change = _change(found, submission.name, spec.name, metric)
-            metrics[metric] = MetricResult(metric=metric, score=score, change=change)
+            metrics[metric] = MetricResult(
+                metric=metric,
+                score=score,
+                change=None if change is None else change.cautious(),
+                change_p=None if change is None else change.p_value(),
+            )
     return QuantizerResult(
         spec=spec,
         metrics=metrics,
@@ -100,10 +61,43 @@ def plain(found: Measurements, submission: Submission, spec: QuantizerSpec) -> Q
     )
 
 
+def adjusted(results: Mapping[str, QuantizerResult]) -> dict[str, QuantizerResult]:
+    """Returns a submission's results with the p of every change adjusted for all of them: a page shows them together.
+
+    Args:
+        results: By quantizer.
+    """
+    raw = {
+        f"{name}/{metric}": shown.change_p
+        for name, result in results.items()
+        for metric, shown in result.metrics.items()
+        if shown.change_p is not None
+    }
+    holm = statistics.holm(raw)
+    return {
+        name: replace(
+            result,
+            metrics={
+                metric: replace(shown, change_p=holm.get(f"{name}/{metric}"))
+                for metric, shown in result.metrics.items()
+            },
+        )
+        for name, result in results.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The largest remaining share and recovery over metrics on every resample, None where none is known."""
+
+    rho: Floats | None = None
+    recovery: Floats | None = None
+
+
 def judge(
     found: Measurements, controls: Controls, entry: Submission, spec: QuantizerSpec
-) -> tuple[QuantizerResult, Floats | None]:
-    """Returns an entry's result under one quantizer, and the resamples of its worst remaining share.
+) -> tuple[QuantizerResult, Worst]:
+    """Returns an entry's result under one quantizer, and the resamples of its worst case.
 
     Args:
         found: The cells that count.
@@ -116,35 +110,33 @@ def judge(
     missing = FROM_LOGS if found.from_logs(entry.name) else _missing(found, entry, target, retrain, spec.name)
     if missing is not None or target is None or retrain is None:
         verdict = Verdict(word="not measured", reason=missing or "")
-        return _with(result, missing=missing, verdict=verdict), None
+        return replace(result, missing=missing, verdict=verdict), Worst()
     metrics = dict(result.metrics)
-    draws: list[Floats] = []
+    rhos: list[Floats] = []
+    recoveries: list[Floats] = []
     words: dict[str, Word] = {}
     for metric in FORGET_METRICS:
-        metrics[metric], worst = _forgotten(found, entry.name, target, retrain, spec.name, metrics[metric])
+        metrics[metric], rho, recovery = _forgotten(
+            found, controls, entry.name, (target, retrain), spec.name, metrics[metric]
+        )
         words[metric] = metrics[metric].verdict or "unclear"
-        if worst is not None:
-            draws.append(worst)
+        rhos += [] if rho is None else [rho.draws]
+        recoveries += [] if recovery is None else [recovery.draws]
     collapse = _collapse(found, entry.name, target, spec.name)
     verdict = Verdict(word="collapsed", reason=collapse) if collapse else _explained(combine(words), metrics)
     dirty = any(found.is_dirty(name, spec.name) for name in (entry.name, target, retrain))
     utility = _utility_share(found, entry.name, target, spec.name)
-    judged = _with(result, metrics=metrics, verdict=verdict, utility_share=utility, dirty=dirty)
-    return judged, np.fmax.reduce(draws) if draws else None
-
-
-def _with(
-    result: QuantizerResult, *, verdict: Verdict, missing: str | None = None,
-    metrics: dict[str, MetricResult] | None = None, utility_share: Estimate | None = None, dirty: bool = False,
-) -> QuantizerResult:  # fmt: skip
-    return QuantizerResult(
-        spec=result.spec,
-        metrics=result.metrics if metrics is None else metrics,
-        cells=result.cells,
+    judged = replace(
+        result,
+        metrics=metrics,
         verdict=verdict,
-        utility_share=utility_share,
-        missing=missing,
-        dirty=dirty or result.dirty,
+        utility_share=utility,
+        dirty=dirty,
+        impossible=_impossible(found, entry.name, spec.name),
+    )
+    return judged, Worst(
+        np.fmax.reduce(rhos) if rhos else None,
+        np.fmax.reduce(recoveries) if len(recoveries) == len(FORGET_METRICS) else None,
     )
 
 
@@ -168,37 +160,71 @@ def _missing(
 
 
 def _forgotten(
-    found: Measurements, entry: str, target: str, retrain: str, quantizer: str, result: MetricResult
-) -> tuple[MetricResult, Floats | None]:
-    """Returns a metric's result with rho, recovery and verdict, and the resamples of rho."""
-    metric = result.metric
-    rho, note = _rho(found, entry, target, retrain, quantizer, metric)
-    rho_16, _ = _rho(found, entry, target, retrain, REFERENCE, metric)
-    recovery = (rho - rho_16).estimate() if rho is not None and rho_16 is not None else None
-    at_16 = rho_16.estimate() if rho_16 is not None else None
-    share = rho.estimate() if rho is not None else None
-    judged = MetricResult(
-        metric=metric,
-        score=result.score,
-        change=result.change,
+    found: Measurements, controls: Controls, entry: str, against: tuple[str, str], quantizer: str, result: MetricResult
+) -> tuple[MetricResult, Resampled | None, Resampled | None]:
+    """Returns a metric's result with rho, recovery and verdict, and the resamples of rho and of recovery."""
+    metric, (target, retrain) = result.metric, against
+    rho, note = controls.share(entry, target, retrain, quantizer, metric)
+    rho_16, _ = controls.share(entry, target, retrain, REFERENCE, metric)
+    recovery = rho - rho_16 if rho is not None and rho_16 is not None else None
+    share, back, at_16 = (one.estimate() if one is not None else None for one in (rho, recovery, rho_16))
+    stays, returned = _of_the_literature(found, entry, target, quantizer, metric)
+    judged = replace(
+        result,
         rho=share,
-        recovery=recovery,
-        verdict=metric_verdict(at_16, share, recovery),
+        recovery=back,
+        verdict=metric_verdict(at_16, share, back),
         note=note,
+        robustness=stays,
+        recovered_share=returned,
     )
-    return judged, None if rho is None else rho.draws
+    return judged, rho, recovery
 
 
-def _rho(
-    found: Measurements, entry: str, target: str, retrain: str, quantizer: str, metric: str
-) -> tuple[Resampled | None, str | None]:
-    own, top, bottom = (found.resampled(name, quantizer, metric) for name in (entry, target, retrain))
-    if own is None or top is None or bottom is None:
-        return None, "the store has no documents to compute an interval from"
-    if not (_paired(own, top) and _paired(own, bottom)):
-        return None, "entry and controls answered different documents"
-    share = statistics.remaining_share(own, bottom, top)
-    return share, None if share is not None else f"{quantizer} damages the target too much to tell"
+def _of_the_literature(
+    found: Measurements, entry: str, target: str, quantizer: str, metric: str
+) -> tuple[Estimate | None, Estimate | None]:
+    """Returns Q and the recovered share, None where they are not defined."""
+    now, top = (found.resampled(name, quantizer, metric) for name in (entry, target))
+    before = found.resampled(entry, REFERENCE, metric)
+    if quantizer == REFERENCE or now is None or before is None or not now.pairs_with(before):
+        return None, None
+    stays = statistics.robustness(now, before)
+    back = statistics.recovered_share(now, before, top) if top is not None and top.pairs_with(before) else None
+    return None if stays is None else stays.estimate(), None if back is None else back.estimate()
+
+
+def _impossible(found: Measurements, entry: str, quantizer: str) -> str | None:
+    cell = found.cell(entry, quantizer, PRIVACY)
+    share = None if cell is None else statistics.stored_value(cell, PRIVACY)
+    if cell is None or share is None:
+        return None
+    return privacy_reason(
+        share, statistics.stored_value(cell, "auc"), statistics.reference_auc(cell),
+        adds_up=not cell.documents or found.resampled(entry, quantizer, PRIVACY) is not None,
+    )  # fmt: skip
+
+
+def copy_of(found: Measurements, controls: Controls, entry: Submission) -> str | None:
+    """Returns which control's 16-bit answers an entry repeats, score for score; None where it repeats none's."""
+    target, retrain = controls.of(entry)
+    for name, what in (
+        (target, "the target resubmitted, or an update that changes nothing"),
+        (retrain, "the retrained model is a control and no unlearned model"),
+    ):
+        if name is not None and _same_answers(found, entry.name, name):
+            return f"at 16 bit every document has the same score as with {name}: {what}"
+    return None
+
+
+def _same_answers(found: Measurements, entry: str, control: str) -> bool:
+    for metric in (*FORGET_METRICS, UTILITY):
+        own, other = (found.resampled(name, REFERENCE, metric) for name in (entry, control))
+        if own is None or other is None or not own.pairs_with(other):
+            return False
+        if own.value != other.value or not np.array_equal(own.draws, other.draws):
+            return False
+    return True
 
 
 def _utility_share(found: Measurements, entry: str, target: str, quantizer: str) -> Estimate | None:
@@ -207,7 +233,7 @@ def _utility_share(found: Measurements, entry: str, target: str, quantizer: str)
     if values[0] is None or not values[1]:
         return None
     own, top = (found.resampled(name, quantizer, UTILITY) for name in (entry, target))
-    if own is None or top is None or not _paired(own, top):
+    if own is None or top is None or not own.pairs_with(top):
         return Estimate(value=values[0] / values[1])
     return (own / top).estimate()
 
@@ -217,7 +243,7 @@ def _collapse(found: Measurements, entry: str, target: str, quantizer: str) -> s
     top = found.cell(target, quantizer, UTILITY)
     utility = statistics.stored_value(cells[UTILITY], UTILITY)
     target_utility = None if top is None else statistics.stored_value(top, UTILITY)
-    invalid = sum(document.invalid_reason is not None for cell in cells.values() for document in cell.documents)
+    invalid = sum(len([1 for one in cell.documents if one.invalid_reason is not None]) for cell in cells.values())
     degenerate = statistics.stored_value(cells[UTILITY], "degenerate")
     return collapse_reason(utility or 0.0, target_utility or 0.0, degenerate, invalid)
 

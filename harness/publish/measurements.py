@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.publish import statistics
-from harness.publish.rules import FORGET_METRICS, PRIVACY, UTILITY
+from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE, UTILITY
 from harness.publish.statistics import Resampled
 from harness.records import CellResult, QuantizerSpec, Submission
 from harness.score.metrics import PRIMARY
@@ -36,6 +36,7 @@ class Measurements:
         scoring_version: The newest one present.
         submissions: Newest manifest snapshot by name.
         quantizers: Newest specification by name, widest first.
+        retrains: Names of the retrained models.
     """
 
     def __init__(self, cells: Iterable[CellResult], corpus: str) -> None:
@@ -56,7 +57,11 @@ class Measurements:
                 and statistics.stored_value(cell, metric) is not None
             ):
                 self._chosen[cell.cell.submission, cell.cell.quantizer, metric] = cell
+        self.retrains = tuple(sorted(name for name, found in self.submissions.items() if found.role == "retrain"))
+        self._from_logs = frozenset(cell.submission.name for cell in self._all if cell.origin != "scored")
+        self._names = tuple(specs)
         self._resampled: dict[Place, Resampled | None] = {}
+        self._areas: dict[str, Resampled | None] = {}
 
     @property
     def cells(self) -> Sequence[CellResult]:
@@ -68,12 +73,40 @@ class Measurements:
         return self._chosen.get((submission, quantizer, metric))
 
     def resampled(self, submission: str, quantizer: str, metric: str) -> Resampled | None:
-        """Returns the resampled score of the cell that counts; computed once until ``forget``."""
+        """Returns the resampled score of the cell that counts; computed once until ``forget``.
+
+        The first question computes all quantizers of that submission and
+        metric: one matrix product.
+        """
         place = (submission, quantizer, metric)
-        if place not in self._resampled:
-            cell = self._chosen.get(place)
-            self._resampled[place] = None if cell is None else statistics.resample(cell, metric)
-        return self._resampled[place]
+        if place not in self._resampled and place in self._chosen:
+            names = [name for name in self._names if (submission, name, metric) in self._chosen]
+            cells = [self._chosen[submission, name, metric] for name in names]
+            reference = self.reference_auc(submission) if metric == PRIVACY else None
+            for name, found in zip(names, statistics.resample_all(cells, metric, reference), strict=True):
+                self._resampled[submission, name, metric] = found
+        return self._resampled.get(place)
+
+    def retrain_of(self, submission: Submission) -> str | None:
+        """Returns the retrained model that a submission is compared with: the one it names, else the only one."""
+        return submission.retrain or (self.retrains[0] if len(self.retrains) == 1 else None)
+
+    def reference_auc(self, submission: str) -> Resampled | None:
+        """Returns the AUC that a submission's PrivLeak is relative to, where the cell that it comes from is here.
+
+        It is here where the 16-bit cell of its retrained model is stored and
+        the reference lies in the interval of that cell's AUC. None for the
+        retrained model itself, which is its own measure.
+        """
+        retrain = self.retrain_of(self.submissions[submission])
+        cell = self._chosen.get((retrain, REFERENCE, PRIVACY)) if retrain and retrain != submission else None
+        if cell is None:
+            return None
+        if cell.cell.key not in self._areas:
+            known, found = statistics.reference_auc(cell), statistics.resample(cell, "auc")
+            low, high = (0.0, 0.0) if found is None else statistics.interval(found.draws)
+            self._areas[cell.cell.key] = found if known is not None and low <= known <= high else None
+        return self._areas[cell.cell.key]
 
     def forget(self, submission: str) -> None:
         """Frees the resamples of one submission: a hundred entries would not fit in memory."""
@@ -114,7 +147,7 @@ class Measurements:
 
     def from_logs(self, submission: str) -> bool:
         """Returns whether a submission is known from another program's logs only."""
-        return any(cell.submission.name == submission and cell.origin != "scored" for cell in self._all)
+        return submission in self._from_logs
 
     def is_dirty(self, submission: str, quantizer: str) -> bool:
         """Returns whether a counting cell was made from a tree that differs from its commit."""

@@ -15,17 +15,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.publish import headline
+from harness.publish import headline, seeds
 from harness.publish.board import (
     Board,
+    Certificate,
     ControlBand,
     LeaderboardRow,
     QuantizerResult,
     WidthResult,
 )
-from harness.publish.entries import Controls, judge, plain
+from harness.publish.controls import Controls
+from harness.publish.entries import adjusted, copy_of, judge, plain
 from harness.publish.measurements import Measurements
 from harness.publish.rules import FORGET_METRICS, HEADLINE_BITS, REFERENCE, TAU
+from harness.publish.seeds import Contender
 from harness.publish.statistics import Estimate, Floats, interval
 from harness.publish.widths import Judged, at_width, worst_backend
 from harness.records import CellResult, Submission
@@ -43,20 +46,20 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
     found = Measurements(cells, corpus)
     controls = Controls(found)
     entries = [submission for submission in found.submissions.values() if submission.role == "entry"]
-    judged = [_judge_all(found, controls, entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     measured = controls.measured()
     widths = tuple(sorted({spec.bits for spec in found.quantizers}, reverse=True))
     at = {
         bits: [spec.name for spec in found.quantizers if spec.bits == bits and spec.name in measured]
         for bits in widths
     }  # fmt: skip
+    judged = [_judge_all(found, controls, entry, at) for entry in sorted(entries, key=lambda entry: entry.name)]
     by_width = {bits: _rank_width(judged, bits, at[bits]) for bits in widths}
     rows = [
         LeaderboardRow(
             submission=entry.submission,
             by_quantizer=entry.by_quantizer,
             by_bits={bits: by_width[bits][entry.submission.name] for bits in widths},
-            durable_bits=_durable(entry, {bits: at[bits] for bits in widths if bits < 16}),
+            certificates=entry.certificates,
         )
         for entry in judged
     ]
@@ -67,7 +70,8 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
         rows=tuple(rows),
         controls=tuple(
             LeaderboardRow(
-                submission=control, by_quantizer={spec.name: plain(found, control, spec) for spec in found.quantizers}
+                submission=control,
+                by_quantizer=adjusted({spec.name: plain(found, control, spec) for spec in found.quantizers}),
             )
             for control in sorted(found.submissions.values(), key=lambda control: (control.role, control.name))
             if control.role != "entry"
@@ -85,23 +89,40 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
     return replace(board, sentence=headline.sentence(board), detail=headline.detail(board))
 
 
-def _judge_all(found: Measurements, controls: Controls, entry: Submission) -> Judged:
+def _judge_all(
+    found: Measurements, controls: Controls, entry: Submission, at: Mapping[int, Sequence[str]]
+) -> Judged:  # fmt: skip
     results: dict[str, QuantizerResult] = {}
     draws: dict[str, Floats] = {}
+    recoveries: dict[str, Floats] = {}
     for spec in found.quantizers:
         results[spec.name], worst = judge(found, controls, entry, spec)
-        if worst is not None:
-            draws[spec.name] = worst
+        if worst.rho is not None:
+            draws[spec.name] = worst.rho
+        if worst.recovery is not None:
+            recoveries[spec.name] = worst.recovery
+    copied = copy_of(found, controls, entry)
     found.forget(entry.name)
-    return Judged(submission=entry, by_quantizer=results, draws=draws)
+    narrow = {bits: names for bits, names in at.items() if bits < 16}
+    return Judged(
+        submission=entry,
+        by_quantizer=adjusted(results),
+        draws=draws,
+        certificates=_certificates(results, recoveries, narrow),
+        copy_of=copied,
+    )
 
 
 def _rank_width(judged: Sequence[Judged], bits: int, expected: Sequence[str]) -> dict[str, WidthResult]:
     """Returns every entry's result at one width; ``expected``: quantizers under which controls are measured."""
-    results = {entry.submission.name: at_width(entry, bits, expected) for entry in judged}
-    eligible = [entry for entry in judged if results[entry.submission.name].unranked_reason is None]
-    for number, (tier, entry) in enumerate(_tiers(eligible, results, expected), start=1):
-        name = entry.submission.name
+    alone = {entry.submission.name: at_width(entry, bits, expected) for entry in judged}
+    draws = {
+        entry.submission.name: _joint(entry, expected)
+        for entry in judged
+        if alone[entry.submission.name].unranked_reason is None
+    }
+    results, contenders = seeds.pool(alone, draws, judged)
+    for number, (tier, name) in enumerate(tiers(contenders), start=1):
         results[name] = replace(results[name], rank=number, tier=tier)
     for entry in judged:
         name = entry.submission.name
@@ -117,29 +138,22 @@ def _joint(entry: Judged, names: Sequence[str]) -> Floats:
     return worst
 
 
-def _tiers(
-    eligible: Sequence[Judged], results: Mapping[str, WidthResult], names: Sequence[str]
-) -> list[tuple[int, Judged]]:
-    def remaining(entry: Judged) -> float:
-        share = results[entry.submission.name].remaining
-        return share.value if share else 0.0
+def tiers(contenders: Sequence[Contender]) -> list[tuple[int, str]]:
+    """Returns tier and name, best first.
 
-    def utility(entry: Judged) -> float:
-        share = results[entry.submission.name].utility_share
-        return share.value if share else 0.0
-
-    tiers: list[list[Judged]] = []
-    best: Floats | None = None
-    for entry in sorted(eligible, key=lambda entry: (remaining(entry), entry.submission.name)):
-        mine = _joint(entry, names)
-        if best is None or interval(mine - best)[0] > 0:
-            tiers.append([])
-            best = mine
-        tiers[-1].append(entry)
+    An entry opens a tier where the interval of its paired difference to the
+    first of the tier above lies above 0; inside a tier utility decides, and
+    the name where even that is the same.
+    """
+    found: list[list[Contender]] = []
+    for one in sorted(contenders, key=lambda one: (one.remaining, one.name)):
+        if not found or interval(one.draws - found[-1][0].draws)[0] > 0:
+            found.append([])
+        found[-1].append(one)
     return [
-        (number, entry)
-        for number, tier in enumerate(tiers, start=1)
-        for entry in sorted(tier, key=lambda entry: (-utility(entry), entry.submission.name))
+        (number, one.name)
+        for number, tier in enumerate(found, start=1)
+        for one in sorted(tier, key=lambda one: (-one.utility, one.name))
     ]
 
 
@@ -166,16 +180,25 @@ def _among_the_same(
     return f"on {', '.join(names)} alone it is number {place} of {len(shares)}"
 
 
-def _durable(entry: Judged, at: Mapping[int, Sequence[str]]) -> tuple[int, ...]:
-    """Returns the widths at which no metric's recovery exceeds tau and no backend destroys the model."""
-
-    def holds(name: str) -> bool:
-        result = entry.by_quantizer[name]
-        recoveries = [result.metrics[metric].recovery for metric in FORGET_METRICS if metric in result.metrics]
-        usable = result.missing is None and result.verdict.word != "collapsed"
-        return usable and all(found is not None and found.value <= TAU for found in recoveries)
-
-    return tuple(bits for bits, names in at.items() if names and all(holds(name) for name in names))
+def _certificates(
+    results: Mapping[str, QuantizerResult], recoveries: Mapping[str, Floats], at: Mapping[int, Sequence[str]]
+) -> dict[int, Certificate]:
+    """Returns durability by width, where every metric's recovery is known and no backend destroys the model."""
+    found: dict[int, Certificate] = {}
+    for bits, names in at.items():
+        usable = all(results[name].missing is None and results[name].verdict.word != "collapsed" for name in names)
+        if not names or not usable or any(name not in recoveries for name in names):
+            continue
+        value = max(
+            back.value
+            for name in names
+            for metric in FORGET_METRICS
+            if (back := results[name].metrics[metric].recovery) is not None
+        )
+        worst: Floats = np.fmax.reduce([recoveries[name] for name in names])
+        low, high = interval(worst)
+        found[bits] = Certificate(recovery=Estimate(value=value, low=low, high=high), holds=value <= TAU)
+    return found
 
 
 def _position(row: LeaderboardRow, bits: int) -> tuple[int, int, str]:

@@ -23,6 +23,15 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 SEED = 0
 
+FEW_DOCUMENTS = 5
+"""Documents that must carry an interval for the bootstrap to cover 95% (the table in docs/statistics.md)."""
+
+UNSEEN = 3.69
+"""-ln 0.025: what none of n documents shows may still hold for this many of n, at the ends of a 95% interval."""
+
+POWER = 0.80
+"""Probability with which a difference called detectable is found."""
+
 FORGET_METRICS = ("verbmem_f", "knowmem_f")
 """Metrics of forgotten knowledge; ranks and verdicts rest on these two."""
 

@@ -1,135 +1,50 @@
-"""Paired bootstrap over documents: intervals, differences, remaining share and recovery.
+"""From stored cells to quantities with intervals: scores, differences, remaining share, recovery.
 
-Every quantity is a ``Resampled``: its value on all documents, and the same on
-each of B resamples. Resamples of one metric and number of documents are the
-same for every cell, so arithmetic on two of them is a *paired* comparison:
-both models answered the same drawn documents.
+The machine of the bootstrap is ``resampling``; here stands what each quantity
+is. docs/statistics.md has formulas and sources.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+import operator
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.publish.rules import CONFIDENCE, PRIVACY, RESAMPLES, SEED
+from harness.publish.resampling import (
+    Estimate,
+    Floats,
+    Ids,
+    Resampled,
+    counts,
+    interval,
+    resampled_auc,
+    resampled_mean,
+)
+from harness.publish.rules import PRIVACY
 from harness.records import CellResult, DocumentRecord
-from harness.score.metrics import auc, privleak
+from harness.score.metrics import METRICS, auc, privleak
 
-Floats = NDArray[np.floating[Any]]
+__all__ = [
+    "Estimate", "Floats", "Resampled", "counts", "estimate", "holm", "interval", "knowledge_gap", "recovered_share",
+    "reference_auc", "remaining_share", "resample", "resample_all", "resampled_auc", "resampled_mean", "robustness",
+    "shown", "stored_value",
+]  # fmt: skip
 
 _CLOSE = 1e-6
 _MEMBERSHIP = "min_k_40"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A value with the ends of its 95% interval; ends are None where there are no documents to draw from."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Resampled:
-    """A quantity on all documents and on every resample.
-
-    Attributes:
-        value: On all documents.
-        draws: On resample 0 .. B-1, shape [B]; NaN where it is undefined.
-        documents: What was drawn from; equal for cells that may be paired.
-    """
-
-    value: float
-    draws: Floats
-    documents: tuple[tuple[str, int, str], ...]
-
-    def _with(self, other: Resampled, operation: Callable[[Any, Any], Any]) -> Resampled:
-        if self.documents != other.documents:
-            raise ValueError("Quantities of different documents can't be paired.")
-        with np.errstate(divide="ignore", invalid="ignore"):
-            draws = operation(self.draws, other.draws)
-            value = float(operation(np.float64(self.value), np.float64(other.value)))
-        return Resampled(value, draws, self.documents)
-
-    def __sub__(self, other: Resampled) -> Resampled:
-        return self._with(other, np.subtract)
-
-    def __truediv__(self, other: Resampled) -> Resampled:
-        return self._with(other, np.divide)
-
-    def estimate(self) -> Estimate:
-        """Returns the value with its percentile interval."""
-        low, high = interval(self.draws)
-        return Estimate(value=self.value, low=low, high=high)
-
-
-def interval(draws: Floats) -> tuple[float, float]:
-    """Returns the ends of the central 95% of the draws; undefined draws are left out."""
-    finite = draws[np.isfinite(draws)]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(finite, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-@lru_cache(maxsize=64)
-def counts(label: str, documents: int, resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
-    """Returns how often each document is drawn in each resample, shape [resamples, documents].
-
-    Args:
-        label: What is drawn (metric and split); others are drawn independently.
-        documents: Number of documents; every row sums to it.
-        resamples: Number of resamples.
-        seed: The same seed gives the same table.
-    """
-    rng = np.random.default_rng([seed, zlib.crc32(label.encode()), documents])
-    table = rng.multinomial(documents, np.full(documents, 1 / documents), size=resamples).astype(np.float64)
-    table.flags.writeable = False
-    return table
-
-
-def resampled_mean(values: Floats, drawn: Floats) -> Floats:
-    """Returns the mean of ``values`` [n] on every resample of ``drawn`` [B, n]."""
-    return np.asarray(drawn @ values / values.size)
-
-
-def resampled_auc(forget: Floats, holdout: Floats, drawn_forget: Floats, drawn_holdout: Floats) -> Floats:
-    """Returns P(s_holdout < s_forget), ties counted half, on every resample.
-
-    Forget and holdout documents are drawn separately. Computed in float32,
-    which is exact here: all terms are half-integers below 2**24.
-
-    Args:
-        forget: Scores, shape [m].
-        holdout: Scores, shape [n].
-        drawn_forget: Counts, shape [B, m].
-        drawn_holdout: Counts, shape [B, n].
-    """
-    wins = (holdout[None, :] < forget[:, None]) + 0.5 * (holdout[None, :] == forget[:, None])
-    by_holdout = drawn_forget.astype(np.float32) @ wins.astype(np.float32)
-    total = np.einsum("bn,bn->b", by_holdout, drawn_holdout.astype(np.float32))
-    return np.asarray(total.astype(np.float64) / (forget.size * holdout.size))
-
-
-def _ids(documents: Sequence[DocumentRecord]) -> tuple[tuple[str, int, str], ...]:
-    return tuple((document.split, document.index, document.prompt_sha256) for document in documents)
+_IDENTITY = operator.attrgetter("split", "index", "prompt_sha256")
 
 
 def _ordered(result: CellResult) -> list[DocumentRecord]:
     valid = [document for document in result.documents if document.invalid_reason is None]
-    return sorted(valid, key=lambda document: (document.split, document.index))
+    return sorted(valid, key=operator.attrgetter("split", "index"))
 
 
 def _values(documents: Sequence[DocumentRecord], metric: str) -> Floats | None:
-    if not documents or any(metric not in document.scores for document in documents):
-        return None
-    return np.array([document.scores[metric] for document in documents], dtype=np.float64)
+    values = [document.scores.get(metric) for document in documents]
+    return None if not values or None in values else np.array(values, dtype=np.float64)
 
 
 def _split(documents: Sequence[DocumentRecord], name: str) -> list[DocumentRecord]:
@@ -155,62 +70,128 @@ def reference_auc(result: CellResult) -> float | None:
     return found / (1 + share / 100) if found > 0 else 1.0
 
 
-def _mean(documents: Sequence[DocumentRecord], metric: str, label: str) -> Resampled | None:
-    values = _values(documents, metric)
-    if values is None:
-        return None
-    return Resampled(float(values.mean()), resampled_mean(values, counts(label, values.size)), _ids(documents))
+def resample(result: CellResult, metric: str, reference: Resampled | None = None) -> Resampled | None:
+    """Returns a score of a cell on all documents and on every resample; see ``resample_all``."""
+    return resample_all([result], metric, reference)[0]
 
 
-def _membership(documents: Sequence[DocumentRecord], key: str) -> Resampled | None:
-    forget, holdout = (_values(_split(documents, split), key) for split in ("forget", "holdout"))
-    if forget is None or holdout is None:
-        return None
-    draws = resampled_auc(
-        forget, holdout, counts("privleak/forget", forget.size), counts("privleak/holdout", holdout.size)
-    )
-    return Resampled(auc(forget, holdout), draws, _ids(documents))
-
-
-def resample(result: CellResult, metric: str) -> Resampled | None:
-    """Returns a score of a cell on all documents and on every resample.
+def resample_all(
+    results: Sequence[CellResult], metric: str, reference: Resampled | None = None
+) -> list[Resampled | None]:
+    """Returns a score of many cells on all documents and on every resample: one matrix product for all.
 
     ``privleak``, ``auc`` and ``auc_*`` are rebuilt from the membership scores
     of the single texts, everything else is a mean over documents.
 
+    Args:
+        results: Cells with their documents.
+        metric: Key of the score.
+        reference: AUC of the retrained model that PrivLeak is relative to, on
+            resamples of the same texts: then its uncertainty is part of
+            PrivLeak's. Without it, or where it answered other texts, the
+            reference counts as known.
+
     Returns:
-        None where the cell has no such score, its documents are not at hand,
-        or they do not add up to the stored score.
+        One for each cell; None where the cell has no such score, its
+        documents are not at hand, or they do not add up to the stored score.
     """
+    if metric in (PRIVACY, "auc") or metric.startswith("auc_"):
+        return [_area(result, metric, reference) for result in results]
+    found: list[Resampled | None] = [None] * len(results)
+    alike: dict[tuple[str, Ids], list[tuple[int, Floats]]] = defaultdict(list)
+    for place, result in enumerate(results):
+        part = _part(result, metric)
+        if part is not None:
+            label, values, documents = part
+            alike[label, documents].append((place, values))
+    for (label, documents), parts in alike.items():
+        draws = resampled_mean(np.stack([values for _, values in parts]), counts(label, len(documents)))
+        for (place, values), row in zip(parts, draws, strict=True):
+            value = float(values.mean())
+            influence, reach = (values - value) / values.size, (1 / values.size if _is_share(metric) else 0.0)
+            found[place] = Resampled(value, row, documents, influence, reach)
+    return found
+
+
+def _is_share(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].display_scale == 100
+
+
+def _part(result: CellResult, metric: str) -> tuple[str, Floats, Ids] | None:
+    """Returns the documents whose mean is the stored score, with their label: all, or those of one split."""
     stored = stored_value(result, metric)
     documents = _ordered(result)
     if stored is None or not documents:
         return None
-    for candidate in _candidates(result, documents, metric):
-        # Scale by the stored value: PrivLeak is in percent.
-        if candidate is not None and abs(candidate.value - stored) <= _CLOSE * max(1.0, abs(stored)):
-            return candidate
+    label = result.cell.task.removeprefix(f"muse_{result.corpus}_")
+    base = metric.removesuffix("_forget").removesuffix("_holdout")
+    splits = sorted({document.split for document in documents})
+    candidates = [(label, metric, documents)]
+    if len(splits) > 1:
+        candidates += [(f"privleak/{split}", base, _split(documents, split)) for split in splits]
+    for name, key, chosen in candidates:
+        values = _values(chosen, key)
+        if values is not None and _adds_up(float(values.mean()), stored):
+            return name, values, tuple(map(_IDENTITY, chosen))
     return None
 
 
-def _candidates(result: CellResult, documents: Sequence[DocumentRecord], metric: str) -> Sequence[Resampled | None]:
+def _adds_up(found: float, stored: float) -> bool:
+    # Scaled by the stored value: PrivLeak is in percent.
+    return abs(found - stored) <= _CLOSE * max(1.0, abs(stored))
+
+
+def _area(result: CellResult, metric: str, reference: Resampled | None) -> Resampled | None:
+    stored = stored_value(result, metric)
+    documents = _ordered(result)
+    key = metric.removeprefix("auc_") if metric.startswith("auc_") else _MEMBERSHIP
+    forget, holdout = (_values(_split(documents, split), key) for split in ("forget", "holdout"))
+    if stored is None or forget is None or holdout is None:
+        return None
+    known = reference_auc(result) if metric == PRIVACY else None
+    value = auc(forget, holdout)
+    score = value if metric != PRIVACY else None if known is None else privleak(value, known)
+    if score is None or not _adds_up(score, stored):
+        return None
+    tables = [
+        counts(f"privleak/{split}", side.size, dtype=np.uint16)
+        for split, side in (("forget", forget), ("holdout", holdout))
+    ]
+    wins = (holdout < forget[:, None]) + 0.5 * (holdout == forget[:, None])
+    influence = np.concatenate(
+        [(wins.mean(axis=1) - value) / forget.size, (wins.mean(axis=0) - value) / holdout.size]
+    )  # fmt: skip
+    area = Resampled(
+        value, resampled_auc(forget, holdout, *tables), tuple(map(_IDENTITY, documents)), influence,
+        1 / min(forget.size, holdout.size),
+    )  # fmt: skip
+    return area if known is None else _relative(area, known, reference)
+
+
+def _relative(area: Resampled, known: float, reference: Resampled | None) -> Resampled:
+    """Returns PrivLeak in percent from an AUC and the one it is relative to."""
+    if reference is None or not reference.pairs_with(area):
+        share = (area.draws - known) / known
+        influence = None if area.influence is None else 100 * area.influence / known
+        return Resampled(privleak(area.value, known), 100 * share, area.documents, influence, 100 * area.reach / known)
+    # The stored reference stays the value; the cell it comes from lends its uncertainty.
+    draws = known + (reference.draws - reference.value)
+    relative_to = Resampled(known, draws, area.documents, reference.influence)
+    found = (area - relative_to) / relative_to
+    influence = None if found.influence is None else 100 * found.influence
+    return Resampled(privleak(area.value, known), 100 * found.draws, area.documents, influence, 100 * found.reach)
+
+
+def shown(found: Resampled, metric: str) -> Estimate:
+    """Returns a score's value with its interval, kept inside what is possible and widened where few documents carry it.
+
+    Args:
+        found: The resampled score.
+        metric: Its key.
+    """
     if metric == PRIVACY:
-        found = _membership(documents, _MEMBERSHIP)
-        reference = reference_auc(result)
-        if found is None or reference is None:
-            return ()
-        draws = 100 * (found.draws - reference) / reference
-        return (Resampled(privleak(found.value, reference), draws, found.documents),)
-    if metric == "auc":
-        return (_membership(documents, _MEMBERSHIP),)
-    if metric.startswith("auc_"):
-        return (_membership(documents, metric.removeprefix("auc_")),)
-    splits = {document.split for document in documents}
-    base = metric.removesuffix("_forget").removesuffix("_holdout")
-    whole = _mean(documents, metric, result.cell.task.removeprefix(f"muse_{result.corpus}_"))
-    if len(splits) == 1:
-        return (whole,)
-    return (whole, *(_mean(_split(documents, split), base, f"privleak/{split}") for split in sorted(splits)))
+        return found.cautious(least=-100.0)
+    return found.cautious(0.0, 1.0) if _is_share(metric) else found.estimate()
 
 
 def estimate(result: CellResult, metric: str) -> Estimate | None:
@@ -219,35 +200,75 @@ def estimate(result: CellResult, metric: str) -> Estimate | None:
     if stored is None:
         return None
     found = resample(result, metric)
-    return Estimate(value=stored) if found is None else found.estimate()
+    return Estimate(value=stored) if found is None else shown(found, metric)
 
 
-def remaining_share(model: Resampled, retrain: Resampled, target: Resampled) -> Resampled | None:
-    """Returns rho = (m - m_retrain) / (m_target - m_retrain), all under one quantizer.
-
-    0: knows as little as the retrained model; 1: as much as the target.
+def knowledge_gap(target: Resampled, retrain: Resampled) -> Resampled | None:
+    """Returns how much more the target knows than the retrained model, both under one quantizer.
 
     Returns:
-        None where the interval of the denominator does not lie above 0: then
+        None where the interval of the difference does not lie above 0: then
         the quantizer damages the target too much to tell.
     """
     gap = target - retrain
     low, _ = interval(gap.draws)
-    return (model - retrain) / gap if low > 0 else None
+    return gap if low > 0 else None
 
 
-def recovered_share(quantized: float, unquantized: float, target: float) -> float | None:
+def remaining_share(model: Resampled, retrain: Resampled, gap: Resampled) -> Resampled:
+    """Returns rho = (m - m_retrain) / (m_target - m_retrain), all under one quantizer.
+
+    0: knows as little as the retrained model; 1: as much as the target.
+
+    Args:
+        model: The entry's score.
+        retrain: The retrained model's.
+        gap: What ``knowledge_gap`` gave for its target.
+    """
+    return (model - retrain) / gap
+
+
+def recovered_share(quantized: Resampled, unquantized: Resampled, target: Resampled) -> Resampled | None:
     """Returns (m_q - m_16) / (m_target,q - m_16): the share of what was unlearned that came back.
 
+    Returns:
+        None where the interval of the denominator includes 0: then nothing
+        had provably been unlearned that could come back.
     Source: reproductions of Zhang et al. (ICLR 2025).
     """
-    return (quantized - unquantized) / (target - unquantized) if target != unquantized else None
+    unlearned = target - unquantized
+    low, high = interval(unlearned.draws)
+    return (quantized - unquantized) / unlearned if low > 0 or high < 0 else None
 
 
-def robustness(quantized: float, unquantized: float) -> float | None:
+def robustness(quantized: Resampled, unquantized: Resampled) -> Resampled | None:
     """Returns Q = 1 - |m_q - m_16| / (|m_q| + |m_16|): 1 where quantization changes nothing.
 
+    Returns:
+        None where both scores are 0.
     Source: OpenUnlearning.
     """
-    size = abs(quantized) + abs(unquantized)
-    return 1 - abs(quantized - unquantized) / size if size else None
+    if quantized.value == unquantized.value == 0:
+        return None
+    gap = quantized - unquantized
+    with np.errstate(invalid="ignore"):
+        draws = 1 - np.abs(gap.draws) / (np.abs(quantized.draws) + np.abs(unquantized.draws))
+    value = 1 - abs(gap.value) / (abs(quantized.value) + abs(unquantized.value))
+    return Resampled(value, draws, gap.documents)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Returns p-values adjusted so that all tests together err with at most the stated probability.
+
+    Args:
+        p_values: One for each test, by name; they may depend on each other.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test
+    procedure", Scandinavian Journal of Statistics 6.
+    """
+    adjusted: dict[str, float] = {}
+    reached = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = reached
+    return {name: adjusted[name] for name in p_values}

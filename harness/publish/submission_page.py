@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.publish import page_text, plots, statistics
+from harness.publish import page_text, plots
 from harness.publish.board import Board, LeaderboardRow
-from harness.publish.rules import FORGET_METRICS, NATIVE_LIMIT, REFERENCE
+from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, DocumentRecord, LayerSurvival, Proof
 from harness.score.metrics import METRICS, PRIMARY
 
@@ -26,7 +26,7 @@ def context(board: Board, row: LeaderboardRow, *, slug: str) -> dict[str, Any]:
     newest = max(cells, key=lambda cell: cell.provenance.created_at, default=None)
     return {
         "figures": _figures(board, row, slug),
-        "literature": _literature(board, row) if row.submission.role == "entry" else [],
+        "literature": _literature(row) if row.submission.role == "entry" else [],
         "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
         "documents": [found for metric in FORGET_METRICS for found in _documents(row, metric)],
         "command": _command(board, row),
@@ -42,8 +42,13 @@ def context(board: Board, row: LeaderboardRow, *, slug: str) -> dict[str, Any]:
 
 
 def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
-    """Returns whether a metric changed for good or bad from the entry's own 16-bit cell."""
+    """Returns whether a metric changed for good or bad from the entry's own 16-bit cell.
+
+    ``same`` where the change does not stand out among all that the page shows.
+    """
     now = row.by_quantizer[quantizer].metrics[metric]
+    if now.change_p is not None and now.change_p > 1 - CONFIDENCE:
+        return "same"
     before = row.by_quantizer[REFERENCE].metrics.get(metric) if REFERENCE in row.by_quantizer else None
     return page_text.good_or_bad(now.change, before.score.value if before else None, METRICS[metric].direction)
 
@@ -55,28 +60,18 @@ def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any
     ]
 
 
-def _value(row: LeaderboardRow | None, quantizer: str, metric: str) -> float | None:
-    if row is None or quantizer not in row.by_quantizer:
-        return None
-    found = row.by_quantizer[quantizer].metrics.get(metric)
-    return found.score.value if found else None
-
-
-def _literature(board: Board, row: LeaderboardRow) -> list[dict[str, Any]]:
-    target = next((c for c in board.controls if c.submission.name == row.submission.target), None)
+def _literature(row: LeaderboardRow) -> list[dict[str, Any]]:
     lines = []
-    for name in row.by_quantizer:
+    for name, result in row.by_quantizer.items():
         numbers: list[tuple[float | None, int]] = []
         for metric in FORGET_METRICS:
-            now, before, top = (
-                _value(row, name, metric), _value(row, REFERENCE, metric), _value(target, name, metric)
-            )  # fmt: skip
-            if now is None or before is None:
-                numbers += [(None, 2), (None, 1), (None, 2)]
-                continue
-            share = None if top is None else statistics.recovered_share(now, before, top)
-            numbers += [(share, 2), (100 * (now - before), 1), (statistics.robustness(now, before), 2)]
-        if name != REFERENCE and any(number is not None for number, _ in numbers):
+            found = result.metrics.get(metric)
+            share, change, stays = (
+                None if found is None or (one := getattr(found, field)) is None else one.value
+                for field in ("recovered_share", "change", "robustness")
+            )
+            numbers += [(share, 2), (None if change is None else 100 * change, 1), (stays, 2)]
+        if any(number is not None for number, _ in numbers):
             lines.append({"quantizer": name, "numbers": numbers})
     return lines
 

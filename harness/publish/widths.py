@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from harness.publish.board import MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
+from harness.publish.board import Certificate, MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
 from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE
 from harness.publish.statistics import Floats
 from harness.publish.verdicts import worst_of
@@ -15,11 +15,20 @@ from harness.score.metrics import METRICS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """An entry under every quantizer, with the resamples of its remaining share at every width."""
+    """An entry under every quantizer.
+
+    Attributes:
+        draws: Resamples of its worst remaining share, by quantizer.
+        certificates: Durability by width.
+        copy_of: A sentence on the control whose 16-bit answers it repeats,
+            without a full stop; None where it repeats none.
+    """
 
     submission: Submission
     by_quantizer: Mapping[str, QuantizerResult]
     draws: Mapping[str, Floats]
+    certificates: Mapping[int, Certificate] = field(default_factory=dict)
+    copy_of: str | None = None
 
 
 def at_width(entry: Judged, bits: int, expected: Sequence[str]) -> WidthResult:
@@ -113,6 +122,11 @@ def _unranked_reason(
     absent = [name for name in expected if name not in measured]
     if absent:
         return "; ".join(str(entry.by_quantizer[name].missing) for name in absent)
+    if entry.copy_of is not None:
+        return entry.copy_of
+    impossible = [f"{name}: {reason}" for name in measured if (reason := entry.by_quantizer[name].impossible)]
+    if impossible:
+        return impossible[0]
     if verdict.word == "never forgot":
         return f"it had not forgotten at 16 bit: {verdict.reason}"
     if all(name not in entry.draws for name in measured):

@@ -41,7 +41,9 @@ def submission_row(submission: Submission) -> Row:
     row: Row = {name: getattr(submission, name) for name in _SUBMISSION}
     row["hyperparameters"] = _json(dict(submission.hyperparameters))
     row["authors"] = list(submission.authors)
-    return {"digest": sha256_json(row), **row}
+    # Without it where there is none: snapshots from before this field keep their digest.
+    digested = row if submission.seed_of is not None else {name: row[name] for name in row if name != "seed_of"}
+    return {"digest": sha256_json(digested), **row}
 
 
 def quantizer_row(spec: QuantizerSpec) -> Row:

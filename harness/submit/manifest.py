@@ -46,6 +46,9 @@ class Manifest(BaseModel):
         pattern=NAME,
         description="the name of a retrain submission; by default the only one of the corpus",
     )
+    seed_of: str | None = Field(
+        default=None, pattern=NAME, description="the name of the entry that this one repeats with another seed"
+    )
     base_model: str | None = Field(
         default=None,
         max_length=200,
@@ -158,7 +161,7 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
     role, kind, base = raw.get("role", "entry"), raw.get("kind"), raw.get("base_model")
     if role == "entry" and raw.get("target") is None:
         yield f"`target` is missing: an entry needs {_told('target')}."
-    for field in ("target", "retrain"):
+    for field in ("target", "retrain", "seed_of"):
         if role in ("target", "retrain") and raw.get(field) is not None:
             yield f"`{field}` belongs to entries, and this is a {role}: remove it."
     if kind == "lora_adapter" and base is None:
@@ -242,6 +245,7 @@ def _cross_faults(submission: Submission, found: Mapping[str, Submission], broke
             yield f"`{role}` names {name!r}, whose role is {other.role}: name a submission with `role: {role}`."
         elif other.corpus != submission.corpus:
             yield f"`{role}` names {name!r} of corpus {other.corpus}, and this is {submission.corpus}: name one of it."
+    yield from _seed_faults(submission, found, broken)
     base = submission.base_model
     if base is None or base.startswith(HUB) or base in broken:
         return
@@ -252,6 +256,25 @@ def _cross_faults(submission: Submission, found: Mapping[str, Submission], broke
     elif found[base].kind != "full_model":
         sits = "an adapter sits on" if submission.kind == "lora_adapter" else "a quantized checkpoint is made from"
         yield f"`base_model` names {base!r}, a {found[base].kind}: {sits} a full_model."
+
+
+def _seed_faults(submission: Submission, found: Mapping[str, Submission], broken: set[str]) -> Iterator[str]:
+    name = submission.seed_of
+    if name is None or name in broken:
+        return
+    first = found.get(name)
+    if first is None:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"give {_told('seed_of')}."
+        yield f"`seed_of` names {name!r}, and there is no such submission: {hint}"
+    elif first.name == submission.name or first.seed_of is not None:
+        whose = "itself" if first.name == submission.name else f"{name!r}, itself a seed of {first.seed_of!r}"
+        yield f"`seed_of` names {whose}: name the first seed, which has no `seed_of`."
+    else:
+        for field in ("role", "corpus", "target", "method", "kind"):
+            mine, other = getattr(submission, field), getattr(first, field)
+            if mine != other:
+                yield f"`seed_of` names {name!r}, whose {field} is {other!r} and not {mine!r}: seeds share it."
 
 
 def _choices(choices: list[str], role: str, submission: Submission) -> str:

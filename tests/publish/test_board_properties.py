@@ -13,7 +13,7 @@ from synthetic_board import CONTROLS, FULL, LORA, SPECS, Plan
 
 from harness.publish import headline, index_page, ranking
 from harness.publish.board import Board, LeaderboardRow, MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
-from harness.publish.entries import Controls
+from harness.publish.controls import Controls
 from harness.publish.measurements import Measurements, primary_metric
 from harness.publish.rules import Word
 from harness.publish.statistics import Estimate

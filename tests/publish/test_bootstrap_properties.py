@@ -37,6 +37,12 @@ def quantity(values: list[float], label: str = "knowmem_f") -> Resampled:
     return Resampled(float(numbers.mean()), drawn(numbers, label), documents)
 
 
+def remaining(model: Resampled, retrain: Resampled, target: Resampled) -> Resampled:
+    gap = statistics.knowledge_gap(target, retrain)
+    assert gap is not None
+    return statistics.remaining_share(model, retrain, gap)
+
+
 @pytest.mark.parametrize(("size", "a", "b"), [(30, 2.0, 5.0), (91, 0.6, 0.6), (100, 5.0, 1.0)])
 def test_an_interval_of_a_mean_agrees_with_scipys_percentile_bootstrap(size: int, a: float, b: float) -> None:
     values = np.random.default_rng(size).beta(a, b, size)
@@ -131,17 +137,14 @@ def test_the_other_way_round_a_difference_has_the_mirrored_interval(pairs: list[
 @pytest.mark.parametrize(("model", "share"), [(0.2, 0.0), (0.8, 1.0), (0.5, 0.5), (0.05, -0.25), (0.95, 1.25)])
 def test_a_remaining_share_by_hand(model: float, share: float) -> None:
     ends = [quantity([level] * 6) for level in (model, 0.2, 0.8)]
-    rho = statistics.remaining_share(*ends)
-    assert rho is not None
+    rho = remaining(*ends)
     assert (rho.estimate().low, rho.estimate().high) == pytest.approx((share, share))
 
 
 def test_retrained_and_target_models_have_shares_of_exactly_0_and_1_on_every_resample() -> None:
     rng = np.random.default_rng(0)
     low, high = quantity(list(rng.beta(2, 8, 40))), quantity(list(rng.beta(8, 2, 40)))
-    none, whole = statistics.remaining_share(low, low, high), statistics.remaining_share(high, low, high)
-    assert none is not None
-    assert whole is not None
+    none, whole = remaining(low, low, high), remaining(high, low, high)
     assert np.abs(none.draws).max() == 0
     assert np.abs(whole.draws - 1).max() < 1e-12
 
@@ -151,10 +154,8 @@ def test_retrained_and_target_models_have_shares_of_exactly_0_and_1_on_every_res
 def test_a_share_does_not_depend_on_the_unit_of_the_score(scale: float) -> None:
     rng = np.random.default_rng(7)
     numbers = [rng.beta(a, b, 30) for a, b in ((3, 5), (2, 8), (8, 2))]
-    plain = statistics.remaining_share(*(quantity(list(values)) for values in numbers))
-    scaled = statistics.remaining_share(*(quantity(list(scale * values)) for values in numbers))
-    assert plain is not None
-    assert scaled is not None
+    plain = remaining(*(quantity(list(values)) for values in numbers))
+    scaled = remaining(*(quantity(list(scale * values)) for values in numbers))
     assert np.abs(plain.draws - scaled.draws).max() < 1e-9
 
 
@@ -166,8 +167,7 @@ def test_a_share_on_one_resample_is_that_of_the_documents_drawn_there(number, ce
     model, retrain, target = (
         np.repeat([document.scores["verbmem_f"] for document in cell.documents], table).mean() for cell in chosen
     )
-    rho = statistics.remaining_share(*(statistics.resample(cell, "verbmem_f") for cell in chosen))
-    assert rho is not None
+    rho = remaining(*(statistics.resample(cell, "verbmem_f") for cell in chosen))
     assert rho.draws[number] == pytest.approx((model - retrain) / (target - retrain))
 
 
@@ -278,5 +278,6 @@ def test_scores_of_single_texts_are_put_together_by_hand(
 def test_figures_of_the_literature_by_hand(
     now: float, before: float, target: float, share: float, quotient: float
 ) -> None:
-    assert statistics.recovered_share(now, before, target) == pytest.approx(share)
-    assert statistics.robustness(now, before) == pytest.approx(quotient)
+    flat = [quantity([level] * 6) for level in (now, before, target)]
+    assert statistics.recovered_share(*flat).value == pytest.approx(share)
+    assert statistics.robustness(*flat[:2]).value == pytest.approx(quotient)

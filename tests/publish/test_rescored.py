@@ -63,15 +63,19 @@ def test_a_sound_log_has_no_flags(tmp_path: Path) -> None:
 def test_intervals_are_those_of_every_possible_resample(tmp_path: Path) -> None:
     known = (0, 10, 5, 1)
     (one,) = rescore(runs.muse_bench(tmp_path / "npo", known={"knowmem_f": known}))[:1]
-    found = statistics.estimate(one.result, "knowmem_f")
+    resampled = statistics.resample(one.result, "knowmem_f")
+    assert resampled is not None
+    found = resampled.estimate()
     means = [
         runs.mean([runs.f1(count) for count in drawn]) for drawn in itertools.product(known, repeat=len(known))
     ]  # fmt: skip
-    assert found is not None
     assert found.value == pytest.approx(runs.mean([runs.f1(count) for count in known]))
     # All 256 resamples of four documents against 10,000 drawn ones: the quantiles are the same few sums.
     assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.06)
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.06)
+    # Four documents say next to nothing, and what is shown says so.
+    shown = statistics.estimate(one.result, "knowmem_f")
+    assert (shown.low, shown.high) == (0.0, 1.0)
 
 
 def test_privleak_resamples_forget_and_holdout_texts_apart(tmp_path: Path) -> None:

@@ -141,8 +141,9 @@ def test_different_documents_are_never_paired() -> None:
 
 def test_a_remaining_share_is_joint_over_model_target_and_retrained() -> None:
     model, retrain, target = resampled(0.5, [0.4, 0.6]), resampled(0.2, [0.1, 0.3]), resampled(0.8, [0.7, 0.9])
-    rho = statistics.remaining_share(model, retrain, target)
-    assert rho is not None
+    gap = statistics.knowledge_gap(target, retrain)
+    assert gap is not None
+    rho = statistics.remaining_share(model, retrain, gap)
     assert rho.value == pytest.approx(0.5)
     assert rho.draws == pytest.approx([0.5, 0.5])
 
@@ -152,9 +153,9 @@ def test_there_is_no_share_where_the_target_may_know_no_more_than_the_retrained_
     unsure = resampled(0.3, [0.1] * 10 + [0.4] * 90)
     sure = resampled(0.3, [0.21] * 10 + [0.4] * 90)
     below = resampled(0.1, [0.1] * 100)
-    assert statistics.remaining_share(flat, flat, unsure) is None
-    assert statistics.remaining_share(flat, flat, below) is None
-    assert statistics.remaining_share(flat, flat, sure) is not None
+    assert statistics.knowledge_gap(unsure, flat) is None
+    assert statistics.knowledge_gap(below, flat) is None
+    assert statistics.knowledge_gap(sure, flat) is not None
 
 
 def test_undefined_draws_do_not_spoil_an_interval() -> None:
@@ -162,8 +163,11 @@ def test_undefined_draws_do_not_spoil_an_interval() -> None:
 
 
 def test_the_literatures_figures_are_as_they_are_printed() -> None:
-    assert statistics.recovered_share(0.59, 0.19, 0.99) == pytest.approx(0.5)
-    assert statistics.recovered_share(0.5, 0.4, 0.4) is None
-    assert statistics.robustness(0.2, 0.2) == 1
-    assert statistics.robustness(0.3, 0.1) == pytest.approx(0.5)
-    assert statistics.robustness(0.0, 0.0) is None
+    def at(value: float) -> Resampled:
+        return resampled(value, [value] * 40)
+
+    assert statistics.recovered_share(at(0.59), at(0.19), at(0.99)).value == pytest.approx(0.5)
+    assert statistics.recovered_share(at(0.5), at(0.4), at(0.4)) is None
+    assert statistics.robustness(at(0.2), at(0.2)).value == 1
+    assert statistics.robustness(at(0.3), at(0.1)).value == pytest.approx(0.5)
+    assert statistics.robustness(at(0.0), at(0.0)) is None

@@ -27,6 +27,7 @@ def _take_back(path: Path, version: int) -> None:
         2: ("cells", ["origin"]),
         3: ("quantized_models", ["mean_abs_error", "symmetric"]),
         4: ("quantized_models", native),
+        5: ("submissions", ["seed_of"]),
     }
     with duckdb.connect(str(path)) as connection:
         for number in range(version + 1, len(schema.scripts()) + 1):
@@ -76,7 +77,7 @@ def test_proofs_of_a_store_without_mean_errors_are_kept_and_say_none(tmp_path: P
     with Store.open(path) as store:
         store.add(replace(make_cell(), proof=measured))
     _take_back(path, 2)
-    with pytest.raises(StoreError, match="has schema 2 and needs 4"):
+    with pytest.raises(StoreError, match="has schema 2 and needs 5"):
         Store.open(path, read_only=True)
     unknown = replace(measured, max_abs_error=None, relative_error=None, mean_abs_error=None, symmetric=None)
     with Store.open(path) as store:
@@ -96,6 +97,21 @@ def test_the_committed_store_is_of_the_newest_schema() -> None:
         proofs = [cell.proof for cell in store.cells() if cell.proof is not None]
     assert proofs
     assert all(proof.relative_error is not None for proof in proofs)
+
+
+def test_submissions_from_before_seeds_are_read_and_not_stored_a_second_time(tmp_path: Path, make_cell: Any) -> None:
+    path = tmp_path / "s.duckdb"
+    with Store.open(path) as store:
+        store.add(make_cell())
+    _take_back(path, 4)
+    with Store.open(path) as store:
+        assert store.add(make_cell("b" * 64))
+        assert [cell.submission.seed_of for cell in store.cells()] == [None, None]
+        again = replace(make_cell("c" * 64), submission=replace(make_cell().submission, seed_of="first"))
+        assert store.add(again)
+        assert store.cells()[-1].submission.seed_of == "first"
+    with duckdb.connect(str(path), read_only=True) as connection:
+        assert connection.execute("SELECT seed_of FROM submissions ORDER BY id").fetchall() == [(None,), ("first",)]
 
 
 def test_an_older_store_can_not_be_migrated_while_it_is_only_read(tmp_path: Path) -> None:
