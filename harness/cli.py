@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_backends, cli_cache, cli_logs, cli_making
+from harness import cli_backends, cli_cache, cli_compare, cli_logs, cli_making, cli_showing
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -61,6 +61,8 @@ app.add_typer(cli_making.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_logs.app)
 app.add_typer(cli_backends.app, name="backends")
+app.add_typer(cli_showing.app)
+app.add_typer(cli_compare.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 
@@ -96,7 +98,10 @@ def _check(folder: Path) -> dict[str, Any]:
     return {"submission": folder.name, "valid": True, "faults": []}
 
 
-@app.command(epilog="Examples: `quench plan --corpus mini` · `quench plan my-entry --quantizers rtn-4bit-g64,bnb-nf4`")
+@app.command(
+    epilog="Examples: `quench plan --corpus mini` · `quench plan my-entry --quantizers rtn-4bit-g64,bnb-nf4` · "
+    "`quench plan --power --corpus mini`"
+)
 def plan(
     names: Annotated[list[str] | None, typer.Argument(help="Submissions. [default: all]")] = None,
     store: StoreOption = DEFAULT_STORE,
@@ -109,11 +114,17 @@ def plan(
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
     controls: ControlsOption = True,
+    power: Annotated[
+        bool, typer.Option("--power", help="Show what difference so many documents can detect instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what `quench run` with the same options would do, and do nothing."""
     from harness.run import board_run, planner
 
+    if power:
+        cli_showing.print_power(corpus, data_dir, store, limit, as_json)
+        return
     planned = planner.plan(
         load_submissions(submissions),
         names=names or (),
@@ -240,37 +251,6 @@ def status(
     )
     rows = board_run.progress_rows(planned, store)
     print_rows(rows, "status", as_json, title=str(store))
-
-
-@app.command(
-    epilog="Examples: `quench show --at 4` · `quench show my-entry` · `quench show --cells --json` · "
-    "`quench show my-entry --documents --task muse_mini_knowmem_f --quantizer rtn-4bit-g128`"
-)
-def show(
-    submission: Annotated[str | None, typer.Argument(help="One submission: all its cells. [default: ranking]")] = None,
-    store: StoreOption = DEFAULT_STORE,
-    corpus: CorpusOption = None,
-    at: Annotated[int, typer.Option("--at", help="Rank at this bit width.")] = 4,
-    cells: Annotated[bool, typer.Option("--cells", help="List every cell with its scores.")] = False,
-    documents: Annotated[bool, typer.Option("--documents", help="List one cell's documents.")] = False,
-    task: Annotated[str | None, typer.Option("--task", help="Task of the documents.")] = None,
-    quantizer: Annotated[str | None, typer.Option("--quantizer", help="Only this quantizer.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the ranked table, one submission's cells, or one cell's documents."""
-    from harness.publish import board_tables
-
-    view = board_tables.view(
-        store,
-        submission=submission,
-        corpus=corpus,
-        bits=at,
-        cells=cells,
-        documents=documents,
-        task=task,
-        quantizer=quantizer,
-    )
-    print_rows(view.rows, "show", as_json, title=view.title, columns=view.columns)
 
 
 @app.command(epilog="Examples: `quench render` · `quench render --store build/demo.duckdb --out public --open`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,6 +14,8 @@ from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
+
+Form = Literal["csv", "markdown", "latex"]
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -37,6 +39,9 @@ DeviceOption = Annotated[str, typer.Option("--device", help="torch device: cpu, 
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 ControlsOption = Annotated[bool, typer.Option("--controls/--no-controls", help="Add the controls that entries need.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+FormatOption = Annotated[
+    Form | None, typer.Option("--format", help="Print the table as CSV, Markdown or LaTeX instead.")
+]
 DEFAULT_STORE = Path("results.duckdb")
 
 
@@ -97,12 +102,22 @@ def _split(text: str | None) -> list[str]:
 
 
 def print_rows(
-    rows: Sequence[dict[str, Any]], command: str, as_json: bool, *, title: str, columns: Sequence[str] | None = None
-) -> None:
-    """Prints rows as a table, or as the one JSON document that ``--json`` promises."""
+    rows: Sequence[dict[str, Any]], command: str, as_json: bool, *, title: str, columns: Sequence[str] | None = None,
+    form: Form | None = None,
+) -> None:  # fmt: skip
+    """Prints rows as a table, as the one JSON document that ``--json`` promises, or in the form asked for.
+
+    Raises:
+        InputError: Both JSON and another form are asked for.
+    """
+    if as_json and form is not None:
+        raise InputError(f"--json and --format {form} exclude each other: give one of them.")
     if as_json:
         print(json.dumps({"schema": f"quench.{command}/1", "rows": list(rows)}, ensure_ascii=False, allow_nan=False))
         return
-    from harness.publish import tables
+    from harness.publish import table_formats
 
-    stdout.print(tables.terminal_table(rows, title=title, columns=columns))
+    if form is None:
+        stdout.print(table_formats.terminal_table(rows, title=title, columns=columns))
+    else:
+        print(table_formats.text_table(rows, form, columns), end="")

@@ -16,8 +16,10 @@ from harness.cli import app
 from harness.score import corpora
 
 SHIPPED = paths.content_dir("submissions")
-COMMANDS = ("validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "render",
-            "ingest", "unlearn", "mini build")  # fmt: skip
+COMMANDS = (
+    "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare", "cache",
+    "cache clear", "cache trim", "render", "ingest", "unlearn", "mini build",
+)  # fmt: skip
 
 
 def quench(*arguments: str | Path, code: int = 0) -> Result:

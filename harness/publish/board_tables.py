@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
 from harness.publish import ranking, tables
+from harness.publish.rules import SYMBOLS
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -22,9 +23,35 @@ class View:
     columns: Sequence[str] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which rows of a table to keep; None keeps all.
+
+    Attributes:
+        ranked: Only entries that have a rank; cells have none.
+    """
+
+    method: str | None = None
+    kind: str | None = None
+    verdict: str | None = None
+    ranked: bool = False
+
+    def keep(self, row: Mapping[str, Any]) -> bool:
+        """Returns whether a row is to be shown."""
+        return (
+            self.method in (None, row["method"])
+            and self.kind in (None, row["kind"])
+            and self.verdict in (None, row["verdict"])
+            and not (self.ranked and row.get("rank") is None)
+        )
+
+
+NO_FILTERS = Filters()
+
+
 def view(
     store: Path, *, submission: str | None, corpus: str | None, bits: int, cells: bool, documents: bool,
-    task: str | None, quantizer: str | None,
+    task: str | None, quantizer: str | None, filters: Filters = NO_FILTERS,
 ) -> View:  # fmt: skip
     """Returns what was asked for.
 
@@ -41,38 +68,40 @@ def view(
             ("quantizer", quantizer, {result.cell.quantizer for result in results}),
             ("task", task, {result.cell.task for result in results}),
             ("corpus", corpus, {result.corpus for result in results}),
+            ("method", filters.method, {result.submission.method for result in results}),
+            ("kind", filters.kind, {result.submission.kind for result in results}),
+            ("verdict", filters.verdict, set(SYMBOLS)),
         ):
             if name is not None and name not in known and (kind == "submission" or not documents):
-                raise UnknownNameError(f"{kind} in the store", name, known)
+                where = "" if kind == "verdict" else " in the store"
+                raise UnknownNameError(f"{kind}{where}", name, known)
         if documents:
             cell = _one_cell(results, submission, task, quantizer)
             return View(
                 rows=tables.document_rows(opened.documents(cell.cell.key)),
                 title=f"{cell.cell.submission} x {cell.cell.quantizer} x {cell.cell.task}",
             )
+    boards = [ranking.rank(results, name) for name in sorted({r.corpus for r in results}) if corpus in (None, name)]
     if submission is None and not cells:
-        return _ranking(results, corpus, bits)
+        rows = [row for board in boards for row in tables.ranked_rows(board, bits) if filters.keep(row)]
+        return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=tables.RANKED_COLUMNS)
     chosen = [
         result for result in results
         if submission in (None, result.cell.submission) and quantizer in (None, result.cell.quantizer)
         and corpus in (None, result.corpus) and task in (None, result.cell.task)
     ]  # fmt: skip
-    return View(rows=tables.cell_rows(sorted(chosen, key=_place)), title=f"{len(chosen)} cells")
+    rows = tables.cell_rows(sorted(chosen, key=_place), tables.judged_cells(boards))
+    kept = [row for row in rows if filters.keep(row)]
+    if submission is None:
+        return View(rows=kept, title=f"{len(kept)} cells")
+    columns = [column for column in tables.CELL_COLUMNS if column != "submission"]
+    return View(rows=kept, title=f"{submission}: {len(kept)} cells", columns=columns)
 
 
 def _place(result: CellResult) -> tuple[object, ...]:
     """Controls first, then by name; each from wide to narrow codes."""
     role = ("target", "retrain", "entry").index(result.submission.role)
     return result.corpus, role, result.cell.submission, -result.spec.bits, result.cell.quantizer, result.cell.task
-
-
-def _ranking(results: Sequence[CellResult], corpus: str | None, bits: int) -> View:
-    present = sorted({result.corpus for result in results})
-    rows = [
-        row for name in ([corpus] if corpus else present)
-        for row in tables.ranked_rows(ranking.rank([r for r in results if r.corpus == name], name), bits)
-    ]  # fmt: skip
-    return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=tables.RANKED_COLUMNS)
 
 
 def _one_cell(

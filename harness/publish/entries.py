@@ -132,7 +132,7 @@ def judge(
         verdict=verdict,
         utility_share=utility,
         dirty=dirty,
-        impossible=_impossible(found, entry.name, spec.name),
+        impossible=_impossible(found, entry.name, target, spec.name),
     )
     return judged, Worst(
         np.fmax.reduce(rhos) if rhos else None,
@@ -194,15 +194,23 @@ def _of_the_literature(
     return None if stays is None else stays.estimate(), None if back is None else back.estimate()
 
 
-def _impossible(found: Measurements, entry: str, quantizer: str) -> str | None:
+def _impossible(found: Measurements, entry: str, target: str, quantizer: str) -> str | None:
     cell = found.cell(entry, quantizer, PRIVACY)
     share = None if cell is None else statistics.stored_value(cell, PRIVACY)
     if cell is None or share is None:
         return None
     return privacy_reason(
-        share, statistics.stored_value(cell, "auc"), statistics.reference_auc(cell),
+        share, statistics.stored_value(cell, "auc"), _reference(cell),
         adds_up=not cell.documents or found.resampled(entry, quantizer, PRIVACY) is not None,
+        others=_reference(found.cell(target, quantizer, PRIVACY)),
     )  # fmt: skip
+
+
+def _reference(cell: CellResult | None) -> float | None:
+    """Returns the AUC that a PrivLeak is relative to; None where it can't be told, an AUC of 0 being -100% of any."""
+    if cell is None or not statistics.stored_value(cell, "auc"):
+        return None if cell is None else statistics.stored_value(cell, "reference_auc")
+    return statistics.reference_auc(cell)
 
 
 def copy_of(found: Measurements, controls: Controls, entry: Submission) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.publish.rules import CONFIDENCE, FEW_DOCUMENTS, RESAMPLES, SEED, UNSEEN
+from harness.score.metrics import auc
 
 Floats = NDArray[np.floating[Any]]
 Counts = NDArray[np.number[Any]]
@@ -142,19 +143,22 @@ class Resampled:
         """Returns the two-sided p of the quantity being 0: twice the share of draws on 0's rarer side.
 
         Ties with 0 count on both sides and one draw is added to each, so that
-        p is never below 2 / (B + 1). Where k documents carry the difference
-        it is never below 2 / 2^k, the least p of a test on their signs.
+        p is never below 2 / (B + 1). Where only k documents carry the
+        difference it is never below 2 / 2^k, the least p of a test on their signs.
         Source: Davison & Hinkley (1997), section 4.4 (the added draw).
         """
         finite = _finite(self.draws)
         rarer = min(int(np.count_nonzero(finite <= 0)), int(np.count_nonzero(finite >= 0)))
-        least = 0.0 if self.carriers is None else 2 * 0.5**self.carriers
+        carriers = self.carriers
+        least = 2 * 0.5**carriers if carriers is not None and carriers < FEW_DOCUMENTS else 0.0
         return min(1.0, max(2 * (rarer + 1) / (finite.size + 1), least))
 
 
 def _finite(draws: Floats) -> Floats:
-    known = np.isfinite(draws)
-    return draws if known.all() else draws[known]
+    # The sum of draws is finite only if all are; where it overflows, nothing is lost but time.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = draws.sum()
+    return draws if np.isfinite(total) else draws[np.isfinite(draws)]
 
 
 def interval(draws: Floats) -> tuple[float, float]:
@@ -164,20 +168,22 @@ def interval(draws: Floats) -> tuple[float, float]:
     """
     finite = _finite(draws)
     place = (1 - CONFIDENCE) / 2 * (finite.size - 1)
-    return _low_end(finite, place), -_low_end(-finite, place)
+    # A board has tens of thousands of intervals: what lies well inside the ends need not be sorted. Bounds come from
+    # a few draws; where one is too tight, all draws are taken.
+    some = np.sort(finite[:_SOME])
+    inside = some.size * 8 // 100
+    low = _ranked(finite[finite <= some[inside]], finite, place, 1)
+    high = _ranked(finite[finite >= some[-1 - inside]], finite, place, -1)
+    return low, high
 
 
-def _low_end(draws: Floats, place: float) -> float:
-    """Returns the draw at ``place`` in rising order; between two draws their weighted mean."""
-    below = int(place)
-    # A board has tens of thousands of intervals: what lies far above the end need not be sorted. The bound comes
-    # from a few draws; where it is too low, all are taken.
-    some = np.sort(draws[:_SOME])
-    tail = draws[draws <= some[some.size * 8 // 100]]
-    chosen = tail if tail.size > below + 1 else draws
-    last = min(below + 1, chosen.size - 1)
-    ordered = np.partition(chosen, sorted({below, last}))
-    return float(ordered[below] + (place - below) * (ordered[last] - ordered[below]))
+def _ranked(tail: Floats, draws: Floats, place: float, direction: int) -> float:
+    """Returns the draw at ``place`` from below (direction 1) or above (-1); between two draws their weighted mean."""
+    near = int(place)
+    chosen = direction * (tail if tail.size > near + 1 else draws)
+    next_one = min(near + 1, chosen.size - 1)
+    ordered = np.partition(chosen, sorted({near, next_one}))
+    return direction * float(ordered[near] + (place - near) * (ordered[next_one] - ordered[near]))
 
 
 @lru_cache(maxsize=64)
@@ -243,16 +249,39 @@ def resampled_auc(forget: Floats, holdout: Floats, drawn_forget: Counts, drawn_h
     below, wins, ties, term = (np.zeros(drawn_forget.shape[0], dtype=whole) for _ in range(4))
     scores = np.concatenate([forget, holdout])
     order = np.argsort(scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=np.inf)) + 1
+    ends = (np.flatnonzero(np.diff(scores[order], append=np.inf)) + 1).tolist()
     places, start = order.tolist(), 0
-    for end in ends.tolist():
-        mine = [rows[place] for place in places[start:end] if place < forget.size]
-        others = [rows[place] for place in places[start:end] if place >= forget.size]
+    for end in ends:
+        tied = places[start:end]
         start = end
-        if mine and others:
-            ties += np.sum(mine, axis=0, dtype=whole) * np.sum(others, axis=0, dtype=whole)
-        for row in mine:
-            wins += np.multiply(row, below, out=term)
-        for row in others:
-            below += row
+        if len(tied) > 1:
+            mine = [rows[place] for place in tied if place < forget.size]
+            others = [rows[place] for place in tied if place >= forget.size]
+            if mine and others:
+                ties += np.sum(mine, axis=0, dtype=whole) * np.sum(others, axis=0, dtype=whole)
+        # Forget texts come first in a stable order: they meet what lies strictly below.
+        for place in tied:
+            if place < forget.size:
+                wins += np.multiply(rows[place], below, out=term)
+            else:
+                below += rows[place]
     return np.asarray((wins + 0.5 * ties) / pairs)
+
+
+def area(forget: Floats, holdout: Floats, drawn_forget: Counts, drawn_holdout: Counts, documents: Ids) -> Resampled:
+    """Returns the AUC of forget against holdout texts, resampled; arguments as for ``resampled_auc``.
+
+    Args:
+        forget: Scores, shape [m].
+        holdout: Scores, shape [n].
+        drawn_forget: Counts, shape [B, m].
+        drawn_holdout: Counts, shape [B, n].
+        documents: Forget texts, then holdout texts.
+    """
+    value = auc(forget, holdout)
+    wins = (holdout < forget[:, None]) + 0.5 * (holdout == forget[:, None])
+    influence = np.concatenate([(wins.mean(axis=1) - value) / forget.size, (wins.mean(axis=0) - value) / holdout.size])
+    return Resampled(
+        value, resampled_auc(forget, holdout, drawn_forget, drawn_holdout), documents, influence,
+        1 / min(forget.size, holdout.size),
+    )  # fmt: skip

@@ -86,5 +86,8 @@ SUMMARY_TOLERANCE = 5e-4
 PRIVLEAK_TOLERANCE = 0.1
 """The same for PrivLeak, in percent."""
 
+SAME_REFERENCE = 1e-4
+"""Difference of two reference AUCs that is put down to the digits in which papers print them."""
+
 CORPUS_SHARE = 0.9
 """Least share of a log's documents that must be the corpus's."""

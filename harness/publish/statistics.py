@@ -17,6 +17,7 @@ from harness.publish.resampling import (
     Floats,
     Ids,
     Resampled,
+    area,
     counts,
     interval,
     resampled_auc,
@@ -27,9 +28,9 @@ from harness.records import CellResult, DocumentRecord
 from harness.score.metrics import METRICS, auc, privleak
 
 __all__ = [
-    "Estimate", "Floats", "Resampled", "counts", "estimate", "holm", "interval", "knowledge_gap", "recovered_share",
-    "reference_auc", "remaining_share", "resample", "resample_all", "resampled_auc", "resampled_mean", "robustness",
-    "shown", "stored_value",
+    "Estimate", "Floats", "Resampled", "area", "counts", "estimate", "holm", "interval", "knowledge_gap",
+    "recovered_share", "reference_auc", "relative", "remaining_share", "resample", "resample_all", "resampled_auc",
+    "resampled_mean", "robustness", "shown", "stored_value",
 ]  # fmt: skip
 
 _CLOSE = 1e-6
@@ -153,23 +154,22 @@ def _area(result: CellResult, metric: str, reference: Resampled | None) -> Resam
     score = value if metric != PRIVACY else None if known is None else privleak(value, known)
     if score is None or not _adds_up(score, stored):
         return None
-    tables = [
+    drawn_forget, drawn_holdout = (
         counts(f"privleak/{split}", side.size, dtype=np.uint16)
         for split, side in (("forget", forget), ("holdout", holdout))
-    ]
-    wins = (holdout < forget[:, None]) + 0.5 * (holdout == forget[:, None])
-    influence = np.concatenate(
-        [(wins.mean(axis=1) - value) / forget.size, (wins.mean(axis=0) - value) / holdout.size]
-    )  # fmt: skip
-    area = Resampled(
-        value, resampled_auc(forget, holdout, *tables), tuple(map(_IDENTITY, documents)), influence,
-        1 / min(forget.size, holdout.size),
-    )  # fmt: skip
-    return area if known is None else _relative(area, known, reference)
+    )
+    found = area(forget, holdout, drawn_forget, drawn_holdout, tuple(map(_IDENTITY, documents)))
+    return found if known is None else relative(found, known, reference)
 
 
-def _relative(area: Resampled, known: float, reference: Resampled | None) -> Resampled:
-    """Returns PrivLeak in percent from an AUC and the one it is relative to."""
+def relative(area: Resampled, known: float, reference: Resampled | None) -> Resampled:
+    """Returns PrivLeak, in percent.
+
+    Args:
+        area: A model's AUC.
+        known: The AUC that it is relative to.
+        reference: The same resampled; see ``resample_all``.
+    """
     if reference is None or not reference.pairs_with(area):
         share = (area.draws - known) / known
         influence = None if area.influence is None else 100 * area.influence / known

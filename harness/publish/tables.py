@@ -1,4 +1,4 @@
-"""Flat rows for ``--json`` and for terminals: pure functions of a board, cells or documents.
+"""Flat rows for ``--json``, terminals and papers: pure functions of a board, cells or documents.
 
 Metric keys are those of METRICS. VerbMem, KnowMem and utility are shown times
 100 and PrivLeak in percent, as on the pages; remaining shares, recoveries and
@@ -12,13 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from harness.publish import statistics
 from harness.publish.board import Board, LeaderboardRow, MetricResult, QuantizerResult, Verdict, WidthResult
-from harness.publish.page_text import number, visible
 from harness.publish.rules import FORGET_METRICS
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, DocumentRecord
@@ -26,17 +21,17 @@ from harness.score.metrics import METRICS, PRIMARY
 
 Row = dict[str, Any]
 
-RANKED_COLUMNS = ("rank", "tier", "submission", "verdict", "rho", "recovery", "utility_share", "quantizer")
+RANKED_COLUMNS = ("rank", "tier", "submission", "verdict", "rho", "recovery", "utility_share", "quantizer", "seeds_rho")
 """Columns of the ranked table that fit a terminal; why an entry has no rank stands below it."""
 
 _PROOF = ("bits_per_weight", "max_abs_error", "mean_abs_error", "relative_error", "symmetric", "native_max_difference",
           "native_mean_difference", "native_rounding_difference")  # fmt: skip
 
-CELL_COLUMNS = ("submission", "quantizer", "task", "status", "score", "limit", "origin", "reason")
+CELL_COLUMNS = (
+    "submission", "quantizer", "task", "status", "score", "change", "rho", "recovery", "verdict", "limit", "origin",
+    "reason",
+)  # fmt: skip
 DOCUMENT_COLUMNS = ("document", "split", *PRIMARY, "min_k_40", "response", "reference", "invalid_reason")
-
-_WITH_INTERVAL = ("rho", "score")
-_NAMES = ("submission", "quantizer", "task")
 
 
 def _scale(metric: str) -> float:
@@ -103,6 +98,25 @@ def _ranked(board: Board, row: LeaderboardRow, bits: int) -> Row:
         **_estimate("privleak", at.privleak, _scale("privleak")),
         "privleak_quantizer": at.privleak_quantizer,
         "unranked_reason": at.unranked_reason,
+        "durable": bits in row.durable_bits if bits < 16 else None,
+        "durable_proven": bits in row.certificates and row.certificates[bits].proven if bits < 16 else None,
+        **_seeds(at),
+        "few_documents": [
+            name for name, found in (("rho", at.remaining), ("recovery", at.recovery), ("utility", at.utility_share))
+            if found is not None and found.few
+        ],
+    }  # fmt: skip
+
+
+def _seeds(at: WidthResult) -> Row:
+    found = at.seeds
+    return {
+        "seeds": len(found.names) if found else None,
+        **_estimate("seeds_rho", found.remaining if found else None),
+        "seeds_rho_least": found.least if found else None,
+        "seeds_rho_most": found.most if found else None,
+        "seeds_rho_deviation": found.deviation if found else None,
+        "seeds_durable": found.certified if found else None,
     }
 
 
@@ -137,24 +151,40 @@ def _scores(worst: QuantizerResult | None) -> Row:
     return row
 
 
-def cell_rows(cells: Sequence[CellResult]) -> list[Row]:
+def judged_cells(boards: Sequence[Board]) -> dict[str, MetricResult]:
+    """Returns what boards say of the cells that count, by cell key."""
+    return {
+        cell.cell.key: result.metrics[metric]
+        for board in boards
+        for row in (*board.rows, *board.controls)
+        for result in row.by_quantizer.values()
+        for metric, cell in result.cells.items()
+        if metric in result.metrics
+    }
+
+
+def cell_rows(cells: Sequence[CellResult], judged: Mapping[str, MetricResult] | None = None) -> list[Row]:
     """Returns one row per cell, in the given order.
 
     The primary metric has interval ends where the cell's documents are at
     hand. ``scores`` of other metrics stand under their own keys, None where
-    a cell of another task has none.
+    a cell of another task has none. ``change`` is in the unit of the score,
+    ``rho``, ``recovery``, ``recovered_share`` and ``robustness`` are
+    fractions. ``few_documents`` names what too few documents carry.
 
     Args:
         cells: Stored cells, with or without documents.
+        judged: What ``judged_cells`` gave; cells that are not in it stand alone.
     """
     secondary = [
         metric for metric in dict.fromkeys(score.metric for cell in cells for score in cell.scores)
         if metric not in PRIMARY
     ]  # fmt: skip
-    return [_cell(cell, secondary) for cell in cells]
+    known = judged or {}
+    return [_cell(cell, secondary, known.get(cell.cell.key)) for cell in cells]
 
 
-def _cell(cell: CellResult, secondary: Sequence[str]) -> Row:
+def _cell(cell: CellResult, secondary: Sequence[str], judged: MetricResult | None) -> Row:
     row: Row = {
         "submission": cell.cell.submission,
         "quantizer": cell.cell.quantizer,
@@ -163,9 +193,15 @@ def _cell(cell: CellResult, secondary: Sequence[str]) -> Row:
         "origin": cell.origin,
         "corpus": cell.corpus,
         "bits": cell.spec.bits,
+        "method": cell.submission.method,
+        "kind": cell.submission.kind,
     }
     for metric in PRIMARY:
-        row |= _estimate(metric, statistics.estimate(cell, metric), _scale(metric))
+        if judged is not None and judged.metric == metric:
+            row |= _estimate(metric, judged.score, _scale(metric))
+        else:
+            row |= _estimate(metric, statistics.estimate(cell, metric), _scale(metric))
+    row |= _judgement(judged)
     values = {score.metric: score.value for score in cell.scores}
     row |= {
         metric: None if (value := values.get(metric)) is None else value * _scale(metric) for metric in secondary
@@ -190,6 +226,16 @@ def _cell(cell: CellResult, secondary: Sequence[str]) -> Row:
     }
 
 
+def _judgement(judged: MetricResult | None) -> Row:
+    row: Row = {"verdict": judged.verdict if judged else None}
+    few = []
+    for name in ("change", "rho", "recovery", "recovered_share", "robustness"):
+        found: Estimate | None = getattr(judged, name) if judged else None
+        row |= _estimate(name, found, _scale(judged.metric) if judged and name == "change" else 1.0)
+        few += [name] if found is not None and found.few else []
+    return row | {"change_p": judged.change_p if judged else None, "few_documents": few}
+
+
 def document_rows(documents: Sequence[DocumentRecord]) -> list[Row]:
     """Returns one row per document, in the given order, with every per-document score under its key."""
     metrics = list(dict.fromkeys(metric for document in documents for metric in document.scores))
@@ -210,89 +256,3 @@ def document_rows(documents: Sequence[DocumentRecord]) -> list[Row]:
         }
         for document in documents
     ]
-
-
-def terminal_table(rows: Sequence[Mapping[str, Any]], *, title: str, columns: Sequence[str] | None = None) -> Table:
-    """Returns rows as a table for a terminal; control characters in texts are shown as escapes.
-
-    Args:
-        rows: Flat rows, all with the same keys.
-        title: Stands above.
-        columns: Keys to show, in this order; None for the ones that suit the
-            kind of row, leaving out what is empty everywhere.
-    """
-    rows = [_compact(row) for row in rows]
-    known = list(dict.fromkeys(key for row in rows for key in row))
-    wanted = columns if columns is not None else _suiting(known)
-    shown = [
-        key for key in wanted
-        if key in known and (columns is not None or any(row.get(key) not in (None, [], "") for row in rows))
-    ]  # fmt: skip
-    table = Table(
-        title=Text(visible(title)), title_justify="left", caption=_reasons(rows), caption_justify="left",
-        header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for key in shown:
-        cells = [_text(row, key) for row in rows]
-        table.add_column(
-            "utility" if key == "utility_share" else key.replace("_", " "),
-            justify="right" if any(_is_number(row.get(key)) for row in rows) else "left",
-            # A name that is cut off can't be typed again.
-            min_width=max(map(len, cells), default=0) if key in _NAMES else None,
-            overflow="fold",
-        )
-    if not shown:
-        table.add_column("")
-        table.add_row("nothing to show")
-        return table
-    for row in rows:
-        table.add_row(*(Text(_text(row, key)) for key in shown))
-    return table
-
-
-def _suiting(known: Sequence[str]) -> Sequence[str]:
-    if "prompt_sha256" in known:
-        return DOCUMENT_COLUMNS
-    if "scoring_version" in known:
-        return CELL_COLUMNS
-    return known
-
-
-def _compact(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a cell's row with its one primary metric as ``score``; other rows as they are.
-
-    That a cell was scored here is the rule, and goes without saying.
-    """
-    if "scoring_version" not in row:
-        return row
-    row = {**row, "origin": None if row.get("origin") == "scored" else row.get("origin")}
-    metric = next((metric for metric in PRIMARY if row.get(metric) is not None), None)
-    if metric is None:
-        return row
-    return {**row, **{f"score{end}": row[f"{metric}{end}"] for end in ("", "_low", "_high")}}
-
-
-def _reasons(rows: Sequence[Mapping[str, Any]]) -> Text | None:
-    lines = [f"{row['submission']} has no rank: {row['unranked_reason']}" for row in rows if row.get("unranked_reason")]
-    return Text("\n".join(map(visible, lines))) if lines else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        digits = 1 if key in PRIMARY or key == "score" else 2
-        low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-        if key not in _WITH_INTERVAL or low is None or high is None:
-            return number(value, digits)
-        return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
-    if isinstance(value, list | tuple):
-        return visible("; ".join(str(item) for item in value))
-    return visible(value)

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.publish.board import Verdict
-from harness.publish.rules import DEGENERATE_GATE, PHI, PRIVLEAK_TOLERANCE, TAU, UTILITY_GATE, WORST_FIRST, Word
+from harness.publish.rules import (
+    DEGENERATE_GATE,
+    PHI,
+    PRIVLEAK_TOLERANCE,
+    SAME_REFERENCE,
+    TAU,
+    UTILITY_GATE,
+    WORST_FIRST,
+    Word,
+)
 from harness.publish.statistics import Estimate
 from harness.score.metrics import METRICS
 
@@ -53,7 +62,9 @@ def collapse_reason(utility: float, target_utility: float, degenerate: float | N
     return None
 
 
-def privacy_reason(share: float, auc: float | None, reference: float | None, adds_up: bool) -> str | None:
+def privacy_reason(
+    share: float, auc: float | None, reference: float | None, adds_up: bool, others: float | None = None
+) -> str | None:
     """Returns why a PrivLeak can't be believed, None where it can.
 
     Args:
@@ -61,11 +72,14 @@ def privacy_reason(share: float, auc: float | None, reference: float | None, add
         auc: The AUC it was made from, None where the store has none.
         reference: The AUC it is relative to.
         adds_up: Whether the single texts' scores give it.
+        others: The AUC that its target's PrivLeak is relative to.
     """
     if not adds_up:
         return f"its PrivLeak of {share:.1f}% is not what its texts' scores give"
     if reference is not None and not 0 < reference < 1:
         return f"its PrivLeak is relative to an AUC of {reference:.4g}, which leaves nothing to compare with"
+    if reference is not None and others is not None and abs(reference - others) > SAME_REFERENCE:
+        return f"its PrivLeak is relative to an AUC of {reference:.4g} and its target's to {others:.4g}"
     most = None if reference is None else 100 * (1 - reference) / reference
     if most is not None and not -100 - PRIVLEAK_TOLERANCE <= share <= most + PRIVLEAK_TOLERANCE:
         return f"its PrivLeak is {share:.1f}%, and no model has less than -100% or more than {most:.1f}%"

@@ -15,7 +15,7 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import CorpusError, InputError
-from harness.publish import log_flags, pages, ranking, rescored, rules, statistics, tables
+from harness.publish import log_flags, pages, ranking, rescored, rules, statistics, table_formats, tables
 from harness.publish.rescored import Precision, Rescored
 from harness.records import CellResult, QuantizerSpec
 from harness.score import corpora, corpus_match, log_folders
@@ -400,10 +400,10 @@ def test_the_site_opens_with_what_was_scored_here(tmp_path: Path, demo_cells: li
 
 def test_a_terminal_says_the_origin_only_where_it_is_not_the_rule(demo_cells: list[CellResult]) -> None:
     cells = [demo_cells[0], replace(demo_cells[1], origin="rescored from logs")]
-    table = tables.terminal_table(tables.cell_rows(cells), title="")
+    table = table_formats.terminal_table(tables.cell_rows(cells), title="")
     origin = next(column for column in table.columns if column.header == "origin")
     assert [str(cell) for cell in origin.cells] == ["", "rescored from logs"]
-    plain = tables.terminal_table(tables.cell_rows(cells[:1]), title="")
+    plain = table_formats.terminal_table(tables.cell_rows(cells[:1]), title="")
     assert "origin" not in [column.header for column in plain.columns]
 
 

@@ -9,14 +9,14 @@ import pytest
 import synthetic_board as synthetic
 from rich.console import Console
 
-from harness.publish import tables
+from harness.publish import table_formats, tables
 from harness.publish.board import Board
 from harness.records import CellResult, DocumentRecord
 
 
 def printed(rows: list[dict[str, Any]], width: int = 120, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(tables.terminal_table(rows, title="Title", **options))
+    console.print(table_formats.terminal_table(rows, title="Title", **options))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -267,3 +267,37 @@ def test_the_schema_is_json_and_describes_every_field() -> None:
     expected = set(Submission.__dataclass_fields__) - {"folder"}
     assert set(schema["properties"]) == expected
     assert all(told.get("description") for told in schema["properties"].values())
+
+
+def test_a_seed_names_the_entry_that_it_repeats(add: Writer, board: Path, controls: None) -> None:
+    add("first")
+    add("second", seed_of="first")
+    found = manifest.load_all(board)
+    assert (found["first"].seed_of, found["second"].seed_of) == (None, "first")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"seed_of": "frst"}, "`seed_of` names 'frst', and there is no such submission: did you mean 'first'?"),
+        ({"seed_of": "zzz"}, "there is no such submission: give the name of the entry that this one repeats"),
+        ({"seed_of": "again"}, "`seed_of` names itself: name the first seed, which has no `seed_of`."),
+        ({"seed_of": "second"}, "`seed_of` names 'second', itself a seed of 'first': name the first seed"),
+        ({"seed_of": "first", "method": "other"}, "whose method is "),
+        ({"seed_of": "target"}, "whose role is 'target' and not 'entry': seeds share it."),
+        ({"seed_of": "No Name"}, "`seed_of` can't be used ('No Name'): give the name of the entry"),
+    ],
+)
+def test_a_seed_of_anything_else_is_told_what_is_wrong(
+    fields: dict[str, Any], expected: str, add: Writer, board: Path, controls: None
+) -> None:
+    add("first")
+    add("second", seed_of="first")
+    add("again", **fields)
+    faults = _faults(lambda: manifest.load_all(board))
+    assert any(expected in fault for fault in faults), faults
+
+
+def test_controls_have_no_seeds(add: Writer) -> None:
+    folder = add("target", role="target", seed_of="first")
+    assert any("`seed_of` belongs to entries" in fault for fault in _faults(lambda: manifest.load(folder)))
