@@ -8,6 +8,7 @@ both models answered the same drawn documents.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -155,10 +156,10 @@ class Resampled:
 
 
 def _finite(draws: Floats) -> Floats:
-    # The sum of draws is finite only if all are; where it overflows, nothing is lost but time.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = draws.sum()
-    return draws if np.isfinite(total) else draws[np.isfinite(draws)]
+    # NaN is its own least and largest value: two reductions instead of a mask where all draws are defined.
+    if math.isfinite(draws.min()) and math.isfinite(draws.max()):
+        return draws
+    return np.asarray(draws[np.isfinite(draws)])
 
 
 def interval(draws: Floats) -> tuple[float, float]:
@@ -182,8 +183,8 @@ def _ranked(tail: Floats, draws: Floats, place: float, direction: int) -> float:
     near = int(place)
     chosen = direction * (tail if tail.size > near + 1 else draws)
     next_one = min(near + 1, chosen.size - 1)
-    ordered = np.partition(chosen, sorted({near, next_one}))
-    return direction * float(ordered[near] + (place - near) * (ordered[next_one] - ordered[near]))
+    chosen.partition(sorted({near, next_one}))
+    return direction * float(chosen[near] + (place - near) * (chosen[next_one] - chosen[near]))
 
 
 @lru_cache(maxsize=64)

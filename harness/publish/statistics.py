@@ -44,8 +44,11 @@ def _ordered(result: CellResult) -> list[DocumentRecord]:
 
 
 def _values(documents: Sequence[DocumentRecord], metric: str) -> Floats | None:
-    values = [document.scores.get(metric) for document in documents]
-    return None if not values or None in values else np.array(values, dtype=np.float64)
+    try:
+        values = [document.scores[metric] for document in documents]
+    except KeyError:
+        return None
+    return np.array(values, dtype=np.float64) if values else None
 
 
 def _split(documents: Sequence[DocumentRecord], name: str) -> list[DocumentRecord]:
