@@ -111,18 +111,17 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show all about one backend: its presets, what it needs, what it leaves in 16 bit."""
-    from harness import quantize
     from harness.errors import UnknownNameError
     from harness.quantize import matrix
 
-    known = quantize.discover()
+    known = {row.backend: row for row in matrix.matrix(device)}
     if name not in known:
         raise UnknownNameError("quantization backend", name, known)
     rows = [row for row in _preset_rows(device) if row["backend"] == name]
     columns = ("quantizer", "bits", "label", "runs_here", "reason")
     print_rows(rows, "backends.show", as_json, title=f"Presets of {name}", columns=columns)
     if not as_json:
-        for line in _facts(matrix.row(known[name], device)):
+        for line in _facts(known[name]):
             stdout.print(Text(line))
 
 

@@ -152,6 +152,13 @@ def test_an_unknown_backend_is_one_sentence_with_the_nearest_name() -> None:
     assert result.stdout == ""
 
 
+def test_a_backend_that_makes_nothing_itself_has_nothing_to_show() -> None:
+    assert "submitted" in quantize.discover()
+    result = quench("backends", "show", "submitted", code=2)
+    assert result.stderr.startswith("Error: There is no quantization backend named 'submitted': ")
+    assert result.stdout == ""
+
+
 def test_installing_nothing_is_refused() -> None:
     assert "names" in quench("backends", "install", code=2).stderr.lower()
 
