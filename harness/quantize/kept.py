@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.provenance import sha256_files, sha256_json
 from harness.quantize import backend_of
+from harness.quantize.calibration import recipe_of
 from harness.records import Checkpoint, Proof, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 FOLDER = "quantized"
@@ -62,7 +63,8 @@ def quantize_once(
     if found is not None:
         return found
     made = backend_of(spec).quantize(checkpoint, spec, device=device, calibration=calibration)
-    if made.layers and limit:
+    # AWQ hands on no codes, and is the slowest to make.
+    if limit and (made.layers or recipe_of(spec) is not None):
         _keep(place, made, checkpoint, limit)
     return made
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -96,6 +97,30 @@ def test_calibration_texts_are_part_of_what_an_entry_is_made_of(backend, checkpo
         kept.quantize_once(checkpoint_of("llama"), replace(spec, calibration=digest), device="cpu", calibration=(),
                            cache=tmp_path, limit=2**30)  # fmt: skip
     assert backend.calls == 2
+
+
+def test_a_calibrated_model_without_codes_is_kept_too(backend, once, monkeypatch, checkpoint_of, tmp_path):
+    """AWQ rescales layers, so its codes compare with nobody's and are not handed on."""
+    import torch
+
+    own = backend.quantize
+    monkeypatch.setattr(backend, "quantize", lambda *args, **kwargs: replace(own(*args, **kwargs), layers={}))
+    spec = replace(resolve("awq-4bit-g64"), calibration="a" * 64)
+    rounded = resolve("rtn-4bit-g64")
+    monkeypatch.setattr(rtn.BACKEND, "quantize", partial(_as_if, rtn.BACKEND.quantize, rounded))
+    made, again = (
+        kept.quantize_once(checkpoint_of("llama"), spec, device="cpu", calibration=(), cache=tmp_path, limit=2**30)
+        for _ in range(2)
+    )
+    assert backend.calls == 1
+    assert again.layers == {}
+    own_state = made.model.state_dict()
+    assert all(torch.equal(own_state[name], value) for name, value in again.model.state_dict().items())
+
+
+def _as_if(quantize, spec, checkpoint, asked, *, device, calibration=()):
+    """Rounds to nearest whatever is asked for."""
+    return replace(quantize(checkpoint, spec, device=device), spec=asked)
 
 
 @pytest.mark.parametrize("damage", ["tensors", "proof", "no proof", "nothing"])
