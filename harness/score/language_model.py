@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import ScoringError
 from harness.score.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches
 from harness.score.generation import GreedyGenerator
+from harness.score.lanes import lanes_of, side_by_side
 from harness.score.log_probs import Scorer, TokenLogProbs
 from harness.score.logit_source import LogitSource
 
@@ -38,7 +39,7 @@ class TextScorer:
 
     def __init__(self, source: LogitSource, tokenizer: Any, *, max_length: int, batches: Batches) -> None:
         self._tokenizer, self._max_length, self._batches = tokenizer, max_length, batches
-        self._score = Scorer(source)
+        self._score, self._lanes = Scorer(source), lanes_of(source)
         self._known: dict[tuple[str, str], TokenLogProbs] = {}
         begin = tokenizer.bos_token_id
         self.bos = [begin] if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else []
@@ -90,11 +91,14 @@ class TextScorer:
     def _run(self, jobs: Sequence[tuple[list[int], int]], on_progress: Progress | None) -> list[TokenLogProbs]:
         scored = [row for row, (sequence, first) in enumerate(jobs) if len(sequence) > first]
 
-        def work(rows: list[int]) -> list[TokenLogProbs]:
+        def work(rows: Sequence[int]) -> list[TokenLogProbs]:
             picked = [jobs[scored[row]] for row in rows]
             return self._score([sequence for sequence, _ in picked], [first for _, first in picked])
 
-        found = self._batches.run([len(jobs[row][0]) for row in scored], work, on_progress)
+        def share(rows: list[int]) -> list[TokenLogProbs]:
+            return side_by_side(work, rows, self._lanes)
+
+        found = self._batches.run([len(jobs[row][0]) for row in scored], share, on_progress)
         results = [_NOTHING] * len(jobs)
         for row, result in zip(scored, found, strict=True):
             results[row] = result
@@ -174,7 +178,8 @@ def _quench_lm() -> type[Any]:
             forward = Batches(max_rows=rows, tokens=CACHED_TOKENS if on_cpu else DEFAULT_TOKENS)
             together = Batches(max_rows=rows, tokens=CPU_TOKENS if on_cpu else DEFAULT_TOKENS)
             source = LogitSource(self.model)
-            self.texts = TextScorer(source, self.tokenizer, max_length=self.max_length, batches=forward)
+            lanes = Batches(max_rows=rows, tokens=forward.tokens * lanes_of(source))
+            self.texts = TextScorer(source, self.tokenizer, max_length=self.max_length, batches=lanes)
             self._generate = GreedyGenerator(
                 source,
                 end_ids=[] if end is None else [end],

@@ -12,8 +12,9 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from harness.score.cpu_linears import replaceable, through_onednn
@@ -54,6 +55,7 @@ class LogitSource:
         # A small model's pieces must be small beside its weights, too.
         self._piece = min(PIECE, max(1, self.parameters // _SHARE))
         self._linears = replaceable(model)
+        self._lock, self._passes = Lock(), 0
         self._blocks = [module for module in model.modules() if _is_by_token(module)]
         self._attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
         self.takes_places = "position_ids" in known and self._attention in ("sdpa", "eager")
@@ -82,7 +84,7 @@ class LogitSource:
         """Returns logits [n, vocabulary] for n positions taken out of what ``read`` gave."""
         if not self.slices:
             return taken
-        with through_onednn([self._head] if self._head in self._linears else ()):
+        with self._at_full_speed():
             return self._head(taken)
 
     def fill(self, ids: Any, cache: Any) -> None:
@@ -91,8 +93,26 @@ class LogitSource:
 
     def _forward(self, ids: Any, cache: Any, where: Mapping[str, Any]) -> Any:
         kept = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_name: cache}
-        with _shared_heads(self.device), _in_pieces(self._blocks, ids, self._piece), through_onednn(self._linears):
+        with self._at_full_speed():
             return self._module(input_ids=ids, **kept, **where)
+
+    @contextmanager
+    def _at_full_speed(self) -> Iterator[None]:
+        """Changes the model for the passes within; after the last of them, in whatever thread, it is as it was."""
+        with self._lock:
+            if self._passes == 0:
+                self._changes = ExitStack()
+                self._changes.enter_context(_shared_heads(self.device))
+                self._changes.enter_context(_in_pieces(self._blocks if self.device.type == "cpu" else (), self._piece))
+                self._changes.enter_context(through_onednn(self._linears))
+            self._passes += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._passes -= 1
+                if self._passes == 0:
+                    self._changes.close()
 
     def _to_be_added(self, mask: Any) -> Any:
         import torch
@@ -127,27 +147,29 @@ def _is_by_token(module: Any) -> bool:
 
 
 @contextmanager
-def _in_pieces(blocks: Sequence[Any], ids: Any, piece: int) -> Iterator[None]:
-    """Has feed-forward blocks run a few hundred tokens at a time on a CPU.
+def _in_pieces(blocks: Sequence[Any], piece: int) -> Iterator[None]:
+    """Has feed-forward blocks run a few hundred tokens at a time.
 
     Each token passes such a block by itself, so the pieces change nothing but,
     where they are very small, the last bits; the widest tables of a pass stay
     in the CPU's caches, and a long text needs less memory.
     """
-    size = max(1, piece // len(ids))
-    wrapped = blocks if ids.device.type == "cpu" and ids.shape[1] > size else ()
-    for block in wrapped:
-        block.forward = partial(_run_in_pieces, block.forward, size)
+    for block in blocks:
+        block.forward = partial(_run_in_pieces, block.forward, piece)
     try:
         yield
     finally:
-        for block in wrapped:
+        for block in blocks:
             del block.forward
 
 
-def _run_in_pieces(forward: Callable[[Any], Any], size: int, hidden: Any) -> Any:
+def _run_in_pieces(forward: Callable[[Any], Any], piece: int, hidden: Any) -> Any:
     import torch
 
+    size = max(1, piece // len(hidden))
+    # Experts get the tokens of all rows as one matrix.
+    if hidden.dim() != 3 or hidden.shape[1] <= size:
+        return forward(hidden)
     return torch.cat([forward(piece) for piece in hidden.split(size, dim=1)], dim=1)
 
 

@@ -155,6 +155,19 @@ def test_feed_forward_blocks_in_pieces_give_the_same_bits_and_are_left_as_they_w
     assert all("forward" not in layer.mlp.__dict__ for layer in model.model.layers)
 
 
+def test_experts_that_get_all_rows_tokens_as_one_matrix_are_run_whole(new_model):
+    import torch
+
+    model = new_model("llama", seed=3)
+    source = LogitSource(model)
+    mlp = model.model.layers[0].mlp
+    hidden = torch.randn(2 * PIECE, 32)
+    with torch.inference_mode(), source._at_full_speed():
+        assert "forward" in vars(mlp)
+        found = mlp(hidden)
+    assert torch.equal(found, mlp(hidden))
+
+
 def test_memory_switches_of_transformers_are_left_as_they_were(models, monkeypatch):
     import os
 
