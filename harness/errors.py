@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class QuenchError(Exception):
@@ -36,6 +37,10 @@ class ManifestError(InputError):
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker's errors cross processes.
+        return type(self), (self.faults,)
+
 
 class UnsafeSubmissionError(InputError):
     """Weights or configs that must not be loaded."""
@@ -49,7 +54,10 @@ class UnknownNameError(InputError):
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}."
         super().__init__(f"There is no {kind} named {name!r}: {hint}")
-        self.kind, self.name = kind, name
+        self.kind, self.name, self._known = kind, name, names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.name, self._known)
 
 
 class CorpusError(InputError):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_a_manifest_error_keeps_every_fault() -> None:
     error = errors.ManifestError(["first fault", "second fault"])
     assert error.faults == ("first fault", "second fault")
     assert str(error) == "first fault\nsecond fault"
+
+
+def test_every_error_crosses_processes_with_what_it_says() -> None:
+    for error in (
+        errors.ManifestError(["first fault", "second fault"]),
+        errors.UnknownNameError("quantizer", "rtn-4bit-g12x", ["rtn-4bit-g128", "bnb-nf4"]),
+        errors.UnsafeSubmissionError("The weights are a pickle."),
+    ):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error)
+        assert str(copy) == str(error)
+        assert vars(copy) == vars(error)
 
 
 def test_every_error_of_the_tree_is_drawn_in_its_docstring() -> None:

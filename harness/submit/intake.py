@@ -15,28 +15,12 @@ from harness.errors import InputError, UnsafeSubmissionError
 from harness.records import Submission
 from harness.submit import gguf_files
 from harness.submit.configs import check_adapter, check_model, read_config
+from harness.submit.first_bytes import MAX_TEXT, check_file
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header
 from harness.submit.weights import HUB, weight_files, weights_digest
 
 _MAX_FILES = 2000
-_MAX_JSON = 64 * 1024 * 1024
-
-# First bytes of what could carry code or weights past the scan.
-_BINARY = (
-    (b"\x80\x02", "a pickle"), (b"\x80\x03", "a pickle"), (b"\x80\x04", "a pickle"), (b"\x80\x05", "a pickle"),
-    (b"PK\x03\x04", "a zip archive (as torch.save writes)"), (b"\x1f\x8b", "gzip data"), (b"BZh", "bzip2 data"),
-    (b"\xfd7zXZ", "xz data"), (b"7z\xbc\xaf", "a 7z archive"), (b"\x89HDF", "an HDF5 file"), (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a NumPy file"), (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"\x28\xb5\x2f\xfd", "zstd data"),
-)  # fmt: skip
-
-_REFUSED_ENDINGS = frozenset({
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".h5", ".hdf5", ".msgpack", ".onnx",
-    ".gguf", ".ggml", ".npz", ".npy", ".tar", ".zip", ".gz", ".so", ".dll", ".dylib", ".py", ".pyc", ".ipynb", ".sh",
-})  # fmt: skip
-
-# Binary by nature and read by tokenizers alone.
-_TOKENIZER_MODELS = frozenset({"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"})
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
@@ -47,6 +31,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yields the regular files of a folder; links that lead out of it and special files are refused."""
     root = folder.resolve()
     for current, directories, names in os.walk(folder):
+        _check_names(Path(current), [*directories, *names])
         for name in sorted([*directories, *names]):
             path = Path(current) / name
             if path.is_symlink() and not path.resolve().is_relative_to(root):
@@ -58,26 +43,21 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_kind(path: Path, *, may_be_gguf: bool) -> None:
-    """Refuses a file by its first bytes, or by an ending that no submission needs."""
-    if may_be_gguf and path.suffix == ".gguf":
-        # Its head is read with the weights.
-        return
-    with path.open("rb") as file:
-        beginning = file.read(4096)
-    for magic, what in _BINARY:
-        if beginning.startswith(magic) or beginning[257:262] == b"ustar":
-            raise _refuse(path, f"it is {what}, which is never opened here: weights come as .safetensors files")
-    if path.suffix.lower() in _REFUSED_ENDINGS:
-        raise _refuse(path, f"{path.suffix} files are not accepted: weights come as .safetensors files")
-    if path.suffix != ".safetensors" and path.name not in _TOKENIZER_MODELS and b"\0" in beginning:
-        raise _refuse(path, "it is binary and of no accepted kind: only safetensors weights and text come in")
+def _check_names(folder: Path, names: list[str]) -> None:
+    """Refuses names that a terminal or a page would show as something else, and such as other file systems merge."""
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        if not name.isprintable():
+            raise _refuse(folder, f"the name {name!r} holds characters that can't be shown: rename the file")
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise _refuse(folder, f"{other!r} and {name!r} differ in case alone, so one hides the other: keep one")
 
 
 def _index(path: Path, folder: Path) -> dict[str, str]:
     """Returns the file name of each tensor as an index tells it."""
     try:
-        index = read_json(path, limit=_MAX_JSON)
+        index = read_json(path, limit=MAX_TEXT)
     except InputError as refused:
         raise _refuse(path, str(refused)) from refused
     told = index.get("weight_map") if isinstance(index, dict) else None
@@ -155,10 +135,10 @@ def scan_folder(
     for count, path in enumerate(_files(folder), start=1):
         if count > _MAX_FILES:
             raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
-        _check_kind(path, may_be_gguf=quantized and path.parent == folder)
+        check_file(path, may_be_gguf=quantized and path.parent == folder)
         # An index is checked with its shards; deeper folders are never read.
-        if path.suffix == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
-            read_config(path, limit=_MAX_JSON)
+        if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
+            read_config(path, limit=MAX_TEXT)
     gguf = gguf_file(folder) if quantized else None
     if gguf is not None:
         header = gguf_files.read_header(gguf)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import InputError, ManifestError
 from harness.records import Kind, Role, Submission
-from harness.submit.strict_text import read_yaml
+from harness.submit.strict_text import HIDDEN, read_yaml, visible
 
 FILE = "submission.yaml"
 HUB = "hf://"
@@ -24,7 +24,9 @@ NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
 _HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _COMMIT = r"^[0-9a-f]{40}$"
 
-_Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Line = Annotated[str, Field(min_length=1, max_length=200, pattern=rf"^[^{HIDDEN}\t\n]+$")]
+_HIDDEN = re.compile(f"[{HIDDEN}\ud800-\udfff]")
+_MAX_PART = 255
 
 
 class Manifest(BaseModel):
@@ -61,7 +63,10 @@ class Manifest(BaseModel):
         description="the 40 hexadecimal digits of a commit, in quotes, for a hub base_model",
     )
     weights: str = Field(
-        min_length=1, max_length=300, description="a folder inside the submission's own, or hf://owner/name"
+        min_length=1,
+        max_length=300,
+        pattern=rf"^[^{HIDDEN}\t\n]+$",
+        description="a folder inside the submission's own, or hf://owner/name",
     )
     revision: str | None = Field(
         default=None, pattern=_COMMIT, description="the 40 hexadecimal digits of a commit, in quotes, for hub weights"
@@ -74,13 +79,13 @@ class Manifest(BaseModel):
     )
     authors: list[_Line] = Field(default_factory=list, max_length=100, description="a list of names")
     paper_url: str | None = Field(
-        default=None, max_length=500, pattern=r"^https?://[^\s<>\"']+$", description="an http(s) address"
+        default=None, max_length=500, pattern=rf"^https?://[^\s<>\"'{HIDDEN}]+$", description="an http(s) address"
     )
     license: _Line | None = Field(default=None, description="a licence identifier such as Apache-2.0")
     notes: str | None = Field(
         default=None,
         max_length=4000,
-        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$",
+        pattern=rf"^[^{HIDDEN}]*$",
         description="text of at most 4000 characters",
     )
 
@@ -124,7 +129,7 @@ def _schema_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
                 yield f"`{field}` is missing: give {_told(field)}."
             elif field not in Manifest.model_fields:
                 near = difflib.get_close_matches(field, Manifest.model_fields, n=1)
-                yield f"`{field}` is no field: {f'did you mean `{near[0]}`?' if near else 'remove it.'}"
+                yield f"`{visible(field[:60])}` is no field: {f'did you mean `{near[0]}`?' if near else 'remove it.'}"
             else:
                 yield f"`{field}` can't be used ({_shown(raw[field])}): give {_told(field)}."
 
@@ -148,7 +153,9 @@ def _weights_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
     if raw.get("revision") is not None:
         yield "`revision` belongs to hub weights: remove it, or write `weights: hf://owner/name`."
     path = PurePosixPath(weights)
-    if path.is_absolute() or ".." in path.parts or "\\" in weights or "\0" in weights or ":" in weights:
+    if _HIDDEN.search(weights) or len(weights) > 300 or any(len(part.encode()) > _MAX_PART for part in path.parts):
+        yield f"`weights` is no name that a file system takes ({_shown(weights)}): give {_told('weights')}."
+    elif path.is_absolute() or ".." in path.parts or "\\" in weights or "\0" in weights or ":" in weights:
         yield f"`weights` must stay inside the submission's folder ({_shown(weights)}): give {_told('weights')}."
     elif not (folder / weights).resolve().is_relative_to(folder.resolve()):
         yield f"`weights` leads out of the submission's folder through a link ({_shown(weights)}): put the files there."
@@ -181,7 +188,26 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
         yield f"`base_model` can't be used ({_shown(base)}): give {_told('base_model')}."
     if not _is_json(raw.get("hyperparameters", {})):
         yield f"`hyperparameters` holds what JSON can't (a date, infinity, ...): give {_told('hyperparameters')}."
+    for field in Manifest.model_fields:
+        hidden = next((found[0] for text in _texts(raw.get(field)) if (found := _HIDDEN.search(text))), None)
+        if hidden is not None:
+            yield (
+                f"`{field}` holds the character U+{ord(hidden):04X}, which can't be seen or turns the text around it: "
+                f"remove it and give {_told(field)}."
+            )
     yield from _weights_faults(raw, folder)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield from _texts(key)
+            yield from _texts(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _texts(member)
 
 
 def _is_json(value: Any) -> bool:

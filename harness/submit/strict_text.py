@@ -15,20 +15,35 @@ import yaml
 from harness.errors import InputError
 
 _MAX_DEPTH = 40
+_MERGE = "tag:yaml.org,2002:merge"
+
+HIDDEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+"""For a regular expression's brackets: what can't be seen, or turns the text around it.
+
+Controls (so that no terminal obeys them), marks of direction, zero-width
+characters and separators; tab and line feed are not among them.
+"""
 
 
 class _UniqueKeys(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice instead of keeping the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            if key.value in seen:
+            # By value too: `yes`, `true` and `on` are one key.
+            alike = {key.value} if key.tag == _MERGE else {key.value, self.construct_object(key)}
+            if alike & seen:
                 raise InputError(f"the key {key.value!r} is given twice: keep one")
-            seen.add(key.value)
+            seen |= alike
         return super().construct_mapping(node, deep=deep)
+
+
+def visible(text: str) -> str:
+    """Returns a stranger's text with everything that can't be seen written as an escape."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _text(path: Path, limit: int) -> str:
@@ -69,7 +84,7 @@ def read_yaml(path: Path, *, limit: int) -> Any:
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        problem = " ".join(str(error).split())
+        problem = visible(" ".join(str(error).split()))
         raise InputError(f"it is not plain YAML ({problem[:200]})") from error
 
 

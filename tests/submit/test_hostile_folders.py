@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import socket
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,17 @@ def _map(folder: Path, **changes: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def _swell(path: Path) -> None:
+    path.write_text(" " * 5000, encoding="utf-8")
+    # The rest is a hole: its length is real, and nobody must read it.
+    os.truncate(path, 64 * 1024 * 1024 + 1)
+
+
+def _tar(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+
+
 def _set(folder: Path, name: str = "config.json", **changes: Any) -> None:
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
@@ -103,9 +116,33 @@ KINDS: list[tuple[str, Spoil]] = [
     (r"out of the submission's folder", lambda m: (m / "deep").mkdir() or (m / "deep" / "up").symlink_to("../..")),
     (r"config\.json: there is no such file", lambda m: _gone(m / "config.json").mkdir()),
     (r"x\.safetensors belongs to nothing", lambda m: (m / "x.safetensors").mkdir()),
-    (r"Model\.safetensors belongs to nothing", lambda m: shutil.copy(m / "model.safetensors", m / "Model.safetensors")),
-    (r"binary and of no accepted", lambda m: shutil.copy(m / "model.safetensors", m / "model.SafeTensors")),
-    (r"Config\.json: it names code to run", lambda m: (m / "Config.json").write_text('{"auto_map": 1}')),
+    (r"Model\.safetensors belongs to nothing", lambda m: (m / "model.safetensors").rename(m / "Model.safetensors")),
+    (r"binary and of no accepted", lambda m: (m / "model.safetensors").rename(m / "model.SafeTensors")),
+    (
+        r"Config\.json: it names code to run",
+        lambda m: _gone(m / "config.json").with_name("Config.json").write_text('{"auto_map": 1}'),
+    ),
+    (
+        r"config\.JSON: it names code to run",
+        lambda m: _gone(m / "config.json").with_name("config.JSON").write_text('{"auto_map": 1}'),
+    ),
+    (
+        r"'Config\.json' and 'config\.json' differ in case alone",
+        lambda m: shutil.copy(m / "config.json", m / "Config.json"),
+    ),
+    (r"the name 'a\\x1b\[31m\.txt' holds characters", lambda m: (m / "a\x1b[31m.txt").touch()),
+    (r"the name 'a\\u202etxt\.exe' holds characters", lambda m: (m / "a\u202etxt.exe").touch()),
+    (r"notes\.txt: it is a pickle", lambda m: (m / "notes.txt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")),
+    (r"vocab\.json: it is a pickle", lambda m: (m / "vocab.json").write_bytes(pickle.dumps({"a": 1}, protocol=0))),
+    (r"README: it is a pickle", lambda m: (m / "README").write_bytes(pickle.dumps(["a" * 300], protocol=1))),
+    (
+        r"deep/NOTICE: it is a pickle",
+        lambda m: (m / "deep").mkdir() or (m / "deep" / "NOTICE").write_bytes(b"(ios\nsystem\n."),
+    ),
+    (r"merges\.txt: it is a pickle", lambda m: (m / "merges.txt").write_bytes(b"N0" * 50_000)),
+    (r"merges\.txt: it has 67108865 bytes, and at most", lambda m: _swell(m / "merges.txt")),
+    (r"weights\.txt: it is a tar archive", lambda m: _tar(m / "weights.txt")),
+    (r"run: it is a script", lambda m: (m / "run").write_text("#!/bin/sh\n")),
     (r"\.PY files are not accepted", lambda m: (m / "MODELING.PY").write_text("x")),
     (r"\.Pickle files are not accepted", lambda m: (m / "a.Pickle").write_bytes(b"cos\nsystem\n.")),
     (r"\.gz files are not accepted", lambda m: (m / "model.safetensors.gz").write_bytes(b"text")),
@@ -125,6 +162,24 @@ KINDS: list[tuple[str, Spoil]] = [
 def test_a_file_of_the_wrong_kind_or_name_is_refused(spoiled: Callable[..., Any], sentence: str, spoil: Spoil) -> None:
     with pytest.raises(UnsafeSubmissionError, match=sentence):
         spoiled(spoil)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No.",
+        "I.",
+        "cool model\nby a lab\nNice.",
+        "A list: a, b.",
+        "]",
+        "",
+        "N",
+        "Very well.\nThat is all.",
+        "version 1\n",
+    ],
+)
+def test_prose_that_starts_like_a_pickle_is_text(spoiled: Callable[..., Any], text: str) -> None:
+    assert len(spoiled(lambda folder: (folder / "README.md").write_text(text))) == 21
 
 
 def test_links_that_stay_inside_and_tokenizer_models_are_accepted(spoiled: Callable[..., Any]) -> None:
@@ -163,12 +218,6 @@ def test_an_index_that_does_not_tell_the_truth_is_refused(
 
 def test_an_index_over_a_single_file_is_accepted(spoiled: Callable[..., Any]) -> None:
     assert len(spoiled(_map)) == 21
-
-
-def _swell(path: Path) -> None:
-    path.write_text(" " * 5000, encoding="utf-8")
-    # The rest is a hole: its length is real, and nobody must read it.
-    os.truncate(path, 64 * 1024 * 1024 + 1)
 
 
 CONFIGS: list[tuple[str, Spoil]] = [

@@ -104,6 +104,46 @@ def test_each_broken_rule_has_its_own_sentence(add: Writer, fields: dict[str, An
     assert any(expected in fault for fault in _faults(lambda: manifest.load(folder)))
 
 
+HIDDEN = [*(0x202A + n for n in range(5)), *(0x2066 + n for n in range(4)), 0x1B, 0x9B, 0x200F, 0x200B, 0xFEFF, 0x7F]
+
+
+@pytest.mark.parametrize("code", HIDDEN, ids=lambda code: f"U+{code:04X}")
+def test_no_text_of_a_manifest_hides_or_turns_what_a_page_shows(add: Writer, code: int) -> None:
+    text = f"a{chr(code)}b"
+    folder = add(
+        "entry", title=text, method=text, license=text, notes=text, authors=["A", text],
+        paper_url=f"https://x.org/{text}", weights=text, base_model=text, hyperparameters={"a": [{"b": text}]},
+    )  # fmt: skip
+    faults = _faults(lambda: manifest.load(folder))
+    for field in (
+        "title", "method", "license", "notes", "authors", "paper_url", "weights", "base_model", "hyperparameters",
+    ):  # fmt: skip
+        assert any(f"`{field}` holds the character U+{code:04X}" in fault for fault in faults), field
+    assert all(fault.isprintable() for fault in faults)
+
+
+def test_the_name_of_a_hyperparameter_or_an_unknown_field_is_shown_with_escapes(add: Writer) -> None:
+    faults = _faults(lambda: manifest.load(add("entry", hyperparameters={"a\u202eb": 1}, **{"me\x1b[31mthod": 1})))
+    assert any("`hyperparameters` holds the character U+202E" in fault for fault in faults)
+    assert any("`me\\x1b[31mthod` is no field" in fault for fault in faults)
+    assert all(fault.isprintable() for fault in faults)
+
+
+def test_text_in_any_script_is_shown_as_it_is(add: Writer) -> None:
+    words = "\u05e9\u05dc\u05d5\u05dd \u4f60\u597d \u0633\u0644\u0627\u0645 \u00fcber \U0001f600"
+    assert manifest.load(add("entry", title=words, notes=f"{words}\n\t{words}")).title == words
+
+
+@pytest.mark.parametrize("name", ['"a\\ud800b"', "x" * 256, "a/" + "\u00e9" * 140 + "/b", '"a\\udc80"', '"a\\x00b"'])
+def test_a_name_of_weights_that_no_file_system_takes_is_a_fault(add: Writer, name: str) -> None:
+    folder = add("entry", weights=None)
+    with (folder / "submission.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"weights: {name}\n")
+    assert any(
+        "`weights` is no name that a file system takes" in fault for fault in _faults(lambda: manifest.load(folder))
+    )
+
+
 def test_weights_behind_a_link_out_of_the_folder_are_refused(add: Writer, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     folder = add("entry")

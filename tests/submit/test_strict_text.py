@@ -169,6 +169,28 @@ def test_any_bytes_as_a_config_are_a_mapping_or_a_refusal_that_names_the_file(tm
     assert told.endswith(".")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes: 1\ntrue: 2",
+        "on: 1\nYes: 2",
+        "1: a\n0x1: b",
+        "~: a\nnull: b",
+        "a: {no: 1, off: 2}",
+        "<<: {a: 1}\n<<: {a: 2}",
+    ],
+)
+def test_a_key_spelt_in_two_ways_is_given_twice(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="is given twice: keep one"):
+        _yaml(tmp_path, text)
+
+
+def test_what_a_refusal_quotes_can_be_seen(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        _yaml(tmp_path, "a: [\u202e")
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("key", ["auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"])
 @pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"a": m}, lambda m: {"a": [[1, {"b": m}]]}])
 def test_a_key_that_names_code_is_found_at_any_depth_whatever_its_value(tmp_path: Path, key: str, wrap: Any) -> None:
