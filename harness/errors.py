@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 
 class QuenchError(Exception):
@@ -28,6 +28,32 @@ class QuenchError(Exception):
 
 class InputError(QuenchError):
     """Something a user gave cannot be used; the command line exits with 2."""
+
+
+class Fault(str):
+    """A sentence about one fault that also knows where it is and what is accepted there.
+
+    Attributes:
+        file: Path of the file or folder, None where it is about neither.
+        field: Field of the manifest, None where it is about none.
+        accepted: What the field accepts, in words.
+    """
+
+    file: str | None
+    field: str | None
+    accepted: str | None
+
+    def __new__(
+        cls, sentence: str, *, file: str | None = None, field: str | None = None, accepted: str | None = None
+    ) -> Self:
+        """Returns the sentence with what is known about it."""
+        made = super().__new__(cls, sentence)
+        made.file, made.field, made.accepted = file, field, accepted
+        return made
+
+    def as_json(self) -> dict[str, str | None]:
+        """Returns the fault as a mapping: file, field, accepted, and the sentence, which says what to do."""
+        return {"file": self.file, "field": self.field, "accepted": self.accepted, "sentence": str(self)}
 
 
 class ManifestError(InputError):
@@ -43,7 +69,14 @@ class ManifestError(InputError):
 
 
 class UnsafeSubmissionError(InputError):
-    """Weights or configs that must not be loaded."""
+    """Weights or configs that must not be loaded; ``faults`` lists all that are known, the message is the first."""
+
+    def __init__(self, fault: str, *others: str) -> None:
+        self.faults = (fault, *others)
+        super().__init__(fault)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.faults
 
 
 class UnknownNameError(InputError):

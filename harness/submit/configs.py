@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit import quantization_configs
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import Tensor
@@ -61,8 +61,8 @@ _LARGEST = 1 << 24
 _BEYOND_USE = 10**30
 
 
-def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(f"{path}: {what}.")
+def _refuse(path: Path, what: str, *, field: str | None = None, accepted: str | None = None) -> UnsafeSubmissionError:
+    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path), field=field, accepted=accepted))
 
 
 def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
@@ -171,11 +171,13 @@ def _check_sizes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     """Refuses a config whose sizes are not the tensors' own."""
     for key in ("hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"):
         if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
-            raise _refuse(path, f"`{key}` must be a whole number above 0")
+            raise _refuse(path, f"`{key}` must be a whole number above 0", field=key, accepted="1, 2, ...")
     for key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
         value = config.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST):
-            raise _refuse(path, f"`{key}` must be a whole number from 1 to {_LARGEST}")
+            raise _refuse(
+                path, f"`{key}` must be a whole number from 1 to {_LARGEST}", field=key, accepted=f"1 to {_LARGEST}"
+            )
     embeddings = [
         each.shape for name, each in tensors.items() if re.search(r"(?:embed_tokens|embed_in)\.weight$", name)
     ]
@@ -297,13 +299,13 @@ def check_adapter(path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, 
     config = read_config(path)
     for key, value in config.items():
         if key not in _ADAPTER_KEYS:
-            raise _refuse(path, f"the key {key!r} is not on the list of accepted ones: remove it")
+            raise _refuse(path, f"the key {key!r} is not on the list of accepted ones: remove it", field=key)
         accepts, told = _ADAPTER_KEYS[key]
         if not accepts(value):
-            raise _refuse(path, f"`{key}` is {str(value)[:60]!r}, and accepted is {told}")
+            raise _refuse(path, f"`{key}` is {str(value)[:60]!r}, and accepted is {told}", field=key, accepted=told)
     for key in ("peft_type", "r", "target_modules"):
         if key not in config:
-            raise _refuse(path, f"`{key}` is missing: accepted is {_ADAPTER_KEYS[key][1]}")
+            raise _refuse(path, f"`{key}` is missing: accepted is {_ADAPTER_KEYS[key][1]}", field=key)
     modules: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         factor = _FACTOR.fullmatch(name)

@@ -6,7 +6,7 @@ import io
 import pickletools
 from pathlib import Path
 
-from harness.errors import UnsafeSubmissionError
+from harness.errors import Fault, UnsafeSubmissionError
 
 MAX_TEXT = 64 * 1024 * 1024
 """Largest text file, a tokenizer's vocabulary included, in bytes."""
@@ -30,12 +30,14 @@ _REFUSED_ENDINGS = frozenset({
 # Binary by nature and read by tokenizers alone.
 _TOKENIZER_MODELS = frozenset({"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"})
 
+_ACCEPTED = "weights as .safetensors files, and text"
+
 # No text is this many pickle instructions long by chance.
 _MAX_INSTRUCTIONS = 20_000
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(f"{path}: {what}.")
+    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path), accepted=_ACCEPTED))
 
 
 def _is_old_pickle(content: bytes) -> bool:

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UnsafeSubmissionError
+from harness.errors import Fault, UnsafeSubmissionError
 from harness.submit.tensor_files import Tensor
 
 _BLOCKS = {
@@ -39,8 +39,9 @@ class _Head:
         self._path, self._data, self.place = path, data, 0
 
     def refuse(self, what: str) -> UnsafeSubmissionError:
+        accepted = "a little-endian .gguf file of version 2 or 3, as llama.cpp's tools write it"
         return UnsafeSubmissionError(
-            f"{self._path}: {what}; submit a little-endian .gguf file of version 2 or 3, as llama.cpp's tools write it."
+            Fault(f"{self._path}: {what}; submit {accepted}.", file=str(self._path), accepted=accepted)
         )
 
     def take(self, size: int, what: str) -> bytes:
@@ -99,7 +100,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """
     with path.open("rb") as file:
         if path.stat().st_size < 24:
-            raise UnsafeSubmissionError(f"{path}: it is too short for a GGUF file: export it anew.")
+            raise UnsafeSubmissionError(
+                Fault(f"{path}: it is too short for a GGUF file: export it anew.", file=str(path))
+            )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _tensors(_Head(path, data), len(data))
 

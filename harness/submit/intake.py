@@ -6,41 +6,60 @@ not at their names; headers, configs and every number are read by ourselves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.records import Submission
 from harness.submit import gguf_files
 from harness.submit.configs import check_adapter, check_model, read_config
 from harness.submit.first_bytes import MAX_TEXT, check_file
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header
-from harness.submit.weights import HUB, weight_files, weights_digest
+from harness.submit.weights import HUB, weights_digest
 
 _MAX_FILES = 2000
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(f"{path}: {what}.")
+    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yields the regular files of a folder; links that lead out of it and special files are refused."""
-    root = folder.resolve()
+@contextlib.contextmanager
+def _noting(faults: list[str]) -> Iterator[None]:
+    """Keeps what is refused inside for later, so that the next thing is looked at as well."""
+    try:
+        yield
+    except UnsafeSubmissionError as refused:
+        faults += [fault for fault in refused.faults if fault not in faults]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns the regular files of a folder; links that lead out of it, special files and hidden names are refused."""
+    root, found = folder.resolve(), list[Path]()
+    faults: list[str] = []
     for current, directories, names in os.walk(folder):
-        _check_names(Path(current), [*directories, *names])
+        with _noting(faults):
+            _check_names(Path(current), [*directories, *names])
         for name in sorted([*directories, *names]):
             path = Path(current) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise _refuse(path, "it is a link out of the submission's folder: put the file itself there")
-            mode = path.stat().st_mode if path.exists() else 0
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise _refuse(path, "it is neither a file nor a folder: remove it")
-            if stat.S_ISREG(mode):
-                yield path
+            with _noting(faults):
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    raise _refuse(path, "it is a link out of the submission's folder: put the file itself there")
+                mode = path.stat().st_mode if path.exists() else 0
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise _refuse(path, "it is neither a file nor a folder: remove it")
+                if stat.S_ISREG(mode):
+                    found.append(path)
+            if len(found) > _MAX_FILES:
+                raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
+    if faults:
+        # Nothing is opened then: reading a pipe or a device would never end.
+        raise UnsafeSubmissionError(*faults)
+    return found
 
 
 def _check_names(folder: Path, names: list[str]) -> None:
@@ -132,37 +151,45 @@ def scan_folder(
     """
     if not folder.is_dir():
         raise _refuse(folder, "there is no such folder: put the weights there, or change `weights` in submission.yaml")
-    for count, path in enumerate(_files(folder), start=1):
-        if count > _MAX_FILES:
-            raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
-        check_file(path, may_be_gguf=quantized and path.parent == folder)
-        # An index is checked with its shards; deeper folders are never read.
-        if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
-            read_config(path, limit=MAX_TEXT)
-    gguf = gguf_file(folder) if quantized else None
-    if gguf is not None:
-        header = gguf_files.read_header(gguf)
-        dense = sorted(set(gguf_files.block_types(header)) & set(gguf_files.DENSE))
-        if dense:
-            raise _refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
-        tensors = gguf_files.as_model(header)
-    else:
-        tensors = read_tensors(
-            folder, "adapter_model" if adapter else "model", accepted=PACKED if quantized else ACCEPTED
-        )
+    faults: list[str] = []
+    for path in _files(folder):
+        with _noting(faults):
+            check_file(path, may_be_gguf=quantized and path.parent == folder)
+            # An index is checked with its shards; deeper folders are never read.
+            if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
+                read_config(path, limit=MAX_TEXT)
+    tensors: dict[str, Tensor] = {}
+    gguf: Path | None = None
+    with _noting(faults):
+        gguf = gguf_file(folder) if quantized else None
+        tensors = _tensors(folder, gguf, "adapter_model" if adapter else "model", PACKED if quantized else ACCEPTED)
     config = folder / ("adapter_config.json" if adapter else "config.json")
-    if not config.is_file():
-        raise _refuse(
-            config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
-        )
-    if adapter:
-        check_adapter(config, tensors, base)
-    else:
-        check_model(config, tensors, quantization=("config" if gguf is None else "gguf") if quantized else None)
-    for path in weight_files(folder):
-        if path.suffix == ".safetensors":
+    with _noting(faults):
+        if not config.is_file():
+            raise _refuse(
+                config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
+            )
+        if tensors and adapter:
+            check_adapter(config, tensors, base)
+        elif tensors:
+            check_model(config, tensors, quantization=("config" if gguf is None else "gguf") if quantized else None)
+    for path in sorted(folder.glob("*.safetensors")) if tensors else ():
+        with _noting(faults):
             check_numbers(path)
+    if faults:
+        raise UnsafeSubmissionError(*faults)
     return tensors
+
+
+def _tensors(folder: Path, gguf: Path | None, stem: str, accepted: tuple[str, ...]) -> dict[str, Tensor]:
+    """Returns the headers of a folder's weights, safetensors or the one GGUF file."""
+    if gguf is None:
+        return read_tensors(folder, stem, accepted=accepted)
+    header = gguf_files.read_header(gguf)
+    dense = sorted(set(gguf_files.block_types(header)) & set(gguf_files.DENSE))
+    if dense:
+        raise _refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
+    return gguf_files.as_model(header)
 
 
 def _check_digest(submission: Submission) -> None:
@@ -186,12 +213,17 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
 
     Raises:
         UnsafeSubmissionError: Something must not be loaded; the message says
-            which file, what is wrong and what is accepted.
+            which file, what is wrong and what is accepted, and ``faults`` has
+            one sentence for each such file.
     """
     base = submissions.get(submission.base_model or "")
+    base_tensors, faults = None, list[str]()
     try:
-        base_tensors = _scan_one(base, None) if base is not None else None
-        _scan_one(submission, base_tensors)
+        if base is not None:
+            with _noting(faults):
+                base_tensors = _scan_one(base, None)
+        with _noting(faults):
+            _scan_one(submission, base_tensors)
     except (OSError, RuntimeError, UnicodeError) as error:
         # A loop of links, a folder in place of a file, a name no file system takes.
         raise UnsafeSubmissionError(
@@ -200,7 +232,10 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
     # The target's tokenizer is what an entry is scored with.
     target = submissions.get(submission.target or "")
     if target is not None and target is not base:
-        scan(target, submissions)
+        with _noting(faults):
+            scan(target, submissions)
+    if faults:
+        raise UnsafeSubmissionError(*faults)
 
 
 def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:

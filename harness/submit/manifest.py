@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import InputError, ManifestError
+from harness.errors import Fault, InputError, ManifestError
 from harness.records import Kind, Role, Submission
 from harness.submit.strict_text import HIDDEN, read_yaml, visible
 
@@ -220,20 +220,58 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, str | int | bool)
 
 
-def _read(folder: Path) -> tuple[Submission | None, list[str]]:
-    """Returns the submission, or the faults that prevent one."""
+def _at(path: Path, sentence: str) -> Fault:
+    """Returns a sentence with its file, and with the field that it begins with, if with any."""
+    named = re.match(r"`([^`]+)`", sentence)
+    field = named[1] if named else None
+    return Fault(
+        f"{path}: {sentence}",
+        file=str(path),
+        field=field,
+        accepted=_told(field) if field in Manifest.model_fields else None,
+    )
+
+
+def faults_of(raw: Mapping[Any, Any], folder: Path) -> list[Fault]:
+    """Returns all faults that a manifest's fields have by themselves, in the folder where it is to lie.
+
+    Args:
+        raw: The fields, as YAML gives them.
+        folder: Folder of the submission, absolute; it need not be there.
+    """
+    return [_at(folder / FILE, fault) for fault in dict.fromkeys([*_schema_faults(raw), *_rule_faults(raw, folder)])]
+
+
+def _raw(folder: Path) -> dict[Any, Any]:
+    """Returns the fields of a folder's submission.yaml, unchecked.
+
+    Raises:
+        ManifestError: There is none, or no plain mapping in it.
+    """
     path = folder / FILE
     if not path.is_file() or path.is_symlink():
-        return None, [f"{path}: there is no such file: every submission needs one (docs/submitting.md shows it)."]
+        raise ManifestError(
+            [_at(path, "there is no such file: every submission needs one (docs/submitting.md shows it).")]
+        )
     try:
         raw = read_yaml(path, limit=_MAX_BYTES)
     except InputError as refused:
-        return None, [f"{path}: {refused}."]
+        raise ManifestError([_at(path, f"{refused}.")]) from refused
     if not isinstance(raw, dict):
-        return None, [f"{path}: it must be a mapping of fields such as `name: {folder.name}`, and is something else."]
-    faults = dict.fromkeys([*_schema_faults(raw), *_rule_faults(raw, folder)])
-    if faults:
-        return None, [f"{path}: {fault}" for fault in faults]
+        raise ManifestError(
+            [_at(path, f"it must be a mapping of fields such as `name: {folder.name}`, and is something else.")]
+        )
+    return raw
+
+
+def _read(folder: Path) -> tuple[Submission | None, list[str]]:
+    """Returns the submission, or the faults that prevent one."""
+    try:
+        raw = _raw(folder)
+    except ManifestError as refused:
+        return None, list(refused.faults)
+    if faults := faults_of(raw, folder):
+        return None, list(faults)
     manifest = Manifest.model_validate(raw)
     local = not manifest.weights.startswith(HUB)
     fields = manifest.model_dump() | {
@@ -332,6 +370,18 @@ def load_all(directory: Path) -> dict[str, Submission]:
         raise ManifestError(
             [f"{directory}: there is no such folder: give one that holds a folder for each submission."]
         )
+    found, broken, faults = _read_all(directory)
+    complete = {}
+    for name, submission in found.items():
+        complete[name], problems = _completed(submission, found, broken)
+        faults += problems
+    if faults:
+        raise ManifestError(faults)
+    return complete
+
+
+def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[str]]:
+    """Returns the submissions of a directory that can be read, the names of the others, and their faults."""
     folders = sorted(path for path in directory.absolute().iterdir() if path.is_dir() and path.name[0] not in "._")
     found: dict[str, Submission] = {}
     faults: list[str] = []
@@ -343,11 +393,46 @@ def load_all(directory: Path) -> dict[str, Submission]:
             broken.add(folder.name)
         else:
             found[submission.name] = submission
-    complete = {}
-    for name, submission in found.items():
-        complete[name], ambiguous = _with_retrain(submission, found)
-        problems = [*_cross_faults(submission, found, broken), *([ambiguous] if ambiguous else [])]
-        faults += [f"{Path(submission.folder) / FILE}: {problem}" for problem in problems]
-    if faults:
-        raise ManifestError(faults)
-    return complete
+    return found, broken, faults
+
+
+def _completed(
+    submission: Submission, found: Mapping[str, Submission], broken: set[str]
+) -> tuple[Submission, list[str]]:
+    """Returns a submission with its retrain control, and its faults beside the others."""
+    complete, ambiguous = _with_retrain(submission, found)
+    problems = [*_cross_faults(submission, found, broken), *([ambiguous] if ambiguous else [])]
+    return complete, [_at(Path(submission.folder) / FILE, problem) for problem in problems]
+
+
+def load_beside(folder: Path) -> tuple[Submission, dict[str, Submission], list[str]]:
+    """Returns one folder's submission, all that lie beside it, and its own faults; those of others are not told.
+
+    A neighbour with faults is missing among them; naming it is a fault.
+
+    Raises:
+        ManifestError: With all faults of the folder's own submission.yaml.
+    """
+    submission = load(folder)
+    found, broken, _ = _read_all(Path(submission.folder).parent)
+    submission, faults = _completed(submission, found | {submission.name: submission}, broken)
+    for field in ("target", "retrain", "seed_of", "base_model"):
+        if (name := getattr(submission, field)) in broken:
+            path = Path(submission.folder) / FILE
+            faults.append(_at(path, f"`{field}` names {name!r}, which has faults of its own: mend that one first."))
+    return submission, found | {submission.name: submission}, faults
+
+
+def local_weights(folder: Path) -> tuple[Path, str] | None:
+    """Returns where a submission's weights lie and of what kind they are, though other fields have faults.
+
+    None where these fields have faults too, or the weights are on the hub.
+    """
+    folder = folder.absolute()
+    try:
+        raw = _raw(folder)
+    except ManifestError:
+        return None
+    if {fault.field for fault in faults_of(raw, folder)} & {"weights", "kind"} or raw["weights"].startswith(HUB):
+        return None
+    return (folder / raw["weights"]).resolve(), raw["kind"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit.strict_text import parse_json
 
 # The format's own limit is 100 MB; a model of 10,000 tensors takes 1 MB.
@@ -45,8 +45,9 @@ class Tensor:
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
+    sentence = f"{path}: {what}; save the weights anew with safetensors (save_pretrained does) and submit that file."
     return UnsafeSubmissionError(
-        f"{path}: {what}; save the weights anew with safetensors (save_pretrained does) and submit that file."
+        Fault(sentence, file=str(path), accepted="a file as the safetensors library writes it")
     )
 
 
@@ -155,7 +156,8 @@ def check_numbers(path: Path) -> None:
     stat = path.stat()
     name = _first_unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if name is not None:
-        raise UnsafeSubmissionError(
+        sentence = (
             f"{path}: tensor {name!r} holds NaN or infinity, and no score of such a model means anything: "
             "train or export it again."
         )
+        raise UnsafeSubmissionError(Fault(sentence, file=str(path), accepted="finite numbers"))
