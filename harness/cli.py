@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_backends, cli_cache, cli_compare, cli_logs, cli_making, cli_showing
+from harness import cli_backends, cli_cache, cli_compare, cli_logs, cli_making, cli_showing, cli_submitting
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -31,8 +31,6 @@ from harness.cli_options import (
     load_submissions,
     print_rows,
     stderr,
-    submission_folders,
-    submissions_dir,
 )
 from harness.errors import InputError, ManifestError, QuenchError
 
@@ -57,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
 )
+app.add_typer(cli_submitting.app)
 app.add_typer(cli_making.app)
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_logs.app)
@@ -69,33 +68,6 @@ app.add_typer(cli_making.mini_app, name="mini")
 def main() -> None:
     """Runs the command line."""
     app()
-
-
-@app.command(epilog="Examples: `quench validate` · `quench validate submissions/my-entry --json`")
-def validate(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Submission folders. [default: all]")] = None,
-    submissions: SubmissionsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check submissions the way the board's CI does: manifest, weights, configs. Nothing is loaded."""
-    rows = [_check(path) for path in (paths or submission_folders(submissions_dir(submissions)))]
-    print_rows(rows, "validate", as_json, title="Submissions", columns=("submission", "valid", "faults"))
-    if not all(row["valid"] for row in rows):
-        raise typer.Exit(2)
-
-
-def _check(folder: Path) -> dict[str, Any]:
-    from harness.submit import intake, manifest
-
-    try:
-        submission = manifest.load(folder)
-        neighbours = manifest.load_all(folder.resolve().parent)
-        intake.scan(submission, neighbours)
-    except ManifestError as error:
-        return {"submission": folder.name, "valid": False, "faults": list(error.faults)}
-    except InputError as error:
-        return {"submission": folder.name, "valid": False, "faults": [str(error)]}
-    return {"submission": folder.name, "valid": True, "faults": []}
 
 
 @app.command(

@@ -17,8 +17,8 @@ from harness.score import corpora
 
 SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
-    "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare", "cache",
-    "cache clear", "cache trim", "render", "ingest", "unlearn", "mini build",
+    "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
+    "cache", "cache clear", "cache trim", "render", "ingest", "unlearn", "mini build",
 )  # fmt: skip
 
 

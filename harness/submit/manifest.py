@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,11 @@ def json_schema() -> dict[str, Any]:
         {"if": hub, "then": {"required": ["revision"], "properties": {"revision": given}}},
     ]
     return schema
+
+
+def schema_text() -> str:
+    """Returns the JSON Schema as the text of the file that ships in ``submissions/``."""
+    return json.dumps(json_schema(), indent=2) + "\n"
 
 
 def _told(field: str) -> str:
@@ -394,6 +400,11 @@ def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[st
         else:
             found[submission.name] = submission
     return found, broken, faults
+
+
+def readable(directory: Path) -> dict[str, Submission]:
+    """Returns the submissions of a directory whose manifests have no faults of their own, by name."""
+    return _read_all(directory)[0]
 
 
 def _completed(
