@@ -161,7 +161,7 @@ def test_a_quoted_quench_command_has_a_command_and_options_of_that_name(
     monkeypatch.chdir(tmp_path)
     # `quench unlearn` alone names a command and is no call of it: only whole calls have to parse.
     words = line.split()[1:]
-    if words in (["unlearn"], ["ingest"], ["mini"]):
+    if words in (["init"], ["unlearn"], ["ingest"], ["mini"]):
         assert words[0] in COMMAND.commands
         return
     name, options = _parse(line)
