@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.cli_options import JsonOption, SubmissionsOption, print_rows, stderr, submission_folders, submissions_dir
-from harness.errors import InputError
+from harness.errors import Fault, InputError
 
 app = typer.Typer()
 
@@ -140,18 +140,20 @@ def validate(
 
         print(manifest.schema_text(), end="")
         return
-    rows = [_checked(path) for path in (paths or submission_folders(submissions_dir(submissions)))]
+    from harness.submit import validation
+
+    folders = paths or submission_folders(submissions_dir(submissions))
+    rows = [_row(folder, faults) for folder, faults in zip(folders, validation.faults_of(folders), strict=True)]
     print_rows(rows, "validate", as_json, title="Submissions", columns=("submission", "valid", "faults"))
     if not all(row["valid"] for row in rows):
         raise typer.Exit(2)
 
 
-def _checked(folder: Path) -> dict[str, Any]:
+def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
     """Returns one row: the faults as sentences, and each again with its file, field and what is accepted."""
-    from harness.submit import manifest, validation
+    from harness.submit import manifest
     from harness.submit.weights import weights_digest
 
-    found = validation.faults_of(folder)
     return {
         "submission": folder.absolute().name,
         "valid": not found,

@@ -24,8 +24,8 @@ from harness.submit.fields import (
 from harness.submit.strict_text import read_yaml
 
 __all__ = [
-    "FILE", "HUB", "NAME", "Manifest", "faults_of", "json_schema", "load", "load_all", "load_beside", "local_weights",
-    "readable", "schema_text",
+    "FILE", "HUB", "NAME", "Manifest", "beside", "faults_of", "json_schema", "load", "load_all", "load_beside",
+    "local_weights", "schema_text",
 ]  # fmt: skip
 
 _MAX_BYTES = 64 * 1024
@@ -185,9 +185,10 @@ def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[st
     return found, broken, faults
 
 
-def readable(directory: Path) -> dict[str, Submission]:
-    """Returns the submissions of a directory whose manifests have no faults of their own, by name."""
-    return _read_all(directory)[0]
+def beside(directory: Path) -> tuple[dict[str, Submission], set[str]]:
+    """Returns the submissions of a directory whose manifests have no faults by name, and the names of the others."""
+    found, broken, _ = _read_all(directory)
+    return found, broken
 
 
 def _completed(
@@ -199,24 +200,31 @@ def _completed(
     return complete, [fault_at(Path(submission.folder) / FILE, problem) for problem in problems]
 
 
-def load_beside(folder: Path) -> tuple[Submission, dict[str, Submission], list[str]]:
-    """Returns one folder's submission, all that lie beside it, and its own faults; those of others are not told.
+def load_beside(
+    folder: Path, found: Mapping[str, Submission], broken: set[str]
+) -> tuple[Submission, dict[str, Submission], list[str]]:
+    """Returns one folder's submission, all together with it, and its own faults; those of others are not told.
 
-    A neighbour with faults is missing among them; naming it is a fault.
+    Naming a neighbour that has faults is a fault.
+
+    Args:
+        folder: Folder of the submission.
+        found: The submissions beside it, as ``beside`` returns them.
+        broken: Names of the folders there whose manifests have faults.
 
     Raises:
         ManifestError: With all faults of the folder's own submission.yaml.
     """
     submission = load(folder)
-    found, broken, _ = _read_all(Path(submission.folder).parent)
-    submission, faults = _completed(submission, found | {submission.name: submission}, broken)
+    together = {**found, submission.name: submission}
+    submission, faults = _completed(submission, together, broken)
     for field in ("target", "retrain", "seed_of", "base_model"):
         if (name := getattr(submission, field)) in broken:
             path = Path(submission.folder) / FILE
             faults.append(
                 fault_at(path, f"`{field}` names {name!r}, which has faults of its own: mend that one first.")
             )
-    return submission, found | {submission.name: submission}, faults
+    return submission, {**together, submission.name: submission}, faults
 
 
 def local_weights(folder: Path) -> tuple[Path, str] | None:

@@ -87,7 +87,7 @@ def gathered(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             f"`quench validate {folder}` checks it."
         )
     chosen = {key: value for key, value in given.items() if value not in (None, [], {})}
-    beside = manifest.readable(folder.parent) if folder.parent.is_dir() else {}
+    beside = manifest.beside(folder.parent)[0] if folder.parent.is_dir() else {}
     fields: dict[str, Any] = {"name": folder.name, "weights": _weights_folder(folder, chosen.get("weights"))}
     if not fields["weights"].startswith(manifest.HUB):
         fields |= _from_weights(folder / fields["weights"], beside)

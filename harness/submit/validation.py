@@ -1,33 +1,45 @@
-"""Everything that is wrong with one submission folder, told at once; nothing of it is loaded."""
+"""Everything that is wrong with submission folders, told at once; nothing of them is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import Fault, ManifestError, UnsafeSubmissionError
+from harness.records import Submission
 from harness.submit import intake, manifest
 
 
-def faults_of(folder: Path) -> list[Fault]:
-    """Returns every fault of a submission: manifest, names of others, weights, configs and its controls' files.
+def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
+    """Returns every fault of each submission: manifest, names of others, weights, configs and its controls' files.
 
     A manifest with faults does not hide those of the weights, where it says
     where they lie. Faults of manifests beside it are not its own.
 
     Args:
-        folder: Folder of the submission.
+        folders: Folders of the submissions.
     """
+    # Read once for all that lie together: each would read all of them.
+    beside = {
+        directory: manifest.beside(directory)
+        for directory in {folder.absolute().parent for folder in folders}
+        if directory.is_dir()
+    }
+    return [_faults(folder, *beside.get(folder.absolute().parent, ({}, set()))) for folder in folders]
+
+
+def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> list[Fault]:
     told: list[str] = []
     try:
-        submission, beside, told = manifest.load_beside(folder)
+        submission, together, told = manifest.load_beside(folder, found, broken)
     except ManifestError as refused:
         told += refused.faults
-        found = manifest.local_weights(folder)
-        if found is not None:
-            told += _weights_faults(*found)
+        place = manifest.local_weights(folder)
+        if place is not None:
+            told += _weights_faults(*place)
     else:
         try:
-            intake.scan(submission, beside)
+            intake.scan(submission, together)
         except UnsafeSubmissionError as refused:
             told += refused.faults
     return [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
