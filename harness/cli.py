@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness import cli_backends, cli_cache, cli_compare, cli_logs, cli_making, cli_showing, cli_submitting
+from harness import (
+    cli_backends,
+    cli_cache,
+    cli_compare,
+    cli_exporting,
+    cli_logs,
+    cli_making,
+    cli_showing,
+    cli_submitting,
+)
 from harness.cli_options import (
     DEFAULT_STORE,
     ControlsOption,
@@ -62,6 +71,7 @@ app.add_typer(cli_logs.app)
 app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
+app.add_typer(cli_exporting.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 

@@ -21,11 +21,12 @@ from typing import Any
 import jinja2
 
 from harness import provenance
-from harness.errors import InputError, QuenchError
+from harness.errors import InputError, QuenchError, StoreError
 from harness.paths import content_dir
-from harness.publish import cells_page, drawing, index_page, page_text, ranking, rules, submission_page
+from harness.publish import cells_page, drawing, exports, index_page, page_text, ranking, rules, submission_page
 from harness.publish.board import Board
 from harness.publish.headline import KINDS
+from harness.publish.release import Release
 from harness.records import CellResult
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
@@ -63,11 +64,9 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
         InputError: ``out`` holds other files, or ``base_url`` is no web address.
         StoreError: The store can't be read.
     """
-    if base_url is not None and page_text.web_address(base_url) is None:
-        raise InputError(f"The base URL {base_url!r} is no web address: give one such as https://example.org/board/.")
+    _check_address(base_url)
     _check_replaceable(out)
-    with Store.open(store, read_only=True) as opened:
-        cells = opened.cells(with_documents=True)
+    cells = _stored(store)
     site = _site(store, cells, title, base_url)
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -79,6 +78,54 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
         shutil.rmtree(building, ignore_errors=True)
         raise
     return out / "index.html"
+
+
+def export(
+    store: Path, out: Path, formats: Sequence[str] = (), *, title: str | None = None, base_url: str | None = None
+) -> list[exports.Exported]:
+    """Writes the board as files for other programs, as below ``data/`` of the site.
+
+    Args:
+        store: The store to export; it is only read.
+        out: Folder of the files; others in it stay.
+        formats: Names of ``exports.FORMATS``; none for all.
+        title: Name of the board.
+        base_url: Address of the site, for links to its pages.
+
+    Raises:
+        InputError: ``out`` is a file, ``base_url`` no web address, or a format unknown.
+        StoreError: The store can't be read, or holds nothing.
+    """
+    _check_address(base_url)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: name a folder with --out.")
+    exports.check_formats(formats)
+    cells = _stored(store)
+    if not cells:
+        raise StoreError(f"The store {store} holds no cell: fill it with `quench run --store {store}`.")
+    boards = [ranking.rank(cells, name) for name in _ordered_corpora(cells)]
+    return exports.write(out, _release(boards, cells, _links(boards), _site(store, cells, title, base_url)), formats)
+
+
+def _release(
+    boards: Sequence[Board], cells: Sequence[CellResult], links: Mapping[str, Mapping[str, str]], site: Site
+) -> Release:
+    facts = {board.corpus: corpus_facts(board.corpus) for board in boards}
+    return Release(
+        title=site.title, base_url=site.base_url, store_sha256=site.store_sha256,
+        scoring_version=site.scoring_version, boards=boards, cells=cells, links=links,
+        corpora={name: known for name, known in facts.items() if known is not None},
+    )  # fmt: skip
+
+
+def _check_address(base_url: str | None) -> None:
+    if base_url is not None and page_text.web_address(base_url) is None:
+        raise InputError(f"The base URL {base_url!r} is no web address: give one such as https://example.org/board/.")
+
+
+def _stored(store: Path) -> list[CellResult]:
+    with Store.open(store, read_only=True) as opened:
+        return opened.cells(with_documents=True)
 
 
 def _check_replaceable(out: Path) -> None:
@@ -166,7 +213,11 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
         for row in (*board.rows, *board.controls):
             _submission(folder, env, site, board, homes, links[board.corpus], row.submission.name)
     facts = [found for found in (corpus_facts(board.corpus) for board in boards) if found is not None]
-    _write(folder, env, "methodology.html.j2", "methodology.html", site, section="Method", corpora=facts)
+    release = _release(boards, cells, links, site)
+    _write(
+        folder, env, "methodology.html.j2", "methodology.html", site, section="Method", corpora=facts,
+        data=exports.write(folder / "data", release) if boards else [], changes=exports.changes(release),
+    )  # fmt: skip
     _write(
         folder, env, "cells.html.j2", "cells.html", site, section="Cells",
         **cells_page.context(boards, cells, links),
