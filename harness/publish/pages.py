@@ -93,18 +93,22 @@ def export(
         base_url: Address of the site, for links to its pages.
 
     Raises:
-        InputError: ``out`` is a file, ``base_url`` no web address, or a format unknown.
+        InputError: ``out`` can't be written to, ``base_url`` is no web address, or a format unknown.
         StoreError: The store can't be read, or holds nothing.
     """
     _check_address(base_url)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: name a folder with --out.")
     exports.check_formats(formats)
     cells = _stored(store)
     if not cells:
         raise StoreError(f"The store {store} holds no cell: fill it with `quench run --store {store}`.")
     boards = [ranking.rank(cells, name) for name in _ordered_corpora(cells)]
-    return exports.write(out, _release(boards, cells, _links(boards), _site(store, cells, title, base_url)), formats)
+    release = _release(boards, cells, _links(boards), _site(store, cells, title, base_url))
+    try:
+        return exports.write(out, release, formats)
+    except OSError as error:
+        raise InputError(
+            f"Nothing can be written to {out} ({error.strerror}): name a folder with --out that may be written to."
+        ) from error
 
 
 def _release(

@@ -235,7 +235,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(tmp_path: Path, page
     with pytest.raises(InputError, match="no web address"):
         pages.export(page_store, tmp_path / "out", base_url="ftp://x")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="Nothing can be written"):
         pages.export(page_store, tmp_path / "file")
     with pytest.raises(StoreError, match="holds no cell"):
         pages.export(store_of(tmp_path / "empty.duckdb", []), tmp_path / "out")
