@@ -248,4 +248,15 @@ def test_the_page_links_every_kind_of_file_and_the_foot_leads_there(site: Path) 
     assert listed >= {"board.csv", "cells.parquet", "board.duckdb", "feed.xml", "board.bib", "changes.json"}
     assert all((site / "data" / name).is_file() for name in listed)
     for page in site.rglob("*.html"):
-        assert 'methodology.html#data"' in page.read_text(encoding="utf-8")
+        root = "../" * (len(page.relative_to(site).parts) - 1)
+        source = page.read_text(encoding="utf-8")
+        assert f'href="{root}methodology.html#data"' in source
+        assert f'type="application/atom+xml" title="New entries" href="{root}data/feed.xml"' in source
+
+
+def test_a_site_without_a_cell_offers_no_data_and_links_none(tmp_path: Path) -> None:
+    out = pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
+    assert not (out / "data").exists()
+    for page in out.rglob("*.html"):
+        assert "data/" not in page.read_text(encoding="utf-8")
+    assert "There is nothing to download yet." in (out / "methodology.html").read_text(encoding="utf-8")
