@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from harness.provenance import sha256_json
 from harness.publish import statistics
 from harness.publish.board import MetricResult, QuantizerResult
 from harness.publish.page_text import prose
@@ -20,7 +19,7 @@ from harness.records import CellResult
 from harness.score.corpora import Corpus
 from harness.score.metrics import METRICS
 
-EVERY_EVAL_EVER = "0.2.1"
+EVERY_EVAL_EVER = "0.3.0"
 """Version of its schema that ``every_eval_ever`` writes."""
 
 _HUB = "hf://"
@@ -42,7 +41,7 @@ def every_eval_ever(entry: Entry, release: Release) -> dict[str, Any]:
     epoch = _epoch(entry.changed)
     measured = [place for place in _measured(entry) if place[0].metric != PRIVACY or statistics.reference_auc(place[2])]
     version = measured[0][2].provenance.versions.get("quench-bench") if measured else None
-    record = {
+    return {
         "schema_version": EVERY_EVAL_EVER,
         "evaluation_id": f"quench-{prose(entry.board.corpus)}/{name}/{epoch}",
         "evaluation_timestamp": epoch,
@@ -63,6 +62,8 @@ def every_eval_ever(entry: Entry, release: Release) -> dict[str, Any]:
             "name": prose(submission.title),
             "id": name,
             "additional_details": {
+                "deployment_type": "self_deployed",
+                "model_availability": "open_weights" if hub else "unknown",
                 "submission": prose(submission.name),
                 "unlearning_method": prose(submission.method),
                 "kind": submission.kind,
@@ -71,7 +72,6 @@ def every_eval_ever(entry: Entry, release: Release) -> dict[str, Any]:
         },
         "evaluation_results": [_result(entry, release, *place) for place in measured],
     }
-    return {**record, "dedupe_identity": {"content_hash": sha256_json(record), "hash_algorithm": "sha256"}}
 
 
 def _measured(entry: Entry) -> Iterator[tuple[MetricResult, QuantizerResult, CellResult]]:
