@@ -23,7 +23,18 @@ import jinja2
 from harness import provenance
 from harness.errors import InputError, QuenchError, StoreError
 from harness.paths import content_dir
-from harness.publish import cells_page, drawing, exports, index_page, page_text, ranking, rules, submission_page
+from harness.publish import (
+    cells_page,
+    drawing,
+    exports,
+    index_page,
+    page_text,
+    published_page,
+    quantizer_page,
+    ranking,
+    rules,
+    submission_page,
+)
 from harness.publish.board import Board
 from harness.publish.headline import KINDS
 from harness.publish.release import Release
@@ -210,6 +221,7 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
         for number, board in enumerate(boards)
     }  # fmt: skip
     links = _links(boards)
+    env.globals["quantizer_pages"] = quantizer_page.pages(cells)
     if not boards:
         _write(folder, env, "empty.html.j2", "index.html", site, section="Leaderboard")
     for board in boards:
@@ -226,6 +238,23 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
         folder, env, "cells.html.j2", "cells.html", site, section="Cells",
         **cells_page.context(boards, cells, links),
     )  # fmt: skip
+    for name, page in quantizer_page.pages(cells).items():
+        _write(
+            folder, env, "quantizer.html.j2", page, site, section="Leaderboard", root="../", links=links,
+            **quantizer_page.context(name, boards, cells, homes),
+        )  # fmt: skip
+    _published(folder, env, site, boards, links)
+
+
+def _published(
+    folder: Path, env: jinja2.Environment, site: Site, boards: Sequence[Board], links: Mapping[str, Mapping[str, str]]
+) -> None:
+    source = published_page.shipped_file()
+    context = published_page.context(published_page.load(source), boards, links)
+    _write(folder, env, "published.html.j2", "published.html", site, section="Published", **context)
+    copied = folder / context["csv"]
+    copied.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, copied)
 
 
 def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:

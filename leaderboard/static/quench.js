@@ -83,22 +83,22 @@
 
   // Filters.
   const search = document.querySelector(".search");
-  const kind = document.querySelector(".filter-kind");
-  const verdict = document.querySelector(".filter-verdict");
+  const filters = all("select[data-filter]");
   const apply = () => {
     const wanted = (search?.value || "").trim().toLowerCase();
     let shown = 0, total = 0;
     for (const row of all("table.board tbody tr")) {
       const fits = (!wanted || row.textContent.toLowerCase().includes(wanted))
-        && (!kind?.value || row.dataset.kind === kind.value) && (!verdict?.value || row.dataset.verdict === verdict.value);
+        && filters.every((filter) => !filter.value || row.dataset[filter.dataset.filter] === filter.value);
       row.hidden = !fits;
       if (row.closest("section.width[hidden]")) continue;
       total += 1;
       shown += fits;
     }
+    for (const section of all("section.work")) section.hidden = !section.querySelector("tbody tr:not([hidden])");
     for (const label of all(".count")) label.textContent = shown === total ? "" : shown + " of " + total + " shown";
   };
-  for (const [control, name] of [[search, "q"], [kind, "kind"], [verdict, "verdict"]]) {
+  for (const [control, name] of [[search, "q"], ...filters.map((filter) => [filter, filter.dataset.filter])]) {
     if (!control) continue;
     control.value = state.get(name) || "";
     control.addEventListener("input", () => { remember(name, control.value); apply(); });

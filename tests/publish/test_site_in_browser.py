@@ -16,7 +16,10 @@ from harness.publish.page_text import number
 pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-PAGES = ("index.html", "cells.html", "methodology.html", "submission/ga-gdr-full.html", "submission/mini-retrain.html")
+PAGES = (
+    "index.html", "cells.html", "methodology.html", "submission/ga-gdr-full.html", "submission/mini-retrain.html",
+    "published.html", "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
+)  # fmt: skip
 OPEN = "section.width:not([hidden])"
 
 
@@ -115,8 +118,8 @@ def test_an_address_opens_the_view_it_was_copied_from(  # type: ignore[no-untype
     seen = visit()
     page = seen.go("index.html", fragment)
     assert page.locator(OPEN).get_attribute("data-bits") == bits
-    assert page.locator(".filter-kind").input_value() == kind
-    assert page.locator(".filter-verdict").input_value() == verdict
+    assert page.locator("select[data-filter=kind]").input_value() == kind
+    assert page.locator("select[data-filter=verdict]").input_value() == verdict
     assert page.locator(".search").input_value() == search
     shown = page.locator(f"{OPEN} table.board tbody tr:not([hidden])")
     for index in range(shown.count()):
@@ -142,8 +145,8 @@ def test_search_narrows_the_tables_says_how_many_are_left_and_can_be_undone(visi
 
 def test_filters_for_kind_and_verdict_work_together(visit, page_board: Board) -> None:  # type: ignore[no-untyped-def]
     page = visit().go("index.html")
-    page.locator(".filter-kind").select_option("LoRA")
-    page.locator(".filter-verdict").select_option("never forgot")
+    page.locator("select[data-filter=kind]").select_option("LoRA")
+    page.locator("select[data-filter=verdict]").select_option("never forgot")
     left = page.locator(f"{OPEN} table.board tbody tr:not([hidden]) th a").all_inner_texts()
     assert left == [
         row.submission.name for row in page_board.rows
