@@ -123,7 +123,7 @@ def test_rows_of_one_work_stand_together(shipped: list[Published]) -> None:
     ("work", "corpus", "method", "kind", "quantizer", "figures"),
     [
         ("Quantization-robust unlearning via LoRA", "books", "NPO+GDR", "LoRA", "bnb-fp4", (20.3, 36.64, 58.1, -58.91)),
-        ("Zhang et al., ICLR 2025", "news", "GA+GDR", "full", "bnb-fp4", (25.0, 50.1, 47.7, -99.1)),
+        ("Zhang et al. (ICLR)", "news", "GA+GDR", "full", "bnb-fp4", (25.0, 50.1, 47.7, -99.1)),
         ("MUSE", "news", "NPO+GDR", "full", "reference", (1.2, 54.6, 40.5, 105.8)),
         ("OpenUnlearning", "news", "RMU", "full", "reference", (5, 48, 51, 56.36)),
     ],

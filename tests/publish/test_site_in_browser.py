@@ -270,3 +270,18 @@ def test_a_reader_gets_from_the_table_to_an_entry_and_back(visit) -> None:  # ty
     page.locator("nav[aria-label=Pages] a", has_text="Cells").click()
     assert page.locator("nav[aria-label=Pages] a[aria-current]").inner_text() == "Cells"
     assert seen.complaints == []
+
+
+def test_published_results_are_filtered_by_what_was_really_used_and_empty_works_disappear(visit) -> None:  # type: ignore[no-untyped-def]
+    page = visit().go("published.html", "#corpus=news")
+    page.locator("select[data-filter=quantizer]").select_option("bnb-fp4")
+    left = page.locator("table.published tbody tr:not([hidden])")
+    assert {row.get_attribute("data-quantizer") for row in left.all()} == {"bnb-fp4"}
+    assert {row.get_attribute("data-corpus") for row in left.all()} == {"news"}
+    assert page.locator(".count").inner_text() == f"{left.count()} of 270 shown"
+    assert "corpus=news&quantizer=bnb-fp4" in page.url
+    for section in page.locator("section.work").all():
+        assert section.is_visible() == (section.locator("tbody tr:not([hidden])").count() > 0)
+    page.locator("select[data-filter=quantizer]").select_option("")
+    page.locator("select[data-filter=corpus]").select_option("")
+    assert page.locator("section.work:not([hidden])").count() == page.locator("section.work").count()
