@@ -150,7 +150,7 @@ def test_a_board_of_sixty_entries_names_all_of_them_and_stays_light(tmp_path: Pa
     cells = [replace(cell, survival=(), documents=cell.documents) for cell in cells]
     out = built(tmp_path, cells)
     parsed = all_pages(out)
-    assert len(parsed) == 60 + 2 + 3
+    assert len(parsed) == 60 + 2 + 4 + len(TWO)
     for plan in entries:
         assert f"submission/{plan.name}.html" in {link for _, link in parsed["index.html"].links}
     ranks = [int(found) for found in re.findall(r'<span class="rank">(\d+)</span>', parsed["index.html"].source)]
