@@ -135,18 +135,14 @@ class Proof:
         codes_sha256: Digest over the codes (or dequantized levels).
         dense_modules: Modules with weights that stay in 16 bit.
         remarks: What a reader must know, e.g. run-time outlier columns.
-        mean_abs_error: Mean of that difference's size over all quantized
-            weights; None where it is not known, and in rows of before it was
-            measured.
-        symmetric: Whether 0 was found to have the middle code in every group
-            of every layer; None where a code book or shifts decide, and in
-            rows of before it was looked at.
-        native_max_difference: Largest difference between the logits of the
-            library's own kernel and of the dense model on a batch of real
-            text; None where no kernel was run.
+        mean_abs_error: Mean of its size; None where it is not known or, in old rows, was not measured.
+        symmetric: Whether 0 has the middle code in every group of every layer;
+            None where a code book or shifts decide, and in old rows.
+        native_max_difference: Largest difference of logits between the
+            library's own kernel and the dense model; None where none was run.
         native_mean_difference: Mean of the same.
-        native_rounding_difference: Mean difference that computing in 16 bit
-            instead of float32 makes to the dense model on that batch.
+        native_rounding_difference: The mean that 16 bit instead of float32
+            makes of the dense model.
     """
 
     linear_layers: int

@@ -160,6 +160,8 @@ def test_a_figure_that_is_not_the_known_one_and_a_useless_gptq_are_faults():
     assert quantizer_nll.table_row("bnb-int8 as run", 3.34724) == (
         "| `bnb-int8 as run` | 3.3472 | 3.3472 | +0.0000 |  |  |  |"
     )
+
+
 def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_others():
     import board_speed
 

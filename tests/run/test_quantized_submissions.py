@@ -134,6 +134,7 @@ def test_scores_are_those_of_the_dense_model_that_the_codes_mean(cells: list[dic
         differing = {key for key in packed if packed[key] != plain[key]}
         assert differing <= {
             "submission",
+            "kind",
             "quantizer",
             "bits",
             "key",
