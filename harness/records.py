@@ -136,13 +136,11 @@ class Proof:
         dense_modules: Modules with weights that stay in 16 bit.
         remarks: What a reader must know, e.g. run-time outlier columns.
         mean_abs_error: Mean of its size; None where it is not known or, in old rows, was not measured.
-        symmetric: Whether 0 has the middle code in every group of every layer;
-            None where a code book or shifts decide, and in old rows.
+        symmetric: Whether 0 has the middle code everywhere; None where a code book or shifts decide, and in old rows.
         native_max_difference: Largest difference of logits between the
             library's own kernel and the dense model; None where none was run.
         native_mean_difference: Mean of the same.
-        native_rounding_difference: The mean that 16 bit instead of float32
-            makes of the dense model.
+        native_rounding_difference: Mean of what 16 bit makes of the dense model.
     """
 
     linear_layers: int
