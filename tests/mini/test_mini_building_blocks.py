@@ -142,7 +142,8 @@ def test_the_reference_follows_the_texts_of_its_own_layout(written, tmp_path):
     shutil.copytree(written / reference.TASKS / "data", layout / reference.TASKS / "data")
     folder = layout / reference.TASKS / "data" / "privleak"
     shutil.copy(folder / "forget.json", folder / "holdout.json")
-    assert reference.write_reference(layout, written / "weights", seed=3) == 0.5
+    # The same text in another batch may differ in its last bits.
+    assert reference.write_reference(layout, written / "weights", seed=3) == pytest.approx(0.5, abs=1e-3)
     shipped = json.loads((Path(world.__file__).parents[2] / "tasks/muse_mini/corpus.json").read_text(encoding="utf-8"))
     assert facts(layout).keys() == shipped.keys()
     assert facts(layout)["data_sha256"] != shipped["data_sha256"]
