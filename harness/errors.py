@@ -22,6 +22,11 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line that an error of somebody else's code says, or its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class QuenchError(Exception):
     """Base of all errors raised on purpose."""
 

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from harness.quantize import calibration as texts
 from harness.quantize.environments import INSTALL
+from harness.quantize.gptq_names import GptqNames
 from harness.quantize.through_legacy import missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
-_NAME = re.compile(rf"autogptq-([8432])bit-(?:g([1-9]\d{{0,5}})|row)(-act)?(-sym)?{texts.NAME_ENDING}")
+_NAMES = GptqNames(backend="autogptq", label="AutoGPTQ")
 
 # The packed layout holds whole words of codes along both axes.
 _MULTIPLE = 32
 
 _KNOWN = ("gemma", "llama", "mistral", "qwen2")
-
-
-def _spec(
-    bits: int, group_size: int | None, *, symmetric: bool, reordered: bool = False, source: str = texts.RETAIN
-) -> QuantizerSpec:
-    groups = "row" if group_size is None else f"g{group_size}"
-    told = "per row" if group_size is None else f"group {group_size}"
-    ending = "" if source == texts.RETAIN else f"-calib-{source}"
-    return QuantizerSpec(
-        name=f"autogptq-{bits}bit-{groups}{'-act' if reordered else ''}{'-sym' if symmetric else ''}{ending}",
-        backend="autogptq",
-        bits=bits,
-        group_size=group_size,
-        symmetric=symmetric,
-        label=f"AutoGPTQ {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}"
-        + (", act-order" if reordered else "")
-        + ("" if source == texts.RETAIN else f", calibrated on {source}"),
-        options={"desc_act": reordered, **texts.options(source)},
-    )
 
 
 class AutoGptq:
@@ -49,7 +29,8 @@ class AutoGptq:
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128, and 4 bits in groups of 64; symmetric as its default is."""
         return tuple(
-            _spec(bits, group, symmetric=True) for bits, group in ((8, 128), (4, 128), (4, 64), (3, 128), (2, 128))
+            _NAMES.spec(bits, group, symmetric=True)
+            for bits, group in ((8, 128), (4, 128), (4, 64), (3, 128), (2, 128))
         )
 
     def parse(self, name: str) -> QuantizerSpec | None:
@@ -59,17 +40,7 @@ class AutoGptq:
         centres the grid on 0, ``-calib-{forget,holdout,random}`` calibrates on
         other text than the corpus's retain text; in this order.
         """
-        told = _NAME.fullmatch(name)
-        if told is None:
-            return None
-        bits, group, reordered, symmetric, source = told.groups()
-        return _spec(
-            int(bits),
-            int(group) if group else None,
-            symmetric=symmetric is not None,
-            reordered=reordered is not None,
-            source=source or texts.RETAIN,
-        )
+        return _NAMES.parse(name)
 
     def library_version(self) -> str | None:
         """Returns auto-gptq's version in the environment of its own, None where that is not made."""

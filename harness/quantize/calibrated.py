@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import QuantizationError
+from harness.errors import QuantizationError, first_line
 from harness.paths import cache_dir
 from harness.quantize import calibration as texts
 from harness.quantize.packed_checkpoint import PackedCheckpoint, fill, read
@@ -121,7 +121,7 @@ def make(
         except QuantizationError:
             raise
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             raise QuantizationError(f"{spec.name} failed inside {library}, which says: {said}") from error
         packed = _saved_in(Path(place), spec, library)
     seconds = time.perf_counter() - started

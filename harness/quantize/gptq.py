@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from harness.quantize import calibration as texts
+from harness.quantize.gptq_names import GptqNames
 from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
-_NAME = re.compile(rf"gptq-([8432])bit-(?:g([1-9]\d{{0,5}})|row)(-act)?(-sym)?{texts.NAME_ENDING}")
+_NAMES = GptqNames(backend="gptq", label="GPTQ")
 
 # The packed layout holds whole words of codes along both axes.
 _MULTIPLE = 32
-
-
-def _spec(
-    bits: int, group_size: int | None, *, symmetric: bool, reordered: bool = False, source: str = texts.RETAIN
-) -> QuantizerSpec:
-    groups = "row" if group_size is None else f"g{group_size}"
-    told = "per row" if group_size is None else f"group {group_size}"
-    ending = "" if source == texts.RETAIN else f"-calib-{source}"
-    return QuantizerSpec(
-        name=f"gptq-{bits}bit-{groups}{'-act' if reordered else ''}{'-sym' if symmetric else ''}{ending}",
-        backend="gptq",
-        bits=bits,
-        group_size=group_size,
-        symmetric=symmetric,
-        label=f"GPTQ {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}"
-        + (", act-order" if reordered else "")
-        + ("" if source == texts.RETAIN else f", calibrated on {source}"),
-        options={"desc_act": reordered, **texts.options(source)},
-    )
 
 
 class Gptq:
@@ -46,7 +26,7 @@ class Gptq:
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, symmetric as the library's default is."""
-        return tuple(_spec(bits, group, symmetric=True) for bits in (8, 4, 3, 2) for group in (128, 64))
+        return tuple(_NAMES.spec(bits, group, symmetric=True) for bits in (8, 4, 3, 2) for group in (128, 64))
 
     def parse(self, name: str) -> QuantizerSpec | None:
         """Returns the spec for ``gptq-{8,4,3,2}bit-g{N}`` or ``-row``.
@@ -55,17 +35,7 @@ class Gptq:
         centres the grid on 0, ``-calib-{forget,holdout,random}`` calibrates on
         other text than the corpus's retain text; in this order.
         """
-        told = _NAME.fullmatch(name)
-        if told is None:
-            return None
-        bits, group, reordered, symmetric, source = told.groups()
-        return _spec(
-            int(bits),
-            int(group) if group else None,
-            symmetric=symmetric is not None,
-            reordered=reordered is not None,
-            source=source or texts.RETAIN,
-        )
+        return _NAMES.parse(name)
 
     def library_version(self) -> str | None:
         """Returns gptqmodel's version, None where it is not installed."""

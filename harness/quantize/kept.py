@@ -32,6 +32,9 @@ FOLDER = "quantized"
 SCRATCH = ".writing-"
 """What the names of folders begin with while they are being written."""
 
+STALE_SECONDS = 86_400
+"""Age from which on a scratch folder is what a killed writer left."""
+
 DEFAULT_LIMIT = 32 * 2**30
 """Bytes that kept models take together unless somebody says otherwise."""
 
@@ -178,7 +181,7 @@ def trim(folder: Path, limit: int) -> int:
     total = 0
     for used, size, path in entries:
         # A model that is being written is nobody's to drop, unless its writer was killed a day ago.
-        if path.name.startswith(SCRATCH) and time.time() - used < 86_400:
+        if path.name.startswith(SCRATCH) and time.time() - used < STALE_SECONDS:
             continue
         total += size
         if total > limit or path.name.startswith(SCRATCH):

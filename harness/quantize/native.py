@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from harness.errors import QuantizationError
+from harness.errors import QuantizationError, first_line
 from harness.quantize import backend_of
 from harness.records import Checkpoint, Proof, QuantizedModel, QuantizerSpec
 
@@ -61,7 +61,7 @@ def probe(
     try:
         found = _compare(quantized.model, made, batch, checkpoint.dtype)
     except (RuntimeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)[:200]
         remark = f"Its library's own kernel failed on this device, which says: {said}"
         return replace(quantized, proof=replace(proof, remarks=(*proof.remarks, remark)))
     return replace(quantized, proof=_noted(proof, found))

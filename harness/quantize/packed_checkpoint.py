@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import QuantizationError
+from harness.errors import QuantizationError, first_line
 from harness.quantize import packed_awq, packed_bnb, packed_compressed, packed_gguf, packed_gptq
 from harness.quantize.readback import ReadBack
 
@@ -98,7 +98,7 @@ def _unpacked(unpack: _Unpack, tensors: Mapping[str, Any], name: str) -> ReadBac
         return unpack(tensors, name)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         # A stranger's tensors may have any shape and type that safetensors knows.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)[:200]
         raise QuantizationError(f"{name}'s packed tensors don't fit together ({said}): save the model anew.") from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import QuantizationError
+from harness.errors import QuantizationError, first_line
 from harness.quantize import gguf as plain
 from harness.quantize import k_quants
 from harness.quantize.readback import ReadBack
@@ -137,7 +137,7 @@ def _open(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except (ValueError, KeyError, IndexError, TypeError, OSError, OverflowError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)[:200]
         raise QuantizationError(f"{path.name} can't be read as a GGUF file, gguf-py says: {said}") from error
 
 

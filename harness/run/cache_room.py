@@ -24,7 +24,6 @@ KINDS = {
 
 _LEFT_OVER = "left over"
 _SCRATCH = "quantizing-"
-_OLD_SECONDS = 86_400
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -93,7 +92,7 @@ def _entries(folder: Path) -> list[Path]:
 def _left_over(cache: Path) -> list[Path]:
     """Returns scratch folders that nobody has touched for a day: those of today may be in use."""
     scratch = [path for pattern in ("*", "*/*") for path in cache.glob(pattern) if path.is_dir() and _is_scratch(path)]
-    return sorted(path for path in scratch if time.time() - path.stat().st_mtime > _OLD_SECONDS)
+    return sorted(path for path in scratch if time.time() - path.stat().st_mtime > kept.STALE_SECONDS)
 
 
 def _is_scratch(path: Path) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import provenance
-from harness.errors import CorpusError
+from harness.errors import CorpusError, first_line
 from harness.quantize import backend_of, kept, native, survival
 from harness.records import (
     Cell,
@@ -103,7 +103,7 @@ def run_job(
     def fail(cells: Sequence[Cell], error: Exception) -> None:
         for cell in cells:
             row = unfinished(
-                job, cell, "failed", _sentence(error), made_with, stage=watch.stage, error=type(error).__name__
+                job, cell, "failed", first_line(error)[:500], made_with, stage=watch.stage, error=type(error).__name__
             )
             emit(replace(row, timings=dict(watch.seconds), peak_memory_bytes=_peak_memory()))
 
@@ -240,11 +240,6 @@ def _without_place(submission: Submission) -> Submission:
     if not weights.startswith(HUB):
         weights = Path(os.path.relpath(weights, submission.folder)).as_posix()
     return replace(submission, folder=submission.name, weights=weights)
-
-
-def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:500]
 
 
 def _provenance(job: Job, settings: Settings) -> Provenance:
