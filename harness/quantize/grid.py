@@ -8,8 +8,6 @@ from typing import Any
 from harness.errors import QuantizationError
 from harness.quantize.packing import check_bits, packed_size
 
-SCALE_BITS = 16
-
 _SHARES = tuple(percent / 100 for percent in range(98, 28, -2))
 
 # float16: smallest normal number, spacing below it, and largest number.
@@ -22,7 +20,7 @@ class Grid:
 
     Attributes:
         codes: torch.uint8 [out_features, in_features], each below ``2**bits``.
-        scales: torch.float16 [out_features, groups].
+        scales: torch.float16 or torch.float32 [out_features, groups].
         zeros: torch.uint8 [out_features, groups], the code of 0.0; always
             ``2**(bits - 1)``, and not stored, where ``symmetric``.
         bits: Bits per code, 2 to 8.
@@ -41,8 +39,8 @@ class Grid:
     def dequantize(self) -> Any:
         """Returns the weight as torch.float32 [out_features, in_features].
 
-        Exact: an 11-bit scale times a code difference of at most 8 bits fits
-        into float32.
+        Exact with float16 scales: one of 11 bits times a code difference of
+        at most 8 bits fits into float32.
         """
         width = self.codes.shape[1]
         size = width if self.group_size is None else min(self.group_size, width)
@@ -52,15 +50,15 @@ class Grid:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of packed codes, float16 scales and packed zero points."""
+        """Bytes of packed codes, scales and packed zero points."""
         groups, weights = int(self.scales.numel()), int(self.codes.numel())
         zeros = 0 if self.symmetric else packed_size(groups, self.bits)
-        return packed_size(weights, self.bits) + groups * SCALE_BITS // 8 + zeros
+        return packed_size(weights, self.bits) + groups * self.scales.element_size() + zeros
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits per weight with a 16-bit scale and, if asymmetric, a zero code per group."""
-        overhead = SCALE_BITS + (0 if self.symmetric else self.bits)
+        """Bits per weight with a scale and, if asymmetric, a zero code per group."""
+        overhead = 8 * self.scales.element_size() + (0 if self.symmetric else self.bits)
         return self.bits + overhead * int(self.scales.numel()) / int(self.codes.numel())
 
     @property
@@ -113,14 +111,25 @@ def _to_float16(scales: Any) -> Any:
     return torch.where(scales < _NORMAL, tiny, scales).half()
 
 
-def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: bool) -> Grid:
+def _to_float32(scales: Any) -> Any:
+    if not bool(scales.isfinite().all()):
+        raise QuantizationError(
+            "The span of a group of weights is beyond float32: weights this large are no usable model."
+        )
+    return scales
+
+
+def round_to_grid(
+    weight: Any, *, bits: int, group_size: int | None, symmetric: bool, wide_scales: bool = False
+) -> Grid:
     """Returns ``weight`` rounded to the nearest level of a uniform grid per group.
 
     Asymmetric: the grid spans the group's minimum to maximum, widened to hold
     0, with an integer zero point. Symmetric: it is centred on 0 with a step of
-    ``2 * max(abs(w)) / (2**bits - 1)``. Codes are chosen against the float16
-    scale that is stored, so no value lies further from its level than half a
-    step plus what rounding the scale moved the end of the grid.
+    ``2 * max(abs(w)) / (2**bits - 1)``. Codes are chosen against the scale
+    that is stored, in float16 unless ``wide_scales``, so no value lies further
+    from its level than half a step plus what rounding the scale moved the end
+    of the grid.
 
     Groups of one repeated value come back exactly where float16 holds the
     value (so do all-zero groups, at every width). Groups whose step would fall
@@ -131,10 +140,12 @@ def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: 
         bits: Bits per code, 2 to 8.
         group_size: Weights of a row that share a scale; None means per row.
         symmetric: Whether the grid is centred on 0.
+        wide_scales: Keep scales in float32, as research code that never packs
+            its weights does.
 
     Raises:
         QuantizationError: Not a matrix, not finite, arguments out of range, or
-            weights too large for float16 scales.
+            weights too large for the scales.
 
     Source: the quantizer of GPTQ (Frantar et al., ICLR 2023; ``quant.py``),
         without its search for a smaller range.
@@ -143,7 +154,7 @@ def round_to_grid(weight: Any, *, bits: int, group_size: int | None, symmetric: 
     """
     _check(weight, bits, group_size)
     groups = _in_groups(weight, group_size)
-    return _as_grid(weight, *_round(groups, bits, symmetric, 1.0), bits, group_size, symmetric)
+    return _as_grid(weight, *_round(groups, bits, symmetric, 1.0, wide_scales), bits, group_size, symmetric)
 
 
 def _as_grid(
@@ -161,8 +172,8 @@ def _as_grid(
     )
 
 
-def _round(groups: Any, bits: int, symmetric: bool, share: float) -> tuple[Any, Any, Any]:
-    """Returns codes [out, groups, size], float16 scales and zeros [out, groups] of a grid over a share of the range."""
+def _round(groups: Any, bits: int, symmetric: bool, share: float, wide_scales: bool = False) -> tuple[Any, Any, Any]:
+    """Returns codes [out, groups, size], scales and zeros [out, groups] of a grid over a share of the range."""
     import torch
 
     top = 2**bits - 1
@@ -171,10 +182,11 @@ def _round(groups: Any, bits: int, symmetric: bool, share: float) -> tuple[Any, 
     if symmetric:
         high = torch.maximum(high, -low)
         low = -high
-    # Divided before the subtraction: the span of two finite floats may overflow.
-    scales = _to_float16((high / top - low / top) * share)
+    # For float16 divided before the subtraction: the span of two finite floats may overflow.
+    span = (high - low) / top if wide_scales else high / top - low / top
+    scales = _to_float32(span * share) if wide_scales else _to_float16(span * share)
 
-    held = greatest.abs().half()
+    held = greatest.abs().to(scales.dtype)
     constant = (least == greatest) & (held.float() == greatest.abs())
     scales = torch.where(constant, held, scales)
     # All-zero groups have every scale to choose from; 0 would make codes 0/0.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
@@ -16,21 +17,28 @@ __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
 # Part of every cell's key: raise it when any code could come out differently.
 _VERSION = "1"
 
-_NAME = re.compile(r"rtn-([2-8])bit-(?:g([1-9]\d{0,5})|row)(-sym)?(-mse)?")
+_NAME = re.compile(r"rtn-([2-8])bit-(?:g([1-9]\d{0,5})|row)(-sym)?(-mse|-f32)?")
 
 
-def _spec(bits: int, group_size: int | None, symmetric: bool, clipped: bool = False) -> QuantizerSpec:
+_ENDINGS = MappingProxyType({
+    "": ("", {}),
+    "-mse": (", range of least squared error", {"clip": "mse"}),
+    "-f32": (", float32 scales", {"scales": "float32"}),
+})  # fmt: skip
+
+
+def _spec(bits: int, group_size: int | None, symmetric: bool, ending: str = "") -> QuantizerSpec:
+    more, options = _ENDINGS[ending]
     groups = "row" if group_size is None else f"g{group_size}"
     told = "per row" if group_size is None else f"group {group_size}"
     return QuantizerSpec(
-        name=f"rtn-{bits}bit-{groups}{'-sym' if symmetric else ''}{'-mse' if clipped else ''}",
+        name=f"rtn-{bits}bit-{groups}{'-sym' if symmetric else ''}{ending}",
         backend="rtn",
         bits=bits,
         group_size=group_size,
         symmetric=symmetric,
-        label=f"RTN {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}"
-        + (", range of least squared error" if clipped else ""),
-        options={"clip": "mse"} if clipped else {},
+        label=f"RTN {bits}-bit, {told}, {'symmetric' if symmetric else 'asymmetric'}{more}",
+        options=options,
     )
 
 
@@ -45,15 +53,15 @@ class RoundToNearest:
     def presets(self) -> tuple[QuantizerSpec, ...]:
         """Returns 8, 4, 3 and 2 bits in groups of 128 and 64, asymmetric; clipped where clipping gains something."""
         plain = tuple(_spec(bits, group, False) for bits in (8, 4, 3, 2) for group in (128, 64))
-        return (*plain, *(_spec(bits, 128, False, clipped=True) for bits in (4, 3, 2)))
+        return (*plain, *(_spec(bits, 128, False, "-mse") for bits in (4, 3, 2)))
 
     def parse(self, name: str) -> QuantizerSpec | None:
-        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``; ``-sym``: symmetric, ``-mse``: clipped."""
+        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``, then ``-sym``, then ``-mse`` or ``-f32``."""
         told = _NAME.fullmatch(name)
         if told is None:
             return None
-        bits, group, symmetric, clipped = told.groups()
-        return _spec(int(bits), int(group) if group else None, symmetric is not None, clipped is not None)
+        bits, group, symmetric, ending = told.groups()
+        return _spec(int(bits), int(group) if group else None, symmetric is not None, ending or "")
 
     def library_version(self) -> str | None:
         """Returns the version of our own rounding."""
@@ -75,7 +83,11 @@ class RoundToNearest:
         from harness.quantize.proof import prove
         from harness.quantize.readback import ReadBack
 
-        rounded = round_to_clipped_grid if spec.options.get("clip") == "mse" else round_to_grid
+        rounded: Callable[..., Grid] = round_to_grid
+        if spec.options.get("clip") == "mse":
+            rounded = round_to_clipped_grid
+        elif spec.options.get("scales") == "float32":
+            rounded = partial(round_to_grid, wide_scales=True)
         started = time.perf_counter()
         model = load_dense(checkpoint, device=device)
         layers: dict[str, ReadBack] = {}

@@ -180,3 +180,35 @@ def test_finer_grids_make_smaller_errors() -> None:
     by_bits = [error(bits, 128) for bits in range(2, 9)]
     assert by_bits == sorted(by_bits, reverse=True)
     assert error(4, 64) < error(4, 128) < error(4, None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    bits=st.integers(2, 8), group_size=st.one_of(st.none(), st.integers(1, 40)), symmetric=st.booleans(),
+    width=st.integers(1, 33), magnitude=st.integers(-60, 60), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_with_float32_scales_no_weight_moves_further_than_half_a_step(
+    bits: int, group_size: int | None, symmetric: bool, width: int, magnitude: int, seed: int
+) -> None:
+    weight = _weight(3, width, seed, 1.0) * 2.0**magnitude
+    grid = round_to_grid(weight, bits=bits, group_size=group_size, symmetric=symmetric, wide_scales=True)
+    size = width if group_size is None else min(group_size, width)
+    steps = grid.scales.repeat_interleave(size, dim=1)[:, :width]
+    # A symmetric grid has no level for the greatest weight: its last one is half a step below.
+    assert grid.scales.dtype == torch.float32
+    assert bool(((grid.dequantize() - weight).abs() <= 0.5001 * steps).all())
+    assert int(grid.codes.max()) < 2**bits
+
+
+def test_float32_scales_cost_16_bits_more_per_group_and_are_counted() -> None:
+    weight = _weight(8, 64)
+    narrow = round_to_grid(weight, bits=2, group_size=32, symmetric=False)
+    wide = round_to_grid(weight, bits=2, group_size=32, symmetric=False, wide_scales=True)
+    assert wide.bits_per_weight - narrow.bits_per_weight == pytest.approx(16 / 32)
+    assert wide.size_bytes - narrow.size_bytes == 2 * 16
+
+
+def test_weights_whose_span_float32_cannot_hold_are_refused_in_one_sentence() -> None:
+    weight = torch.tensor([[3e38, -3e38]])
+    with pytest.raises(QuantizationError, match="beyond float32"):
+        round_to_grid(weight, bits=4, group_size=None, symmetric=False, wide_scales=True)
