@@ -53,12 +53,12 @@ class Grid:
         """Bytes of packed codes, scales and packed zero points."""
         groups, weights = int(self.scales.numel()), int(self.codes.numel())
         zeros = 0 if self.symmetric else packed_size(groups, self.bits)
-        return packed_size(weights, self.bits) + groups * self.scales.element_size() + zeros
+        return packed_size(weights, self.bits) + groups * int(self.scales.element_size()) + zeros
 
     @property
     def bits_per_weight(self) -> float:
         """Bits per weight with a scale and, if asymmetric, a zero code per group."""
-        overhead = 8 * self.scales.element_size() + (0 if self.symmetric else self.bits)
+        overhead = 8 * int(self.scales.element_size()) + (0 if self.symmetric else self.bits)
         return self.bits + overhead * int(self.scales.numel()) / int(self.codes.numel())
 
     @property

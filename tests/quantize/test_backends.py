@@ -263,6 +263,19 @@ def test_a_clipped_range_has_a_smaller_error_than_the_full_one(bits: int, made: 
     assert clipped.bits_per_weight == full.bits_per_weight
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_float32_scales_are_proved_counted_and_hardly_change_the_codes(
+    bits: int, made: Callable[..., QuantizedModel]
+) -> None:
+    wide, narrow = made(f"rtn-{bits}bit-g64-f32", "llama"), made(f"rtn-{bits}bit-g64", "llama")
+    assert wide.proof is not None
+    assert narrow.proof is not None
+    assert wide.proof.bits_per_weight > narrow.proof.bits_per_weight + 0.2
+    assert wide.proof.relative_error == pytest.approx(narrow.proof.relative_error, rel=0.02)
+    for name, layer in wide.layers.items():
+        assert (layer.codes != narrow.layers[name].codes).double().mean() < 0.05
+
+
 def test_double_quantization_keeps_the_codes_and_saves_bytes(made: Callable[..., QuantizedModel]) -> None:
     plain, double = made("bnb-nf4", "llama").proof, made("bnb-nf4-dq", "llama").proof
     assert plain is not None
