@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from harness.errors import InputError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
 
 Form = Literal["csv", "markdown", "latex"]
+
+_PIPE_WIDTH = 120
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -118,6 +121,15 @@ def print_rows(
     from harness.publish import table_formats
 
     if form is None:
-        stdout.print(table_formats.terminal_table(rows, title=title, columns=columns))
+        _print_whole(table_formats.terminal_table(rows, title=title, columns=columns))
     else:
         print(table_formats.text_table(rows, form, columns), end="")
+
+
+def _print_whole(table: Table) -> None:
+    """Prints a table with no column cut off; in a pipe or file, which has no width of its own, 120 columns wide."""
+    from rich.measure import Measurement
+
+    least, natural = Measurement.get(stdout, stdout.options.update_width(10_000), table)
+    table.width = min(natural, max(least, stdout.width if stdout.is_terminal else _PIPE_WIDTH))
+    stdout.print(table, crop=False)

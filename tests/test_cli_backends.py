@@ -43,7 +43,10 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def run(*arguments: str) -> list[str]:
         for module in (cli_options, cli_backends):
             for name in ("stdout", "stderr"):
-                monkeypatch.setattr(getattr(module, name), "_width", 80)
+                console = getattr(module, name)
+                monkeypatch.setattr(console, "_width", 80)
+                monkeypatch.setattr(console, "_force_terminal", True)
+                monkeypatch.setattr(console, "_color_system", None)
         return [line.rstrip() for line in quench(*arguments).stdout.splitlines()]
 
     return run

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from harness import cli_options, paths
@@ -106,6 +108,22 @@ def test_a_plan_writes_no_store(tmp_path: Path) -> None:
 def test_a_reason_with_markup_and_unicode_is_shown_as_it_is(store: Path) -> None:
     shown = rows(quench("show", ENTRY, "--store", store, "--json"))
     assert ODD in {row["reason"] for row in shown}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_table_loses_no_column_however_narrow_the_window(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(cli_options, "stdout", Console(file=printed, width=40, force_terminal=terminal, no_color=True))
+    long = {
+        "submission": "a-name-of-more-than-forty-characters-in-all",
+        "rho": 0.5,
+        "utility": 0.75,
+        "quantizer": "nf4",
+    }
+    cli_options.print_rows([long], "show", False, title="t")
+    body = [line for line in printed.getvalue().splitlines() if long["submission"] in line]
+    assert "0.75" in body[0]
+    assert "nf4" in body[0]
 
 
 def test_cells_can_be_narrowed_down(store: Path) -> None:
