@@ -109,7 +109,7 @@ class Gguf:
     deterministic = True
     install = install_line("quantizers")
     impossible = MappingProxyType(
-        dict.fromkeys((3, 2), "gguf-py reads K-quants and can't write them: that takes llama.cpp")
+        dict.fromkeys((3, 2), "gguf-py reads K-quants and can't write them: see ggml")
         | {1: "gguf-py writes no type of 1 bit"}
     )
 

@@ -22,9 +22,10 @@ def _model(shape: str) -> Any:
                 hidden_size=128, intermediate_size=192, num_attention_heads=4, tie_word_embeddings=False, **small
             )
         )
-    if shape == "even128":
+    if shape in ("even128", "even256"):
+        width = int(shape[4:])
         return hf.LlamaForCausalLM(
-            hf.LlamaConfig(hidden_size=128, intermediate_size=256, num_attention_heads=4, **small),
+            hf.LlamaConfig(hidden_size=width, intermediate_size=256, num_attention_heads=4, **small),
         )
     if shape == "gqa576":
         return hf.LlamaForCausalLM(

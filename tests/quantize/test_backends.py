@@ -29,6 +29,7 @@ _made: dict[tuple[str, str], QuantizedModel] = {}
 
 # Their codes are on a scale of their own in every model, and their norms are other ones.
 AWQ = ("awq", "autoawq")
+K_QUANTS = [spec.name for spec in quantize.presets() if spec.backend == "ggml"]
 CALIBRATED = [spec.name for spec in quantize.presets() if calibration.recipe_of(spec) is not None]
 
 # Bits for the scale and the zero point or shift of one group, by backend.
@@ -39,13 +40,15 @@ _OVERHEAD: dict[str, Callable[[QuantizerSpec], float]] = {
     "quanto": lambda spec: 16 if spec.bits == 8 else 32,
     "torchao": lambda spec: 32 if spec.group_size is None else 16,
     "gguf": lambda spec: 16 if spec.symmetric else 32,
+    # What a super-block of 256 takes beside its codes, for each of its groups.
+    "ggml": lambda spec: {6: 9, 5: 16, 4: 16, 3: 7, 2: 10}[spec.bits],
     "gptq": lambda spec: 16 + spec.bits,
     "awq": lambda spec: 16 + spec.bits,
     "autoround": lambda spec: 16 + spec.bits,
     "autogptq": lambda spec: 16 + spec.bits,
     "autoawq": lambda spec: 16 + spec.bits,
 }
-_WORST_ERROR = {1: 1.2, 2: 0.8, 3: 0.4, 4: 0.2, 5: 0.1, 8: 0.02}
+_WORST_ERROR = {1: 1.2, 2: 0.8, 3: 0.4, 4: 0.2, 5: 0.1, 6: 0.05, 8: 0.02}
 
 
 def _cases(presets: list[str]) -> list[Any]:
@@ -53,12 +56,14 @@ def _cases(presets: list[str]) -> list[Any]:
     return [
         pytest.param(preset, shape, id=f"{preset}-{shape}", marks=[pytest.mark.slow] if preset in CALIBRATED else [])
         for preset in presets
-        for shape in SHAPES
+        for shape in (*SHAPES, *(["even256"] if preset in K_QUANTS else []))
     ]
 
 
 def _refused(spec: QuantizerSpec, shape: str) -> bool:
     """Whether a library has no place for a shape: rows of 192 in one; rows of 160, and 160 of them, in the other."""
+    if spec.backend == "ggml":
+        return shape != "even256"
     if spec.backend in AWQ:
         return shape == "gqa576" or spec.group_size == 128
     return shape == "gqa576" and spec.backend == "torchao" and spec.group_size == 64
@@ -134,8 +139,8 @@ def test_a_preset_that_is_said_to_run_here_really_does_and_no_other(
     made: Callable[..., QuantizedModel],
 ) -> None:
     spec = quantize.resolve(preset)
-    # The one shape with rows that groups of 128 divide throughout.
-    shape = "even128" if _refused(spec, "llama") else "llama"
+    # The shapes with rows that groups of 128, or of 256, divide throughout.
+    shape = next(shape for shape in ("llama", "even128", "even256") if not _refused(spec, shape))
     if said_to_run[preset]:
         assert bool(_logits(made(preset, shape).model).isfinite().all())
         return
@@ -152,7 +157,8 @@ def test_a_preset_holds_its_proof(preset: str, shape: str, made: Callable[..., Q
     assert proof is not None
     assert proof.linear_layers == proof.quantized_layers == 14
     assert proof.parameter_share == 1.0
-    assert proof.max_levels > (31 if spec.bits == 8 else 2 ** (spec.bits - 1))
+    # A group of 16 weights can't have more than 16 levels.
+    assert proof.max_levels > min(31 if spec.bits == 8 else 2 ** (spec.bits - 1), (spec.group_size or 128) - 1)
     assert proof.max_levels <= 2**spec.bits
     assert proof.group_size == spec.group_size
     assert 0 < proof.relative_error < _WORST_ERROR[spec.bits]
@@ -178,7 +184,7 @@ def test_only_block_linears_change(
     if quantized.proof is not None:
         assert "model.embed_tokens" in quantized.proof.dense_modules
         assert "model.layers.*.input_layernorm" in quantized.proof.dense_modules
-        assert ("lm_head" in quantized.proof.dense_modules) == (shape == "llama")
+        assert ("lm_head" in quantized.proof.dense_modules) == (shape != "gqa576")
 
 
 @pytest.mark.slow
@@ -406,7 +412,10 @@ def test_any_full_rtn_name_is_understood(bits: int, groups: str, ending: str) ->
     ("name", "message"),
     [
         ("rtn-4bit", "names no single quantizer.*choose rtn-4bit-g128, rtn-4bit-g64 or rtn-4bit-g128-mse"),
-        ("4bit", "names no single quantizer.*bnb-nf4, bnb-fp4, bnb-nf4-dq, gguf-q4_1.*rtn-4bit-g128, rtn-4bit-g64"),
+        (
+            "4bit",
+            "names no single quantizer.*bnb-nf4, bnb-fp4, bnb-nf4-dq, gguf-q4_k, gguf-q4_1.*rtn-4bit-g128, ",
+        ),
         ("int8", "names no single quantizer.*bnb-int8, .*quanto-int8-row, rtn-8bit-g128"),
         ("nf4", "choose bnb-nf4 or bnb-nf4-dq"),
         ("RTN-4bit-g128", "did you mean rtn-4bit-g128"),

@@ -19,11 +19,11 @@ from harness.records import QuantizerSpec
 
 SPECS = quantize.presets()
 BACKENDS = (
-    "autoawq", "autogptq", "autoround", "awq", "bnb", "gguf", "gptq", "hqq", "quanto", "reference", "rtn",
+    "autoawq", "autogptq", "autoround", "awq", "bnb", "ggml", "gguf", "gptq", "hqq", "quanto", "reference", "rtn",
     "submitted", "torchao",
 )  # fmt: skip
 THREE = (
-    "autogptq-3bit-g128-sym, autoround-3bit-g64-sym, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, "
+    "autogptq-3bit-g128-sym, autoround-3bit-g64-sym, gguf-q3_k, gptq-3bit-g128-sym, gptq-3bit-g64-sym, hqq-3bit-g64, "
     "rtn-3bit-g128, rtn-3bit-g64, "
     "rtn-3bit-g128-mse or torchao-int3-g64."
 )
@@ -39,7 +39,7 @@ THREE = (
         "rtn-4bit-g64-mse-sym", "rtn-4bit-g64-mse-f32",
         "hqq-5bit-g64", "hqq-4bit-g63", "hqq-4bit", "quanto-int3-g128", "quanto-int4",
         "torchao-int1-g64",
-        "torchao-int4", "gguf-q4-0", "gguf-Q4_0", "gguf-q4_k", "gptq-4bit", "gptq-5bit-g64", "gptq-4bit-g64-sym-act",
+        "torchao-int4", "gguf-q4-0", "gguf-Q4_0", "gguf-q4_k_m", "gptq-4bit", "gptq-5bit-g64", "gptq-4bit-g64-sym-act",
         "gptq-4bit-g64-calib-retain", "gptq-4bit-g64-calib-wikitext", "awq-3bit-g64", "awq-4bit-row",
         "autoround-4bit-row", "autogptq-4bit", "autogptq-5bit-g64", "autogptq-4bit-g64-sym-act", "auto-gptq-4bit-g64",
         "autoawq-3bit-g64", "autoawq-4bit-row", "autoawq-4bit-g64-sym", "autoawq-4bit-g64-calib-retain",
@@ -64,13 +64,13 @@ def test_a_name_that_is_nearly_one_is_never_taken_for_it(name: str) -> None:
         ("u3", THREE),
         (" 3-bit ", THREE),
         ("3 bits", THREE),
-        ("5", "gguf-q5_1 or gguf-q5_0."),
+        ("5", "gguf-q5_k, gguf-q5_1 or gguf-q5_0."),
         ("rtn_8bit", "rtn-8bit-g128 or rtn-8bit-g64."),
         ("bnb", "bnb-int8, bnb-nf4, bnb-fp4 or bnb-nf4-dq."),
         ("awq", "autoawq-4bit-g128, autoawq-4bit-g64, awq-4bit-g128 or awq-4bit-g64."),
         ("autoawq", "autoawq-4bit-g128 or autoawq-4bit-g64."),
-        ("gguf-q4", "gguf-q4_1 or gguf-q4_0."),
-        ("gguf_q5", "gguf-q5_1 or gguf-q5_0."),
+        ("gguf-q4", "gguf-q4_k, gguf-q4_1 or gguf-q4_0."),
+        ("gguf_q5", "gguf-q5_k, gguf-q5_1 or gguf-q5_0."),
         ("hqq", "hqq-8bit-g64, hqq-4bit-g64, hqq-3bit-g64, hqq-2bit-g64 or hqq-1bit-g64."),
         ("mse", "rtn-4bit-g128-mse, rtn-3bit-g128-mse or rtn-2bit-g128-mse."),
         ("p4", None),
