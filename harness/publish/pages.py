@@ -25,15 +25,18 @@ from harness.errors import InputError, QuenchError, StoreError
 from harness.paths import content_dir
 from harness.publish import (
     cells_page,
+    compare_page,
     drawing,
     exports,
     index_page,
     page_text,
+    pairs,
     published_page,
     quantizer_page,
     ranking,
     rules,
     submission_page,
+    submit_page,
 )
 from harness.publish.board import Board
 from harness.publish.headline import KINDS
@@ -42,6 +45,7 @@ from harness.records import CellResult
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store.store import Store
+from harness.submit.fields import schema_text
 
 _MARKER = ".quench-site"
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "toward_zero": "0 is ideal"}
@@ -243,7 +247,39 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
             folder, env, "quantizer.html.j2", page, site, section="Leaderboard", root="../", links=links,
             **quantizer_page.context(name, boards, cells, homes),
         )  # fmt: skip
+    _compare(folder, env, site, boards, cells, homes, links)
+    _submit(folder, env, site)
     _published(folder, env, site, boards, links)
+
+
+def _compare(
+    folder: Path, env: jinja2.Environment, site: Site, boards: Sequence[Board], cells: Sequence[CellResult],
+    homes: Mapping[str, str], links: Mapping[str, Mapping[str, str]],
+) -> None:  # fmt: skip
+    addresses = {corpus: compare_page.address(home) for corpus, home in homes.items()}
+    tabs = [{"corpus": name, "href": href} for name, href in addresses.items()]
+    if not boards:
+        _write(
+            folder, env, "compare.html.j2", "compare.html", site, section="Compare", board=None, tabs=tabs,
+            **compare_page.context(None, {}, {}),
+        )  # fmt: skip
+    for board in boards:
+        gaps = pairs.gaps(cells, board)
+        _write(
+            folder, env, "compare.html.j2", addresses[board.corpus], site, section="Compare", board=board, tabs=tabs,
+            links=links[board.corpus], **compare_page.context(board, gaps, links[board.corpus]),
+        )  # fmt: skip
+        for name, text in compare_page.files(board, gaps, links[board.corpus]):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="ascii")
+
+
+def _submit(folder: Path, env: jinja2.Environment, site: Site) -> None:
+    context = submit_page.context()
+    _write(folder, env, "submit.html.j2", "submit.html", site, section="Submit", **context)
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / context["schema_file"]).write_text(schema_text(), encoding="utf-8")
 
 
 def _published(
@@ -281,7 +317,7 @@ def _index(
     _write(
         folder, env, "index.html.j2", homes[board.corpus], site, section="Leaderboard", board=board,
         links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
-        corpus=corpus_facts(board.corpus),
+        corpus=corpus_facts(board.corpus), compare=compare_page.address(homes[board.corpus]),
         **context,
     )  # fmt: skip
 
