@@ -18,7 +18,6 @@
   };
   const number = (value, sign = "") => Math.abs(value) < 0.005 ? "0.00" : (value > 0 ? sign : "") + value.toFixed(2);
   const ends = ([, low, high]) => low === null ? "" : ` [${number(low)}, ${number(high)}]`;
-  const dot = (index) => make("span", { class: "key k" + (index + 1), "aria-hidden": "true" }, "●");
 
   // Two entries' differences stand in the file of the one that the board puts first.
   const gapsOf = (first, second) => {
@@ -34,7 +33,7 @@
     const middle = (bits) => 34 + 312 * (widths.indexOf(bits) + 0.5) / widths.length;
     const y = (value) => 16 + 186 * (1.3 - Math.min(Math.max(value, -0.25), 1.3)) / 1.55;
     const label = (x, height, text) => make("svg:text", { x, y: height, "text-anchor": "middle" }, text);
-    const svg = make("svg:svg", { viewBox: "0 0 360 230", role: "img", "aria-label": quantities[quantity] + " over bit widths, as in the table" });
+    const svg = make("svg:svg", { viewBox: "0 0 360 230", role: "img", "aria-label": quantities[quantity] + " over bit widths" });
     for (const value of [0, 0.5, 1]) svg.append(make("svg:line", { class: "grid", x1: 34, x2: 346, y1: y(value), y2: y(value) }), label(20, y(value) + 4, value));
     for (const bits of widths) svg.append(label(middle(bits), 222, bits + " bit"));
     entries.forEach((entry, index) => {
@@ -65,7 +64,7 @@
         return parts;
       })));
     });
-    const head = entries.map((entry, index) => make("th", { scope: "col", class: "n" }, dot(index), " ", entry.name));
+    const head = entries.map((entry, index) => make("th", { scope: "col", class: "n" }, make("span", { class: "k" + (index + 1), "aria-hidden": "true" }, "● "), make("a", { href: entry.href }, entry.name), make("span", { class: "sub" }, entry.about)));
     return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Figures of the chosen entries" },
       make("table", { class: "side" }, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Worst backend"), ...head)), body));
   };
@@ -79,13 +78,12 @@
     shown.replaceChildren(
       make("ul", {}, ...said.map((text) => make("li", {}, text))),
       make("div", { class: "overlay" }, curves(entries, 1), curves(entries, 2)),
-      make("p", {}, ...entries.flatMap((entry, index) => [dot(index), " ", make("a", { href: entry.href }, entry.name), ` ${entry.about} `])),
       table(entries),
       make("p", { class: "sub" }, `Below a figure: ${entries[0].name} minus that entry. Every single quantizer: `, make("code", {}, `quench compare ${entries.map((entry) => entry.name).join(" ")} --at ${headline}`)));
   };
 
   window.quenchEntry = (entry) => { loaded.set(entry.key, entry); draw(); };
-  const loadAll = () => {
+  const load = () => {
     for (const { value } of selects) {
       if (!value || asked.has(value)) continue;
       asked.add(value);
@@ -93,22 +91,18 @@
     }
     draw();
   };
-  const choose = () => {
-    const wanted = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : location.search);
-    for (const select of selects) {
-      select.value = wanted.get(select.dataset.entry) || "";
-      if (select.selectedIndex < 0) select.value = "";
-    }
-    loadAll();
-  };
-  for (const select of selects) select.addEventListener("change", () => {
-    for (const other of selects) if (other !== select && other.value === select.value) other.value = "";
-    const next = new URLSearchParams(selects.filter((one) => one.value).map((one) => [one.dataset.entry, one.value]));
-    // Pages that are open as files may change their fragment only.
-    try { history.replaceState(null, "", (location.protocol === "file:" ? "#" : location.pathname + "?") + next); } catch { /* nor that everywhere */ }
-    loadAll();
-  });
-  window.addEventListener("hashchange", choose);
+  const wanted = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : location.search);
+  for (const select of selects) {
+    select.value = wanted.get(select.dataset.entry) || "";
+    if (select.selectedIndex < 0) select.value = "";
+    select.addEventListener("change", () => {
+      for (const other of selects) if (other !== select && other.value === select.value) other.value = "";
+      const next = new URLSearchParams(selects.filter((one) => one.value).map((one) => [one.dataset.entry, one.value]));
+      // Pages that are open as files may change their fragment only.
+      try { history.replaceState(null, "", (location.protocol === "file:" ? "#" : location.pathname + "?") + next); } catch { /* nor that everywhere */ }
+      load();
+    });
+  }
   place.hidden = false;
-  choose();
+  load();
 })();
