@@ -27,7 +27,7 @@ QUANTITIES = (REMAINING, *FORGET_METRICS, UTILITY)
 EVERY_WIDTH = 30
 """Entries up to which pairs are computed at every width; of more, at the headline width alone."""
 
-MOST = 150
+MOST = 100
 """Entries whose pairs are computed; of more, the first ones of the board."""
 
 
@@ -61,7 +61,7 @@ class _Worst:
 
 
 def compared(board: Board) -> list[LeaderboardRow]:
-    """Returns the entries whose pairs are computed, in the board's order: those with a remaining share, at most 150."""
+    """Returns the entries whose pairs are computed, in the board's order: those with a remaining share, at most 100."""
     known = [row for row in board.rows if any(at.remaining is not None for at in row.by_bits.values())]
     return known[:MOST]
 

@@ -49,6 +49,28 @@
     }
   }
 
+  // Further columns, whose cells come from elsewhere on the page: the entry at each width, and under one backend.
+  const addColumn = (name, title, fill) => {
+    for (const table of all(".width table.sortable")) {
+      for (const row of [table.tHead.rows[0], ...table.tBodies[0].rows]) {
+        const cell = document.createElement(row.dataset.entry ? "td" : "th");
+        cell.className = "n";
+        cell.dataset.col = name;
+        if (row.dataset.entry) fill(cell, row.dataset.entry);
+        else Object.assign(Object.assign(cell, { scope: "col", textContent: title }).dataset, { sort: "number", key: name });
+        row.append(cell);
+      }
+    }
+  };
+  for (const section of widths) {
+    const rows = new Map(all("tr[data-entry]", section).map((row) => [row.dataset.entry, row.dataset]));
+    addColumn("b" + section.dataset.bits, section.dataset.bits + " bit", (cell, entry) => {
+      cell.dataset.v = rows.get(entry)?.remaining || "";
+      cell.textContent = rows.get(entry)?.says || "–";
+    });
+  }
+  addColumn("under", "", () => {});
+
   // Sorting: a button in each header; tables of one page with the same columns are sorted alike.
   const valueOf = (cell) => cell.dataset.v ?? cell.textContent.trim();
   const sortBy = (table, header, direction) => {
@@ -83,14 +105,14 @@
   const columns = all(".columns input"), backend = one(".backend");
   const checked = () => columns.filter((box) => box.checked).map((box) => box.value).join(" "), usual = checked();
   const showColumns = () => {
-    const wanted = checked().split(" ");
+    const wanted = [...checked().split(" "), backend.value && "under"];
     for (const cell of all(".board [data-col]")) cell.hidden = !wanted.includes(cell.dataset.col);
   };
   const showBackend = () => {
+    showColumns();
     const index = all(".matrix [data-quantizer]").findIndex((head) => head.dataset.quantizer === backend.value) + 1;
     const found = new Map(all(".matrix tbody tr").map((row) => [row.dataset.entry, row.cells[index]]));
-    for (const cell of all(".board .under")) {
-      cell.hidden = !index;
+    for (const cell of all("[data-col=under]")) {
       if (cell.tagName === "TH") { (cell.querySelector("button") || cell).textContent = backend.value; continue; }
       const from = found.get(cell.parentNode.dataset.entry);
       cell.dataset.v = index ? from.dataset.v : "";
@@ -105,7 +127,7 @@
     const wanted = (search?.value || "").trim().toLowerCase();
     let shown = 0, total = 0;
     for (const row of all("table.board tbody tr")) {
-      const fits = (!wanted || row.textContent.toLowerCase().includes(wanted))
+      const fits = (!wanted || (row.dataset.entry ? row.cells[0] : row).textContent.toLowerCase().includes(wanted))
         && filters.every((filter) => !filter.value || row.dataset[filter.dataset.filter] === filter.value)
         && !(eligible?.checked && row.closest(".unranked"));
       row.hidden = !fits;
@@ -129,7 +151,6 @@
   if (columns.length) {
     if (state.has("columns")) for (const box of columns) box.checked = state.get("columns").split(" ").includes(box.value);
     for (const box of columns) on(box, "change", () => { remember("columns", checked() === usual ? "" : checked() || "none"); showColumns(); });
-    showColumns();
     showBackend();
   }
   if (state.has("sort")) sortAlike(state.get("sort").replace("-", ""), state.get("sort").startsWith("-") ? "descending" : "ascending");

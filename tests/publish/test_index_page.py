@@ -53,13 +53,15 @@ def test_other_widths_stand_in_columns_that_are_folded_until_asked_for(
 ) -> None:
     source = parsed["index.html"].source
     for bits in page_board.widths:
-        assert f'data-col="b{bits}" hidden>{bits} bit</th>' in source
+        assert f'<input type="checkbox" value="b{bits}"> {bits} bit' in source
     row = next(row for row in page_board.rows if row.submission.name == "ga-gdr-full")
     at = row.by_bits[8]
     assert at.remaining is not None
     assert at.utility_share is not None
-    shown = f"</span> {number(at.remaining.value)} <small>{at.utility_share.value:.0%}</small>"
-    assert source.count(shown) >= len(page_board.widths)
+    said = (
+        f"{rules.SYMBOLS[at.verdict.word]} {at.verdict.word} {number(at.remaining.value)}, {at.utility_share.value:.0%}"
+    )
+    assert f'data-says="{said}"' in source.split('id="at-8"')[1].split("</section>")[0]
 
 
 def test_every_row_that_can_be_compared_can_be_picked(parsed: dict[str, Page], page_board: Board) -> None:
