@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.publish.board import Board, LeaderboardRow
+from harness.publish.rules import CONFIDENCE
 from harness.records import Kind
+from harness.score.metrics import METRICS
 
 _NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 KINDS: dict[Kind, str] = {
@@ -71,6 +73,21 @@ def _common_reason(board: Board, bits: int) -> str:
     return usual.rstrip(".") if usual else "each one's reason stands below"
 
 
+def question(board: Board) -> str:
+    """Returns what was tested, in words that need no other page."""
+    below = [str(bits) for bits in board.widths if bits < 16]
+    ways = sum(spec.bits < 16 for spec in board.quantizers)
+    many = f"{_number(len(board.rows))} model{'s' if len(board.rows) != 1 else ''}"
+    if not board.rows or not below:
+        return "Does what a model was made to forget come back when it is quantized?"
+    widths = f"{', '.join(below[:-1])} or {below[-1]}" if len(below) > 1 else below[0]
+    how = f"in {ways} ways" if ways > 1 else "in one way"
+    return (
+        f"{many[0].upper()}{many[1:]} that had been made to forget a set of texts "
+        f"{'were' if many[-1] == 's' else 'was'} rounded to {widths} bit, {how}. Does the forgotten come back?"
+    )
+
+
 def detail(board: Board) -> str:
     """Returns which kinds of entries give back what they had forgotten; empty where nothing can be said."""
     bits = board.headline_bits
@@ -86,6 +103,38 @@ def detail(board: Board) -> str:
         return "Nothing that had been forgotten provably comes back." if forgot else ""
     said = [_share_of(back, total, word, first=not number) for number, (back, total, word) in enumerate(_worst(parts))]
     return f"{', '.join(said)}."
+
+
+def certainty(board: Board) -> str:
+    """Returns how sure the verdict is: documents, and the most that may have come back of what holds."""
+    bits = board.headline_bits
+    numbers = sorted(board.documents.values())
+    if not numbers or not board.rows:
+        return ""
+    answered = f"{numbers[0]} to {numbers[-1]}" if numbers[0] < numbers[-1] else str(numbers[0])
+    said = [f"How sure: metrics rest on {answered} documents each, with {CONFIDENCE:.0%} intervals"]
+    ranked = board.ranked(bits)
+    holding = [found for row in ranked if _is(row, bits, "holds") and (found := _most_back(row, bits)) is not None]
+    if holding and bits != 16:
+        most, metrics = max(found[0] for found in holding), sorted({name for _, names in holding for name in names})
+        said.append(
+            f"for what holds, at most {max(most, 0.0):.0%} of the target's {' and '.join(metrics)} may have come back"
+        )
+    unclear = sum(_is(row, bits, "unclear") for row in ranked)
+    if unclear:
+        said.append(f"{unclear} of {len(ranked)} can't be decided with so few")
+    return f"{'; '.join(said)}."
+
+
+def _most_back(row: LeaderboardRow, bits: int) -> tuple[float, list[str]] | None:
+    """Returns the upper end of recovery over backends and the metrics that had been forgotten, None without any."""
+    judged = [
+        (result.recovery.high, METRICS[metric].label)
+        for name in row.by_bits[bits].quantizers
+        for metric, result in row.by_quantizer[name].metrics.items()
+        if result.verdict == "holds" and result.recovery is not None and result.recovery.high is not None
+    ]
+    return (max(high for high, _ in judged), sorted({label for _, label in judged})) if judged else None
 
 
 def _worst(parts: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

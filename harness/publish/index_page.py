@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from harness.publish import page_text, plots
+from harness.publish import compare_page, page_text, pairs, plots
 from harness.publish.board import Board, LeaderboardRow, WidthResult
-from harness.publish.headline import KINDS
-from harness.publish.rules import FORGET_METRICS, TAU
+from harness.publish.headline import KINDS, certainty, question
+from harness.publish.rules import FORGET_METRICS, PRIVACY, TAU
 from harness.score.metrics import METRICS
 
 
-def context(board: Board) -> dict[str, Any]:
-    """Returns the template's variables for one board."""
+def context(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the template's variables for one board.
+
+    Args:
+        board: The board.
+        links: Page by name.
+    """
     bits = board.headline_bits
     figures = [figure for figure in (_curves(board), _trade_off(board, bits)) if figure is not None]
     colours = {name: variable.removeprefix("--c") for name, variable in plots.colours(board).items()}
     return {
         "figures": figures,
+        "columns": _columns(board),
+        "hidden_columns": [f"b{bits}" for bits in board.widths],
+        "alike": _alike,
+        "keys": {row.submission.name: compare_page.key(links[row.submission.name]) for row in board.rows},
+        "comparable": {row.submission.name for row in pairs.compared(board)},
         "colours": {row.submission.name: colours.get(row.submission.name) for row in board.rows},
         "widths": [_width(board, width) for width in _headline_first(board)] if board.rows else [],
+        "question": question(board),
+        "certainty": certainty(board),
+        "methods": sorted({page_text.visible(row.submission.method) for row in board.rows}),
         "kinds": sorted({KINDS[row.submission.kind] for row in board.rows}),
         "documents": ", ".join(
             f"{number} documents for {METRICS[metric].label}" for metric, number in board.documents.items()
         ) or "no documents at 16 bit",
         "backends_title": _backends_title(board),
     }  # fmt: skip
+
+
+def _columns(board: Board) -> list[tuple[str, str]]:
+    """Returns the columns that a reader may show and hide, with their labels."""
+    return [
+        *((metric, METRICS[metric].label) for metric in (*FORGET_METRICS, PRIVACY)), ("worst", "Worst backend"),
+        *((f"b{bits}", f"{bits} bit: remaining, utility") for bits in board.widths),
+    ]  # fmt: skip
+
+
+def _alike(row: LeaderboardRow, at: WidthResult) -> int:
+    """Returns under how many backends of a width the entry has the verdict of the width."""
+    return sum(row.by_quantizer[name].verdict.word == at.verdict.word for name in at.quantizers)
 
 
 def _headline_first(board: Board) -> list[int]:

@@ -8,6 +8,7 @@ fixes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -25,15 +26,18 @@ from harness.errors import InputError, QuenchError, StoreError
 from harness.paths import content_dir
 from harness.publish import (
     cells_page,
+    compare_page,
     drawing,
     exports,
     index_page,
     page_text,
+    pairs,
     published_page,
     quantizer_page,
     ranking,
     rules,
     submission_page,
+    submit_page,
 )
 from harness.publish.board import Board
 from harness.publish.headline import KINDS
@@ -42,8 +46,10 @@ from harness.records import CellResult
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store.store import Store
+from harness.submit.fields import schema_text
 
 _MARKER = ".quench-site"
+_COMMENTS_AND_INDENTS = re.compile(r"^\s*//.*\n|^\s+", re.MULTILINE)
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "toward_zero": "0 is ideal"}
 
 
@@ -214,6 +220,9 @@ def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:
 def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
     (folder / _MARKER).write_text("Built by quench render; replaced as a whole.\n", encoding="utf-8")
     shutil.copytree(content_dir("leaderboard") / "static", folder / "static")
+    for script in (folder / "static").glob("*.js"):
+        # What only readers of the source need weighs a fifth: indents and whole lines of comment.
+        script.write_text(_COMMENTS_AND_INDENTS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
     env = environment()
     boards = [ranking.rank(cells, name) for name in _ordered_corpora(cells)]
     homes = {
@@ -243,7 +252,39 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
             folder, env, "quantizer.html.j2", page, site, section="Leaderboard", root="../", links=links,
             **quantizer_page.context(name, boards, cells, homes),
         )  # fmt: skip
+    _compare(folder, env, site, boards, cells, homes, links)
+    _submit(folder, env, site)
     _published(folder, env, site, boards, links)
+
+
+def _compare(
+    folder: Path, env: jinja2.Environment, site: Site, boards: Sequence[Board], cells: Sequence[CellResult],
+    homes: Mapping[str, str], links: Mapping[str, Mapping[str, str]],
+) -> None:  # fmt: skip
+    addresses = {corpus: compare_page.address(home) for corpus, home in homes.items()}
+    tabs = [{"corpus": name, "href": href} for name, href in addresses.items()]
+    if not boards:
+        _write(
+            folder, env, "compare.html.j2", "compare.html", site, section="Compare", board=None, tabs=tabs,
+            **compare_page.context(None, {}, {}),
+        )  # fmt: skip
+    for board in boards:
+        gaps = pairs.gaps(cells, board)
+        _write(
+            folder, env, "compare.html.j2", addresses[board.corpus], site, section="Compare", board=board, tabs=tabs,
+            links=links[board.corpus], **compare_page.context(board, gaps, links[board.corpus]),
+        )  # fmt: skip
+        for name, text in compare_page.files(board, gaps, links[board.corpus]):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="ascii")
+
+
+def _submit(folder: Path, env: jinja2.Environment, site: Site) -> None:
+    context = submit_page.context()
+    _write(folder, env, "submit.html.j2", "submit.html", site, section="Submit", **context)
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / context["schema_file"]).write_text(schema_text(), encoding="utf-8")
 
 
 def _published(
@@ -275,13 +316,13 @@ def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:
 def _index(
     folder: Path, env: jinja2.Environment, site: Site, board: Board, homes: Mapping[str, str], links: Mapping[str, str]
 ) -> None:
-    context = index_page.context(board)
+    context = index_page.context(board, links)
     for figure in (*context["figures"], *(width["figure"] for width in context["widths"] if width["figure"])):
         _write_chart(folder, figure)
     _write(
         folder, env, "index.html.j2", homes[board.corpus], site, section="Leaderboard", board=board,
         links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
-        corpus=corpus_facts(board.corpus),
+        corpus=corpus_facts(board.corpus), compare=compare_page.address(homes[board.corpus]),
         **context,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ STRONG = 8
 _FEW = 12
 _LONGEST = 26
 _TOP, _BOTTOM = 1.3, -0.25
+_MOST, _LEAST, _USEFUL = 1.15, -0.15, 1.3
 
 
 def colours(board: Board) -> dict[str, str]:
@@ -172,32 +173,32 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
         return None
     colour = alt.Color(
         "entry:N", legend=None,
-        scale=alt.Scale(domain=[*strong, "other"], range=[*strong.values(), BAND]),
+        scale=alt.Scale(domain=[*strong, "other", "named"], range=[*strong.values(), BAND, MUTED]),
     )  # fmt: skip
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f")
     named = "utility, share of the quantized target's"
-    x = alt.X("utility:Q", title=named, scale=alt.Scale(domain=[0, 1.3]), axis=axis)
-    y = alt.Y("forgotten:Q", title="forgotten share", scale=alt.Scale(domain=[-0.15, 1.15]), axis=axis)
-    zone = draw.rows([{"utility": UTILITY_GATE, "right": 1.3, "forgotten": 1 - PHI - TAU, "top": 1.15}])
+    x = alt.X("utility:Q", title=named, scale=alt.Scale(domain=[0, _USEFUL]), axis=axis)
+    y = alt.Y("forgotten:Q", title="forgotten share", scale=alt.Scale(domain=[_LEAST, _MOST]), axis=axis)
+    zone = draw.rows([{"utility": UTILITY_GATE, "right": _USEFUL, "forgotten": 1 - PHI - TAU, "top": _MOST}])
+    controls = _control_marks(board, bits)
+    labelled = [*controls, *(row for row in rows if row["entry"] != "other" or len(rows) <= _FEW)]
     layers = [
         zone.mark_rect(color=GOOD, opacity=0.4).encode(x=x, y=y, x2="right:Q", y2="top:Q"),
+        *_mark_labels(draw, labelled, x, y, colour, 0.075 if narrow else 0.062),
         *(
             draw.rows([row for row in rows if row["filled"] == filled])
             .mark_point(size=72, filled=filled, opacity=1, strokeWidth=2, clip=True)
             .encode(x=x, y=y, color=colour)
             for filled in (True, False)
         ),
-        draw.rows(_control_marks(board, bits)).mark_point(shape="diamond", size=60, color=MUTED, filled=True)
-        .encode(x=x, y=y),
-        draw.rows(_control_marks(board, bits))
-        .mark_text(align="left", dx=8, fontSize=10, fontStyle="italic", color=MUTED)
-        .encode(x=x, y=y, text="text:N"),
-        *_mark_labels(draw, [row for row in rows if row["entry"] != "other" or len(rows) <= _FEW], x, y, colour),
+        draw.rows(controls).mark_point(shape="diamond", size=60, color=MUTED, filled=True).encode(x=x, y=y),
     ]  # fmt: skip
-    size = (250, 230) if narrow else (300, 272)
+    size = (160, 230) if narrow else (262, 290)
     title = f"Forgotten share against utility at {bits} bit, {board.corpus}, worst backend"
+    longest = max(len(str(row["text"])) for row in labelled)
     name = f"tradeoff-{bits}" + "-n" * narrow
-    return draw.svg(alt.layer(*layers).properties(width=size[0], height=size[1]), name, title)
+    chart = alt.layer(*layers).properties(width=size[0], height=size[1])
+    return draw.svg(chart, name, title, right=4 + 1.3 * longest)
 
 
 def _mark(board: Board, row: LeaderboardRow, result: WidthResult, strong: bool) -> dict[str, Any]:
@@ -205,8 +206,8 @@ def _mark(board: Board, row: LeaderboardRow, result: WidthResult, strong: bool) 
     assert result.utility_share is not None
     return {
         "entry": row.submission.name if strong else "other", "text": _short(board, row.submission.name),
-        "utility": min(max(result.utility_share.value, 0.0), 1.3),
-        "forgotten": min(max(1 - result.remaining.value, -0.15), 1.15),
+        "utility": min(max(result.utility_share.value, 0.0), _USEFUL),
+        "forgotten": min(max(1 - result.remaining.value, _LEAST), _MOST),
         "filled": row.submission.kind == "lora_adapter",
     }  # fmt: skip
 
@@ -220,21 +221,27 @@ def _control_marks(board: Board, bits: int) -> list[dict[str, Any]]:
         }  # fmt: skip
         if utility.get("target") and "retrain" in utility:
             share = utility["retrain"] / utility["target"]
-            marks.append({"entry": "other", "text": "retrained", "utility": min(share, 1.3), "forgotten": 1.0})
+            marks.append({"entry": "other", "text": "retrained", "utility": min(share, _USEFUL), "forgotten": 1.0})
             break
     return marks
 
 
-def _mark_labels(draw: Drawing, rows: Sequence[Mapping[str, Any]], x: Any, y: Any, colour: Any) -> list[Any]:
-    placed = spread({str(row["text"]): row["forgotten"] for row in rows}, 0.062, (-0.15, 1.15))
-    left = [row for row in rows if row["utility"] > 0.55]
-    right = [row for row in rows if row["utility"] <= 0.55]
-    layers = []
-    for side, align, offset in ((left, "right", -9), (right, "left", 9)):
-        moved = [{**row, "forgotten": placed[str(row["text"])]} for row in side]
-        text = draw.rows(moved).mark_text(align=align, dx=offset, fontSize=10, fontWeight=500)
-        layers.append(text.encode(x=x, y=y, text="text:N", color=colour))
-    return layers
+def _mark_labels(
+    draw: Drawing, rows: Sequence[Mapping[str, Any]], x: Any, y: Any, colour: Any, step: float
+) -> list[Any]:  # fmt: skip
+    """Returns names in a column beside the plot, each led to its mark by a line: marks often lie on each other."""
+    keys = {str(number): row for number, row in enumerate(rows)}
+    placed = spread({number: row["forgotten"] for number, row in keys.items()}, step, (_LEAST, _MOST))
+    named = [
+        {**row, "entry": "named" if row["entry"] == "other" else row["entry"], "at": placed[number], "right": _USEFUL}
+        for number, row in keys.items()
+    ]
+    leads = draw.rows(named).mark_rule(strokeWidth=0.8, opacity=0.55)
+    text = draw.rows([{**row, "forgotten": row["at"], "utility": _USEFUL} for row in named])
+    return [
+        leads.encode(x=x, y=y, x2="right:Q", y2="at:Q", color=colour),
+        text.mark_text(align="left", dx=5, fontSize=10, fontWeight=500).encode(x=x, y=y, text="text:N", color=colour),
+    ]
 
 
 def metric_curves(board: Board, row: LeaderboardRow) -> dict[str, str]:

@@ -1,8 +1,10 @@
-// Sorting, filtering, one width at a time, theme and copying. Every number is on the page without it.
+// Every number is on the page without it.
 // A classic script, not a module: browsers refuse modules from file:// addresses.
 "use strict";
 (() => {
-  const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
+  const one = (selector) => document.querySelector(selector);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const on = (node, kind, react) => node.addEventListener(kind, react);
   const state = new URLSearchParams(location.hash.slice(1).includes("=") ? location.hash.slice(1) : "");
 
   const remember = (name, value) => {
@@ -12,18 +14,18 @@
 
   // Theme: the system's, until a reader chooses another.
   const themes = ["auto", "light", "dark"];
-  const button = document.querySelector(".theme");
-  const stored = () => { try { return localStorage.getItem("quench-theme"); } catch { return null; } };
-  const setTheme = (name) => {
-    if (name === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = name;
+  const button = one(".theme"), look = document.documentElement.dataset;
+  const setTheme = (number) => {
+    const name = themes[number] || "auto";
+    if (name === "auto") delete look.theme; else look.theme = name;
     try { localStorage.setItem("quench-theme", name); } catch { /* private windows may not */ }
-    if (button) button.textContent = "Theme: " + name;
+    button.textContent = "Theme: " + name;
   };
-  setTheme(themes.includes(stored()) ? stored() : "auto");
-  if (button) {
-    button.hidden = false;
-    button.addEventListener("click", () => setTheme(themes[(themes.indexOf(document.documentElement.dataset.theme || "auto") + 1) % themes.length]));
-  }
+  let stored = "auto";
+  try { stored = localStorage.getItem("quench-theme"); } catch { /* nor read */ }
+  setTheme(themes.indexOf(stored));
+  button.hidden = false;
+  on(button, "click", () => setTheme((themes.indexOf(look.theme || "auto") + 1) % 3));
 
   // One bit width at a time.
   const widths = all("section.width");
@@ -35,10 +37,10 @@
   };
   if (widths.length) {
     const first = widths.find((section) => "first" in section.dataset) || widths[0];
-    const asked = state.get("bits") || (location.hash.match(/^#at-(\d+)$/) || [])[1];
+    const asked = state.get("bits") || location.hash.replace("#at-", "");
     showWidth(widths.some((section) => section.dataset.bits === asked) ? asked : first.dataset.bits);
     for (const link of all(".switch a")) {
-      link.addEventListener("click", (event) => {
+      on(link, "click", (event) => {
         event.preventDefault();
         showWidth(link.dataset.bits);
         remember("bits", link.dataset.bits);
@@ -47,49 +49,87 @@
     }
   }
 
-  // Sorting: a button in each header.
-  const valueOf = (row, index) => {
-    const cell = row.cells[index];
-    return "v" in cell.dataset ? cell.dataset.v : cell.textContent.trim();
+  // Further columns, whose cells come from elsewhere on the page: the entry at each width, and under one backend.
+  const addColumn = (name, title, fill) => {
+    for (const table of all(".width table.sortable")) {
+      for (const row of [table.tHead.rows[0], ...table.tBodies[0].rows]) {
+        const cell = document.createElement(row.dataset.entry ? "td" : "th");
+        cell.className = "n";
+        cell.dataset.col = name;
+        if (row.dataset.entry) fill(cell, row.dataset.entry);
+        else Object.assign(Object.assign(cell, { scope: "col", textContent: title }).dataset, { sort: "number", key: name });
+        row.append(cell);
+      }
+    }
   };
+  for (const section of widths) {
+    const rows = new Map(all("tr[data-entry]", section).map((row) => [row.dataset.entry, row.dataset]));
+    addColumn("b" + section.dataset.bits, section.dataset.bits + " bit", (cell, entry) => {
+      cell.dataset.v = rows.get(entry)?.remaining || "";
+      cell.textContent = rows.get(entry)?.says || "–";
+    });
+  }
+  addColumn("under", "", () => {});
+
+  // Sorting: a button in each header; tables of one page with the same columns are sorted alike.
+  const valueOf = (cell) => cell.dataset.v ?? cell.textContent.trim();
   const sortBy = (table, header, direction) => {
-    const index = header.cellIndex;
-    const numeric = header.dataset.sort === "number";
-    const sign = direction === "descending" ? -1 : 1;
-    const body = table.tBodies[0];
-    const keyed = Array.from(body.rows, (row, position) => ({ row, position, key: valueOf(row, index) }));
-    const empty = (key) => key === "" || key === "–";
-    keyed.sort((one, two) => {
-      if (empty(one.key) || empty(two.key)) return empty(one.key) - empty(two.key) || one.position - two.position;
-      const order = numeric ? Number(one.key) - Number(two.key) : one.key.localeCompare(two.key, "en", { numeric: true });
-      return sign * order || one.position - two.position;
+    const numeric = header.dataset.sort === "number", sign = direction === "descending" ? -1 : 1;
+    const body = table.tBodies[0], empty = (key) => key === "" || key === "–";
+    const rows = [...body.rows].sort((first, second) => {
+      const [here, there] = [first, second].map((row) => valueOf(row.cells[header.cellIndex]));
+      if (empty(here) || empty(there)) return empty(here) - empty(there);
+      return sign * (numeric ? here - there : here.localeCompare(there, "en", { numeric: true }));
     });
     for (const other of all("th[aria-sort]", table.tHead)) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", direction);
-    body.append(...keyed.map((item) => item.row));
-    for (const row of body.rows) row.classList.remove("new-tier");
+    body.append(...rows);
+    for (const row of rows) row.classList.remove("new-tier");
   };
-  for (const table of all("table.sortable")) {
-    for (const header of all("th[data-sort]", table.tHead)) {
-      const control = document.createElement("button");
-      control.type = "button";
-      control.append(...header.childNodes);
-      header.append(control);
-      control.addEventListener("click", () => {
-        sortBy(table, header, header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending");
-      });
-    }
+  const sortAlike = (key, direction) => {
+    for (const header of all("table.sortable th[data-key]")) if (header.dataset.key === key) sortBy(header.closest("table"), header, direction);
+  };
+  for (const header of all("table.sortable th[data-sort]")) {
+    const control = document.createElement("button");
+    control.append(...header.childNodes);
+    header.append(control);
+    on(control, "click", () => {
+      const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending", { key } = header.dataset;
+      if (!key) return sortBy(header.closest("table"), header, direction);
+      sortAlike(key, direction);
+      remember("sort", (direction === "ascending" ? "" : "-") + key);
+    });
   }
 
+  // Columns: what is checked is shown; one more takes its cells from the table of every backend.
+  const columns = all(".columns input"), backend = one(".backend");
+  const checked = () => columns.filter((box) => box.checked).map((box) => box.value).join(" "), usual = checked();
+  const showColumns = () => {
+    const wanted = [...checked().split(" "), backend.value && "under"];
+    for (const cell of all(".board [data-col]")) cell.hidden = !wanted.includes(cell.dataset.col);
+  };
+  const showBackend = () => {
+    showColumns();
+    const index = all(".matrix [data-quantizer]").findIndex((head) => head.dataset.quantizer === backend.value) + 1;
+    const found = new Map(all(".matrix tbody tr").map((row) => [row.dataset.entry, row.cells[index]]));
+    for (const cell of all("[data-col=under]")) {
+      if (cell.tagName === "TH") { (cell.querySelector("button") || cell).textContent = backend.value; continue; }
+      const from = found.get(cell.parentNode.dataset.entry);
+      cell.dataset.v = index ? from.dataset.v : "";
+      cell.replaceChildren(...(index ? from.cloneNode(true).childNodes : []));
+    }
+  };
+
   // Filters.
-  const search = document.querySelector(".search");
+  const search = one(".search"), eligible = one(".eligible");
   const filters = all("select[data-filter]");
   const apply = () => {
     const wanted = (search?.value || "").trim().toLowerCase();
     let shown = 0, total = 0;
     for (const row of all("table.board tbody tr")) {
-      const fits = (!wanted || row.textContent.toLowerCase().includes(wanted))
-        && filters.every((filter) => !filter.value || row.dataset[filter.dataset.filter] === filter.value);
+      const fits = (!wanted || (row.dataset.entry ? row.cells[0] : row).textContent.toLowerCase().includes(wanted))
+        && filters.every((filter) => !filter.value || row.dataset[filter.dataset.filter] === filter.value)
+        && !(eligible?.checked && row.closest(".unranked"));
       row.hidden = !fits;
       if (row.closest("section.width[hidden]")) continue;
       total += 1;
@@ -98,13 +138,37 @@
     for (const section of all("section.work")) section.hidden = !section.querySelector("tbody tr:not([hidden])");
     for (const label of all(".count")) label.textContent = shown === total ? "" : shown + " of " + total + " shown";
   };
-  for (const [control, name] of [[search, "q"], ...filters.map((filter) => [filter, filter.dataset.filter])]) {
+  for (const [control, name, react] of [[search, "q"], [backend, "backend", showBackend], ...filters.map((filter) => [filter, filter.dataset.filter])]) {
     if (!control) continue;
     control.value = state.get(name) || "";
-    control.addEventListener("input", () => { remember(name, control.value); apply(); });
+    if (control.selectedIndex < 0) control.value = "";
+    on(control, "input", () => { remember(name, control.value); react?.(); apply(); });
   }
+  if (eligible) {
+    eligible.checked = state.has("ranked");
+    on(eligible, "change", () => { remember("ranked", eligible.checked && "1"); apply(); });
+  }
+  if (columns.length) {
+    if (state.has("columns")) for (const box of columns) box.checked = state.get("columns").split(" ").includes(box.value);
+    for (const box of columns) on(box, "change", () => { remember("columns", checked() === usual ? "" : checked() || "none"); showColumns(); });
+    showBackend();
+  }
+  if (state.has("sort")) sortAlike(state.get("sort").replace("-", ""), state.get("sort").startsWith("-") ? "descending" : "ascending");
   for (const tools of all(".tools")) tools.hidden = false;
   if (search) apply();
+
+  // Entries that are picked go to the page that compares them, four at most.
+  const compare = one("a.compare"), picks = all("input.pick"), page = compare?.getAttribute("href");
+  let picked = [];
+  for (const box of picks) {
+    box.hidden = false;
+    on(box, "change", () => {
+      picked = picked.filter((key) => key !== box.value).concat(box.checked ? box.value : []).slice(-4);
+      for (const other of picks) other.checked = picked.includes(other.value);
+      compare.href = page + "?" + new URLSearchParams(picked.map((key, index) => ["abcd"[index], key]));
+      compare.textContent = "Compare " + picked.length;
+    });
+  }
 
   // A row in the table brings its line in the charts forward.
   const highlight = (colour) => {
@@ -113,16 +177,16 @@
     }
   };
   for (const row of all("tr[data-colour]")) {
-    row.addEventListener("mouseenter", () => highlight(row.dataset.colour));
-    row.addEventListener("mouseleave", () => highlight(""));
-    row.addEventListener("focusin", () => highlight(row.dataset.colour));
-    row.addEventListener("focusout", () => highlight(""));
+    on(row, "mouseenter", () => highlight(row.dataset.colour));
+    on(row, "focusin", () => highlight(row.dataset.colour));
+    on(row, "mouseleave", () => highlight());
+    on(row, "focusout", () => highlight());
   }
 
   for (const control of all("[data-copy]")) {
     if (!navigator.clipboard) continue;
     control.hidden = false;
-    control.addEventListener("click", async () => {
+    on(control, "click", async () => {
       await navigator.clipboard.writeText(document.getElementById(control.dataset.copy).textContent);
       control.textContent = "Copied";
     });

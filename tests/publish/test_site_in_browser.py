@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PAGES = (
     "index.html", "cells.html", "methodology.html", "submission/ga-gdr-full.html", "submission/mini-retrain.html",
-    "published.html", "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
+    "published.html", "compare.html", "submit.html", "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
 )  # fmt: skip
 OPEN = "section.width:not([hidden])"
 
