@@ -77,6 +77,19 @@ def test_adjusted_p_values_are_no_smaller_than_those_of_fewer_tests(gaps: Gaps) 
         assert min(gap.p for gap in between) >= 2 / 10_001
 
 
+def test_a_destroyed_model_and_an_unchanged_one_are_told_apart_though_few_documents_vary() -> None:
+    plans = [
+        synthetic.Plan(name="ruined", levels=synthetic.flat((0, 0, 5, -50))),
+        synthetic.Plan(name="unchanged", levels=synthetic.TARGET),
+    ]
+    cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128"))
+    gaps = pairs.gaps(cells, ranking.rank(cells, "mini"))
+    for quantity in pairs.QUANTITIES:
+        gap = gap_of(gaps, "ruined", "unchanged", 4, quantity)
+        assert abs(gap.difference.value) > 0.8
+        assert gap.claimed
+
+
 def test_entries_under_different_backends_have_no_gap_at_that_width() -> None:
     plans = [
         synthetic.Plan(name="whole", levels=synthetic.LORA),
