@@ -131,7 +131,7 @@ def test_the_page_lists_every_pair_with_its_interval_without_javascript(
 
 
 def test_each_entry_has_a_file_with_its_curves_and_its_pairs(site: Path, gaps: Gaps, page_board: Board) -> None:
-    files = {path.stem: entry_file(path.read_text()) for path in (site / "data" / "compare").iterdir()}
+    files = {path.stem: entry_file(path.read_text()) for path in (site / "compare").iterdir()}
     assert set(files) == {row.submission.name for row in pairs.compared(page_board)}
     for (one, two), between in gaps.items():
         stored = files[one]["pairs"][two]
