@@ -99,7 +99,7 @@ def files(
             "widths": [_width(row.by_bits[bits]) for bits in board.widths if bits in row.by_bits],
             "pairs": others[name],
         }  # fmt: skip
-        yield f"data/compare/{key(links[name])}.js", f"quenchEntry({script_json(entry)});\n"
+        yield f"compare/{key(links[name])}.js", f"quenchEntry({script_json(entry)});\n"
 
 
 def script_json(value: Any) -> str:

@@ -283,8 +283,7 @@ def _compare(
 def _submit(folder: Path, env: jinja2.Environment, site: Site) -> None:
     context = submit_page.context()
     _write(folder, env, "submit.html.j2", "submit.html", site, section="Submit", **context)
-    (folder / "data").mkdir(exist_ok=True)
-    (folder / "data" / context["schema_file"]).write_text(schema_text(), encoding="utf-8")
+    (folder / context["schema_file"]).write_text(schema_text(), encoding="utf-8")
 
 
 def _published(

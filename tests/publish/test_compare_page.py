@@ -77,6 +77,19 @@ def test_adjusted_p_values_are_no_smaller_than_those_of_fewer_tests(gaps: Gaps) 
         assert min(gap.p for gap in between) >= 2 / 10_001
 
 
+def test_a_destroyed_model_and_an_unchanged_one_are_told_apart_though_few_documents_vary() -> None:
+    plans = [
+        synthetic.Plan(name="ruined", levels=synthetic.flat((0, 0, 5, -50))),
+        synthetic.Plan(name="unchanged", levels=synthetic.TARGET),
+    ]
+    cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128"))
+    gaps = pairs.gaps(cells, ranking.rank(cells, "mini"))
+    for quantity in pairs.QUANTITIES:
+        gap = gap_of(gaps, "ruined", "unchanged", 4, quantity)
+        assert abs(gap.difference.value) > 0.8
+        assert gap.claimed
+
+
 def test_entries_under_different_backends_have_no_gap_at_that_width() -> None:
     plans = [
         synthetic.Plan(name="whole", levels=synthetic.LORA),
@@ -118,7 +131,7 @@ def test_the_page_lists_every_pair_with_its_interval_without_javascript(
 
 
 def test_each_entry_has_a_file_with_its_curves_and_its_pairs(site: Path, gaps: Gaps, page_board: Board) -> None:
-    files = {path.stem: entry_file(path.read_text()) for path in (site / "data" / "compare").iterdir()}
+    files = {path.stem: entry_file(path.read_text()) for path in (site / "compare").iterdir()}
     assert set(files) == {row.submission.name for row in pairs.compared(page_board)}
     for (one, two), between in gaps.items():
         stored = files[one]["pairs"][two]

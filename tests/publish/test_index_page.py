@@ -83,7 +83,7 @@ def test_the_method_tells_of_few_documents_the_reference_seeds_and_many_tests_wi
         f"adjusted p is at most {1 - rules.CONFIDENCE:.2f}", "after Holm",
     ):  # fmt: skip
         assert wanted in page.text, wanted
-    assert {"few-documents", "reference", "many", "seeds"} <= set(page.ids)
+    assert {"few-documents", "reference-auc", "many", "seeds"} <= set(page.ids)
 
 
 def test_scripts_stay_under_15_kb_and_lose_nothing_but_comments_and_indents(site: Path) -> None:

@@ -28,7 +28,7 @@ def test_what_is_needed_is_read_from_the_schema() -> None:
 
 
 def test_the_schema_can_be_downloaded_from_the_site(site: Path) -> None:
-    copied = json.loads((site / "data" / SCHEMA_FILE).read_text(encoding="utf-8"))
+    copied = json.loads((site / SCHEMA_FILE).read_text(encoding="utf-8"))
     assert copied["required"] == json_schema()["required"]
 
 
