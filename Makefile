@@ -36,7 +36,13 @@ demo: $(VENV)/.score  ## score the demo submissions under nine quantizers and bu
 test: $(VENV)/.dev  ## run the tests (under 12 minutes on two cores)
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.dev  ## run every test, the slow ones included
+# What tests of the pages need beside Chromium; html-validate only where npm is.
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP) torch==2.13.0 -e '.[score,dev,browser]'
+	if command -v npm > /dev/null; then npm install --silent --prefix build/node html-validate@9.7.1; fi
+	@touch $@
+
+test-all: $(VENV)/.browser  ## run every test, the slow ones included
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 check: $(VENV)/.dev  ## lint, format check and types

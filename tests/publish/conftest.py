@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_board as synthetic
+from browsing import CHROMIUM, Visit
 
 from harness.publish import pages, ranking
 from harness.publish.board import Board
@@ -52,3 +55,27 @@ def site(tmp_path_factory: pytest.TempPathFactory, page_store: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", STAMP)
         return pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser: Any, site: Path) -> Iterator[Callable[..., Visit]]:
+    contexts = []
+
+    def opened(width: int = 1440, site: Path = site, **options: Any) -> Visit:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
+        return Visit(contexts[-1], site)
+
+    yield opened
+    for context in contexts:
+        context.close()

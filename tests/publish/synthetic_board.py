@@ -144,6 +144,13 @@ def demo_plans() -> tuple[Plan, ...]:
     )  # fmt: skip
 
 
+def many(entries: int) -> tuple[Plan, ...]:
+    """Returns the controls and that many entries of all kinds; nothing at all for none."""
+    kinds = [plan for plan in demo_plans() if plan.role == "entry"]
+    numbered = (replace(kinds[number % len(kinds)], name=f"entry-{number:04d}") for number in range(entries))
+    return (*CONTROLS, *numbered) if entries else ()
+
+
 def cells(plans: Iterable[Plan], *, corpus: str = "mini", quantizers: Sequence[str] = ORDER) -> list[CellResult]:
     """Returns the stored cells of a board, in the order that a run would write them."""
     return [

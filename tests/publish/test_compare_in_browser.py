@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_site_in_browser import OPEN, Visit, browser, visit  # noqa: F401 - fixtures
+from browsing import OPEN, Visit
 
 from harness.publish import pairs
 from harness.publish.board import Board
@@ -23,7 +23,7 @@ def pick(page: Any, **entries: str) -> None:
         page.locator(f"select[data-entry={letter}]").select_option(name)
 
 
-def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: Open, page_board: Board) -> None:  # noqa: F811
+def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: Open, page_board: Board) -> None:
     seen = visit()
     page = seen.go("compare.html")
     assert page.locator("#chosen").inner_text() == "Choose two entries or more."
@@ -49,7 +49,7 @@ def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: 
 @pytest.mark.parametrize(
     "form", ["?a=ga-gdr-full&b=ga-gdr-lora&c=text-only-lora", "#a=ga-gdr-full&b=ga-gdr-lora&c=text-only-lora"]
 )
-def test_an_address_opens_the_comparison_it_was_copied_from(visit: Open, form: str) -> None:  # noqa: F811
+def test_an_address_opens_the_comparison_it_was_copied_from(visit: Open, form: str) -> None:
     page = visit().go("compare.html", form)
     page.locator("#chosen svg").first.wait_for()
     assert page.locator("#chosen thead th").count() == 4
@@ -57,7 +57,7 @@ def test_an_address_opens_the_comparison_it_was_copied_from(visit: Open, form: s
     assert page.locator("select[data-entry=c]").input_value() == "text-only-lora"
 
 
-def test_swapping_two_entries_turns_every_difference_round(visit: Open) -> None:  # noqa: F811
+def test_swapping_two_entries_turns_every_difference_round(visit: Open) -> None:
     texts = []
     for first, second in (("ga-gdr-full", "ga-gdr-lora"), ("ga-gdr-lora", "ga-gdr-full")):
         page = visit().go("compare.html", f"#a={first}&b={second}")
@@ -68,7 +68,7 @@ def test_swapping_two_entries_turns_every_difference_round(visit: Open) -> None:
     assert len(texts[0]) > 8
 
 
-def test_unknown_names_choose_nothing_and_one_entry_is_never_chosen_twice(visit: Open) -> None:  # noqa: F811
+def test_unknown_names_choose_nothing_and_one_entry_is_never_chosen_twice(visit: Open) -> None:
     seen = visit()
     page = seen.go("compare.html", "#a=%3Cscript%3E&b=..%2F..%2Fx")
     assert page.locator("select[data-entry=a]").input_value() == ""
@@ -78,14 +78,14 @@ def test_unknown_names_choose_nothing_and_one_entry_is_never_chosen_twice(visit:
     assert seen.complaints == []
 
 
-def test_without_javascript_the_pairs_can_be_read(visit: Open) -> None:  # noqa: F811
+def test_without_javascript_the_pairs_can_be_read(visit: Open) -> None:
     page = visit(java_script_enabled=False).go("compare.html")
     assert not page.locator("#compare").is_visible()
     assert page.locator("table.pairs tbody tr").count() > 2
     assert page.locator("table.pairs").is_visible()
 
 
-def test_rows_are_picked_by_keyboard_on_the_first_page_and_compared(visit: Open) -> None:  # noqa: F811
+def test_rows_are_picked_by_keyboard_on_the_first_page_and_compared(visit: Open) -> None:
     page = visit().go("index.html")
     boxes = page.locator(f"{OPEN} input.pick")
     for index in (0, 1):
@@ -100,7 +100,7 @@ def test_rows_are_picked_by_keyboard_on_the_first_page_and_compared(visit: Open)
     assert page.locator("#chosen thead th").count() == 3
 
 
-def test_four_entries_at_most_are_picked_the_last_ones(visit: Open) -> None:  # noqa: F811
+def test_four_entries_at_most_are_picked_the_last_ones(visit: Open) -> None:
     page = visit().go("index.html")
     boxes = page.locator(f"{OPEN} input.pick")
     assert boxes.count() >= 5
@@ -110,7 +110,7 @@ def test_four_entries_at_most_are_picked_the_last_ones(visit: Open) -> None:  # 
     assert page.locator("a.compare").inner_text() == "Compare 4"
 
 
-def test_columns_sorting_and_backend_are_kept_in_the_address(visit: Open, page_board: Board) -> None:  # noqa: F811
+def test_columns_sorting_and_backend_are_kept_in_the_address(visit: Open, page_board: Board) -> None:
     page = visit().go("index.html")
     page.locator(".columns summary").click()
     page.locator('.columns input[value="b8"]').check()
@@ -133,7 +133,7 @@ def test_columns_sorting_and_backend_are_kept_in_the_address(visit: Open, page_b
     assert again.complaints == []
 
 
-def test_ranked_only_hides_what_has_no_rank(visit: Open, page_board: Board) -> None:  # noqa: F811
+def test_ranked_only_hides_what_has_no_rank(visit: Open, page_board: Board) -> None:
     page = visit().go("index.html")
     page.locator("input.eligible").check()
     assert page.url.endswith("#ranked=1")
@@ -142,7 +142,7 @@ def test_ranked_only_hides_what_has_no_rank(visit: Open, page_board: Board) -> N
     assert not page.locator(f"{OPEN} section.work").first.is_visible()
 
 
-def test_the_comparison_fits_a_phone(visit: Open, site: Path) -> None:  # noqa: F811
+def test_the_comparison_fits_a_phone(visit: Open, site: Path) -> None:
     page = visit(360).go("compare.html", "#a=ga-gdr-full&b=ga-gdr-lora")
     page.locator("#chosen svg").first.wait_for()
     wide, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")

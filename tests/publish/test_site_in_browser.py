@@ -3,68 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from browsing import OPEN
 
 from harness.publish.board import Board
 from harness.publish.page_text import number
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PAGES = (
     "index.html", "cells.html", "methodology.html", "submission/ga-gdr-full.html", "submission/mini-retrain.html",
     "published.html", "compare.html", "submit.html", "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
 )  # fmt: skip
-OPEN = "section.width:not([hidden])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-class Visit:
-    """One page in a context of its own, with everything that went wrong in it."""
-
-    def __init__(self, context: Any, site: Path) -> None:
-        self.site, self.page = site, context.new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-
-    def go(self, name: str, fragment: str = "") -> Any:
-        self.page.goto(f"{(self.site / name).as_uri()}{fragment}")
-        return self.page
-
-    def names(self, table: str = f"{OPEN} table.sortable") -> list[str]:
-        rows = self.page.locator(f"{table} tbody tr:not([hidden]) th bdi").all_inner_texts()
-        return [name for name in rows if "+" not in name and name.islower()]
-
-
-@pytest.fixture
-def visit(browser: Any, site: Path) -> Iterator[Callable[..., Visit]]:
-    contexts = []
-
-    def opened(width: int = 1440, **options: Any) -> Visit:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
-        return Visit(contexts[-1], site)
-
-    yield opened
-    for context in contexts:
-        context.close()
 
 
 @pytest.mark.parametrize("width", [1440, 360])

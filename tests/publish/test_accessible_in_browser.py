@@ -1,0 +1,81 @@
+"""Every kind of page before axe-core, in both themes and on both screens, and boards of every size in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_board as synthetic
+from browsing import OPEN, Visit
+
+from harness.publish import pages
+from harness.store.store import Store
+
+pytestmark = pytest.mark.slow
+
+PAGES = (
+    "index.html", "cells.html", "methodology.html", "published.html", "compare.html", "submit.html",
+    "submission/ga-gdr-full.html", "submission/mini-retrain.html", "quantizer/rtn-4bit-g128.html",
+    "quantizer/reference.html",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def axe() -> Any:
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed").Axe()
+
+
+def faults(axe: Any, page: Any) -> list[str]:
+    """Returns what axe-core calls serious or critical, with the first place of each."""
+    found = axe.run(page).response["violations"]
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:150]} ({len(fault['nodes'])} places)"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 360])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(axe: Any, visit: Callable[..., Visit], name: str, width: int, scheme: str) -> None:
+    page = visit(width, color_scheme=scheme).go(name)
+    for fold in page.locator("details").all():
+        fold.evaluate("node => { node.open = true; }")
+    assert faults(axe, page) == []
+
+
+def test_axe_does_find_a_fault_that_was_put_in(axe: Any, visit: Callable[..., Visit]) -> None:
+    page = visit().go("index.html")
+    page.evaluate("document.querySelector('.search').closest('label')?.replaceWith(document.querySelector('.search'))")
+    page.evaluate("document.querySelector('.search').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('.search').removeAttribute('placeholder')")
+    assert any(fault.startswith("label:") for fault in faults(axe, page))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_a_comparison_of_two(axe: Any, visit: Callable[..., Visit], scheme: str) -> None:
+    page = visit(color_scheme=scheme).go("compare.html", "#a=ga-gdr-full&b=ga-gdr-lora")
+    page.locator("#chosen svg").first.wait_for()
+    assert faults(axe, page) == []
+
+
+@pytest.mark.parametrize("entries", [0, 1, 8, 100])
+def test_a_board_of_any_size_can_be_used_on_a_phone(
+    axe: Any, visit: Callable[..., Visit], tmp_path: Path, entries: int
+) -> None:
+    store = tmp_path / "board.duckdb"
+    with Store.open(store) as opened:
+        for cell in synthetic.cells(synthetic.many(entries), quantizers=("reference", "rtn-4bit-g128")):
+            opened.add(cell)
+    seen = visit(360, site=pages.render(store, tmp_path / "site").parent)
+    page = seen.go("index.html")
+    wide, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= shown
+    if entries:
+        assert page.locator(f"{OPEN} table.board tbody tr").count() > 0
+        assert all(f"entry-{number:04d}" in page.content() for number in range(entries))
+    assert seen.complaints == []
+    assert faults(axe, page) == []
