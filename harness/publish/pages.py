@@ -85,6 +85,7 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
         building.chmod(0o755)
         _build(building, cells, site)
         _swap(building, out)
+        drawing.trim()
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

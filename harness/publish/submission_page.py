@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.publish import page_text, plots
+from harness.publish import page_text
 from harness.publish.board import Board, LeaderboardRow
+from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, DocumentRecord, LayerSurvival, Proof
 from harness.score.metrics import METRICS, PRIMARY
@@ -56,7 +57,7 @@ def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
 def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any]]:
     return [
         {"metric": metric, "wide": Markup(drawn), "file": f"charts/{slug}-{metric}.svg"}
-        for metric, drawn in plots.metric_curves(board, row).items()
+        for metric, drawn in metric_curves(board, row).items()
     ]
 
 
