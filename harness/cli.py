@@ -244,14 +244,24 @@ def render(
     title: Annotated[str | None, typer.Option("--title", help="Title of the board.")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", help="Address the site will have, for links.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Build again whenever the store changes, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Build the leaderboard as static pages that work offline."""
-    from harness.publish import pages
+    from harness.publish import pages, watching
 
-    index = pages.render(store, out, title=title, base_url=base_url)
-    stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
+    def build() -> Path:
+        index = pages.render(store, out, title=title, base_url=base_url)
+        stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
+        return index
+
+    seen = watching.state(store)
+    index = build()
     if open_page:
         typer.launch(str(index))
+    if watch:
+        watching.watch(store, build, seen, say=lambda text: stderr.print(text, highlight=False, soft_wrap=True))
 
 
 @app.command(epilog="Example: `quench ingest other-machine/results.records --store results.duckdb`")
