@@ -30,6 +30,8 @@ def guard() -> None:
     stop (``fence.enter``).
     """
     os.environ.update(OFFLINE)
+    # Libraries imported from here on would find out by opening a socket.
+    socket.has_ipv6 = False
     sys.addaudithook(_watch)
 
 
