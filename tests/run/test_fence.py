@@ -293,8 +293,8 @@ def test_an_ordinary_refusal_inside_the_inputs_keeps_its_own_words(tmp_path: Pat
     told = f"[Errno 13] Permission denied: '{tmp_path / 'weights'}'"
     row = unfinished(job, job.cells[0], "failed", told, error="PermissionError")
     assert behind.complete(row).reason == told
-    elsewhere = replace(row, reason="[Errno 13] Permission denied: '/root/.ssh/id'")
-    assert (behind.complete(elsewhere).reason or "").startswith("The fence refused /root/.ssh/id")
+    elsewhere = replace(row, reason="[Errno 13] Permission denied: '/etc/shadow'")
+    assert (behind.complete(elsewhere).reason or "").startswith("The fence refused /etc/shadow")
     assert replace(behind, kernel="").complete(elsewhere).reason == elsewhere.reason
 
 
