@@ -164,7 +164,7 @@ def run(
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, cache_room, planner
+    from harness.run import board_run, cache_room, fence, planner
     from harness.run.runner import Settings
 
     room = cache_room.parse_size(cache_limit)
@@ -193,6 +193,8 @@ def run(
         seed=seed,
         data_dir=str(data_dir.resolve()) if data_dir else None,
     )
+    if planned.jobs:
+        stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = board_run.execute(
         planned, known, settings, store=store, workers=at_a_time, console=stderr, timeout=timeout
     )

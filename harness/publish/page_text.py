@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from harness.provenance import sha256_text
 from harness.publish.statistics import Estimate
+from harness.submit.strict_text import joins
 
 EXCERPT = 200
 """Most characters of a corpus text or an answer that a page shows."""
@@ -31,9 +32,9 @@ def visible(text: Any, *, keep: str = "") -> str:
         return plain
     return "".join(
         character
-        if character in keep or unicodedata.category(character) not in _INVISIBLE
+        if character in keep or unicodedata.category(character) not in _INVISIBLE or joins(plain, place)
         else f"\\u{ord(character):04x}"
-        for character in plain
+        for place, character in enumerate(plain)
     )
 
 
