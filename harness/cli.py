@@ -164,7 +164,7 @@ def run(
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, cache_room, planner
+    from harness.run import board_run, cache_room, fence, planner
     from harness.run.runner import Settings
 
     room = cache_room.parse_size(cache_limit)
@@ -193,6 +193,8 @@ def run(
         seed=seed,
         data_dir=str(data_dir.resolve()) if data_dir else None,
     )
+    if planned.jobs:
+        stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = board_run.execute(
         planned, known, settings, store=store, workers=at_a_time, console=stderr, timeout=timeout
     )
@@ -244,14 +246,24 @@ def render(
     title: Annotated[str | None, typer.Option("--title", help="Title of the board.")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", help="Address the site will have, for links.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Build again whenever the store changes, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Build the leaderboard as static pages that work offline."""
-    from harness.publish import pages
+    from harness.publish import pages, watching
 
-    index = pages.render(store, out, title=title, base_url=base_url)
-    stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
+    def build() -> Path:
+        index = pages.render(store, out, title=title, base_url=base_url)
+        stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
+        return index
+
+    seen = watching.state(store)
+    index = build()
     if open_page:
         typer.launch(str(index))
+    if watch:
+        watching.watch(store, build, seen, say=lambda text: stderr.print(text, highlight=False, soft_wrap=True))
 
 
 @app.command(epilog="Example: `quench ingest other-machine/results.records --store results.duckdb`")

@@ -25,6 +25,11 @@ _SURVIVAL: Mapping[str, Holds] = {
     "corpus": "text", "submission": "text", "quantizer": "text", "layer": "text", "num_weights": "integer",
     "codes_changed": "number", "survival_ratio": "number", "cosine": "number",
 }  # fmt: skip
+_DOCUMENTS: Mapping[str, Holds] = {
+    "corpus": "text", "submission": "text", "quantizer": "text", "bits": "integer", "metric": "text",
+    "document": "integer", "score": "number", "prompt": "text", "reference": "text", "response": "text",
+    "prompt_sha256": "text", "reference_sha256": "text",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,14 @@ def write_parquet(path: Path, rows: Rows) -> None:
     with duckdb.connect(config={"threads": 1}) as connection:
         _table(connection, "cells", rows, export_columns.types_of(rows, export_columns.CELLS))
         connection.execute(f"COPY cells TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
+
+
+def write_documents(path: Path, rows: Rows) -> None:
+    """Writes answered documents as Parquet; the same rows give the same bytes."""
+    path.parent.mkdir(exist_ok=True)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        _table(connection, "documents", rows, _DOCUMENTS)
+        connection.execute(f"COPY documents TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def write_duckdb(path: Path, board: Rows, cells: Rows, results: Sequence[CellResult]) -> None:

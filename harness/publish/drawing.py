@@ -6,15 +6,23 @@ drawing serves both themes; ``standalone`` bakes the values in for download.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
+import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
+from harness import paths
 from harness.publish.page_text import visible
 
 COLOURS: Mapping[str, str] = {
@@ -32,6 +40,11 @@ _VARIABLES = {
     GOOD: "--good-zone",
 }  # fmt: skip
 _FONT = "system-ui, sans-serif"
+FOLDER = "drawings/svg"
+"""Folder of the cache with what vl-convert has drawn."""
+_DRAWER = version("vl-convert-python")
+ROOM = 32_000_000
+"""Bytes that it may take."""
 
 
 class Drawing:
@@ -67,7 +80,57 @@ class Drawing:
             "padding": {"left": 4, "right": right, "top": 4, "bottom": 4},
         }
         # An unprintable character in a name would end the whole process inside vl-convert.
-        return _themed(vl_convert.vegalite_to_svg(_printable(spec)), name, visible(title))
+        return _themed(_drawn(_printable(spec)), name, visible(title))
+
+
+def themed(colour: str) -> str:
+    """Returns one of this module's colours as a CSS variable with the colour itself as fallback."""
+    return f"var({_VARIABLES[colour]}, {colour})"
+
+
+def _drawn(spec: dict[str, Any]) -> str:
+    """Returns vl-convert's drawing, from the cache where the same was drawn before."""
+    text = json.dumps([_DRAWER, spec], sort_keys=True)
+    try:
+        folder = paths.cache_dir() / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return str(vl_convert.vegalite_to_svg(spec))
+    kept = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.svg"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        svg = kept.read_text(encoding="utf-8")
+        os.utime(kept)
+        return svg
+    svg = str(vl_convert.vegalite_to_svg(spec))
+    # What can't be kept is drawn again next time.
+    with contextlib.suppress(OSError):
+        _keep(kept, svg)
+    return svg
+
+
+def _keep(place: Path, svg: str) -> None:
+    """Writes a drawing as a whole: another process may read it at any time."""
+    with tempfile.NamedTemporaryFile("w", dir=place.parent, encoding="utf-8", delete=False) as file:
+        file.write(svg)
+    Path(file.name).replace(place)
+
+
+def trim(room: int = ROOM) -> int:
+    """Removes the drawings that were used longest ago until the rest takes at most ``room`` bytes.
+
+    Returns:
+        The bytes freed.
+    """
+    freed = 0
+    with contextlib.suppress(OSError):
+        known = [(path, path.stat()) for path in (paths.cache_dir() / FOLDER).iterdir()]
+        over = sum(facts.st_size for _, facts in known) - room
+        for path, facts in sorted(known, key=lambda item: item[1].st_mtime):
+            if freed >= over:
+                break
+            path.unlink(missing_ok=True)
+            freed += facts.st_size
+    return freed
 
 
 def _printable(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from harness.provenance import sha256_text
 from harness.publish.statistics import Estimate
+from harness.submit.strict_text import joins
 
 EXCERPT = 200
 """Most characters of a corpus text or an answer that a page shows."""
@@ -31,9 +32,9 @@ def visible(text: Any, *, keep: str = "") -> str:
         return plain
     return "".join(
         character
-        if character in keep or unicodedata.category(character) not in _INVISIBLE
+        if character in keep or unicodedata.category(character) not in _INVISIBLE or joins(plain, place)
         else f"\\u{ord(character):04x}"
-        for character in plain
+        for place, character in enumerate(plain)
     )
 
 
@@ -115,27 +116,41 @@ def good_or_bad(change: Estimate | None, before: float | None, direction: str) -
 
 
 def marked(text: str, reference: str) -> Iterator[tuple[str, bool]]:
-    """Yields the answer in pieces, each with whether its words stand in the reference in this order."""
-    pieces = re.findall(r"\s+|\S+", excerpt(text))
-    words = [index for index, piece in enumerate(pieces) if not piece.isspace()]
-    wanted = excerpt(reference).casefold().split()
-    matcher = difflib.SequenceMatcher(a=[pieces[index].casefold() for index in words], b=wanted, autojunk=False)
-    hits = {
-        words[block.a + offset] for block in matcher.get_matching_blocks() for offset in range(block.size)
-    }  # fmt: skip
-    current, state = "", False
-    for index, piece in enumerate(pieces):
-        hit = index in hits or (piece.isspace() and index - 1 in hits and index + 1 in hits)
-        if hit != state and current:
-            yield current, state
-            current = ""
-        current, state = current + piece, hit
-    if current:
-        yield current, state
+    """Yields the answer in pieces, each with whether it is part of the longest common subsequence with the reference.
+
+    Words are those of ROUGE-L: runs of Latin letters and digits, in lower case.
+    """
+    pieces = re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]+", excerpt(text))
+    words = [index for index, piece in enumerate(pieces) if piece[0].isascii() and piece[0].isalnum()]
+    wanted = re.findall(r"[a-z0-9]+", excerpt(reference).lower())
+    hits = {words[place] for place in _common([pieces[index].lower() for index in words], wanted)}
+    between = {index for index in range(len(pieces)) if {index - 1, index + 1} <= hits}
+    for hit, group in itertools.groupby(range(len(pieces)), key=lambda index: index in hits | between):
+        yield "".join(pieces[index] for index in group), hit
+
+
+def _common(words: list[str], wanted: list[str]) -> Iterator[int]:
+    """Yields places in ``words`` of one longest common subsequence."""
+    longest = [[0] * (len(wanted) + 1) for _ in range(len(words) + 1)]
+    for i in reversed(range(len(words))):
+        for j in reversed(range(len(wanted))):
+            longest[i][j] = (
+                longest[i + 1][j + 1] + 1 if words[i] == wanted[j] else max(longest[i + 1][j], longest[i][j + 1])
+            )
+    i = j = 0
+    while i < len(words) and j < len(wanted):
+        if words[i] == wanted[j]:
+            yield i
+            i, j = i + 1, j + 1
+        elif longest[i + 1][j] >= longest[i][j + 1]:
+            i += 1
+        else:
+            j += 1
 
 
 FILTERS = {
     "visible": visible, "prose": prose, "excerpt": excerpt, "web_address": web_address, "slug": slug,
     "number": number, "signed": signed, "percent": percent, "ends": ends, "place": place, "heat": heat,
+    "marked": marked,
 }  # fmt: skip
 """Filters of the templates, by name."""

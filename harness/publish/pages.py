@@ -8,9 +8,7 @@ fixes.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jinja2
+import rjsmin
 
 from harness import provenance
 from harness.errors import InputError, QuenchError, StoreError
@@ -27,6 +26,8 @@ from harness.paths import content_dir
 from harness.publish import (
     cells_page,
     compare_page,
+    database,
+    documents,
     drawing,
     exports,
     index_page,
@@ -35,11 +36,12 @@ from harness.publish import (
     published_page,
     quantizer_page,
     ranking,
+    replacing,
     rules,
     submission_page,
     submit_page,
 )
-from harness.publish.board import Board
+from harness.publish.board import Board, LeaderboardRow
 from harness.publish.headline import KINDS
 from harness.publish.release import Release
 from harness.records import CellResult
@@ -48,8 +50,8 @@ from harness.score.metrics import METRICS, PRIMARY
 from harness.store.store import Store
 from harness.submit.fields import schema_text
 
-_MARKER = ".quench-site"
-_COMMENTS_AND_INDENTS = re.compile(r"^\s*//.*\n|^\s+", re.MULTILINE)
+MOST_RECOVERED = 20
+"""Documents on a submission's page of them that needs no script."""
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "toward_zero": "0 is ideal"}
 
 
@@ -82,18 +84,12 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
         StoreError: The store can't be read.
     """
     _check_address(base_url)
-    _check_replaceable(out)
+    replacing.check_replaceable(out)
     cells = _stored(store)
     site = _site(store, cells, title, base_url)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        building.chmod(0o755)
+    with replacing.replaced(out) as building:
         _build(building, cells, site)
-        _swap(building, out)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    drawing.trim()
     return out / "index.html"
 
 
@@ -149,22 +145,6 @@ def _stored(store: Path) -> list[CellResult]:
         return opened.cells(with_documents=True)
 
 
-def _check_replaceable(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file()):
-        raise InputError(
-            f"{out} holds files that are no Quench site, and a build replaces the whole folder: "
-            "name an empty folder or one that is not there yet."
-        )
-
-
-def _swap(building: Path, out: Path) -> None:
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
-    if out.exists():
-        out.replace(old / "site")
-    building.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _site(store: Path, cells: Sequence[CellResult], title: str | None, base_url: str | None) -> Site:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch and epoch.isdigit() else datetime.now(UTC)
@@ -218,11 +198,10 @@ def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:
 
 
 def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
-    (folder / _MARKER).write_text("Built by quench render; replaced as a whole.\n", encoding="utf-8")
     shutil.copytree(content_dir("leaderboard") / "static", folder / "static")
     for script in (folder / "static").glob("*.js"):
-        # What only readers of the source need weighs a fifth: indents and whole lines of comment.
-        script.write_text(_COMMENTS_AND_INDENTS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
+        # What only readers of the source need weighs a quarter.
+        script.write_text(str(rjsmin.jsmin(script.read_text(encoding="utf-8"))), encoding="utf-8")
     env = environment()
     boards = [ranking.rank(cells, name) for name in _ordered_corpora(cells)]
     homes = {
@@ -237,6 +216,8 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
         _index(folder, env, site, board, homes, links[board.corpus])
         for row in (*board.rows, *board.controls):
             _submission(folder, env, site, board, homes, links[board.corpus], row.submission.name)
+    if boards:
+        database.write_documents(folder / "data" / "documents.parquet", list(documents.rows(cells)))
     facts = [found for found in (corpus_facts(board.corpus) for board in boards) if found is not None]
     release = _release(boards, cells, links, site)
     _write(
@@ -305,9 +286,9 @@ def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:
         links[board.corpus] = {}
         for row in (*board.rows, *board.controls):
             slug = page_text.slug(row.submission.name)
-            while slug in taken:
+            while {slug, f"{slug}-documents"} & taken:
                 slug = f"{slug}.{page_text.slug(board.corpus)}"
-            taken.add(slug)
+            taken |= {slug, f"{slug}-documents"}
             links[board.corpus][row.submission.name] = f"submission/{slug}.html"
     return links
 
@@ -331,13 +312,31 @@ def _submission(
     links: Mapping[str, str], name: str,
 ) -> None:  # fmt: skip
     row = next(row for row in (*board.rows, *board.controls) if row.submission.name == name)
-    context = submission_page.context(board, row, slug=PurePosixPath(links[name]).stem)
+    slug = PurePosixPath(links[name]).stem
+    told = _documents(folder, env, site, board, row, slug, home=homes[board.corpus])
+    context = submission_page.context(board, row, slug=slug, documents=told)
     for figure in context["figures"]:
         _write_chart(folder, figure)
     _write(
         folder, env, "submission.html.j2", links[name], site, section="Leaderboard", root="../", board=board, row=row,
         links=_or_none(links), home=homes[board.corpus], corpus=corpus_facts(board.corpus), **context,
     )  # fmt: skip
+
+
+def _documents(
+    folder: Path, env: jinja2.Environment, site: Site, board: Board, row: LeaderboardRow, slug: str, *, home: str
+) -> int:
+    found = documents.across_bits(row)
+    if found:
+        script = folder / "data" / "documents" / f"{slug}.js"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(documents.as_script(found), encoding="utf-8")
+        _write(
+            folder, env, "documents.html.j2", f"submission/{slug}-documents.html", site, section="Leaderboard",
+            root="../", board=board, row=row, home=home, entry=f"submission/{slug}.html", total=len(found),
+            documents=found[:MOST_RECOVERED],
+        )  # fmt: skip
+    return len(found)
 
 
 def _or_none(links: Mapping[str, str]) -> Mapping[str, str | None]:

@@ -10,7 +10,7 @@ import altair as alt
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.drawing import BAND, COLOURS, FAINT, GOOD, INK, MUTED, Drawing, spread
 from harness.publish.rules import FORGET_METRICS, PHI, TAU, UTILITY, UTILITY_GATE
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics import METRICS
 
 STRONG = 8
 _FEW = 12
@@ -242,66 +242,6 @@ def _mark_labels(
         leads.encode(x=x, y=y, x2="right:Q", y2="at:Q", color=colour),
         text.mark_text(align="left", dx=5, fontSize=10, fontWeight=500).encode(x=x, y=y, text="text:N", color=colour),
     ]
-
-
-def metric_curves(board: Board, row: LeaderboardRow) -> dict[str, str]:
-    """Returns one chart per primary metric: an entry over quantizers, with its target's and the retrained model's line.
-
-    Metrics without a value have no chart.
-    """
-    names = [spec.name for spec in board.quantizers]
-    lines = {
-        "entry" if row.submission.role == "entry" else "this control": row,
-        "target": next((c for c in board.controls if c.submission.name == row.submission.target), None),
-        "retrained": next(
-            (c for c in board.controls if c.submission.role == "retrain" and row.submission.role == "entry"
-             and row.submission.retrain in (None, c.submission.name)), None,
-        ),
-    }  # fmt: skip
-    known = {who: found for who, found in lines.items() if found is not None}
-    drawn = {}
-    for metric in PRIMARY:
-        if any(metric in result.metrics for result in row.by_quantizer.values()):
-            draw = Drawing()
-            title = f"{METRICS[metric].label} of {row.submission.name} under every quantizer"
-            drawn[metric] = draw.svg(_metric_chart(draw, metric, names, known), f"metric-{metric}", title, right=34)
-    return drawn
-
-
-def _metric_chart(draw: Drawing, metric: str, names: Sequence[str], lines: Mapping[str, LeaderboardRow]) -> Any:
-    info = METRICS[metric]
-    rows = [
-        {
-            "quantizer": name, "who": who, "value": found.value * info.display_scale,
-            "low": (found.value if found.low is None else found.low) * info.display_scale,
-            "high": (found.value if found.high is None else found.high) * info.display_scale,
-        }
-        for who, row in lines.items()
-        for name in names
-        if name in row.by_quantizer and metric in row.by_quantizer[name].metrics
-        for found in (row.by_quantizer[name].metrics[metric].score,)
-    ]  # fmt: skip
-    x = alt.X("quantizer:O", sort=list(names), scale=alt.Scale(domain=list(names)), title=None,
-              axis=alt.Axis(labelAngle=-40, labelFontSize=9.5))  # fmt: skip
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[-105, 45] if metric == "privleak" else [0, 105]))
-    shades = {"entry": COLOURS["--c2"], "this control": COLOURS["--c2"], "target": INK, "retrained": MUTED}
-    colour = alt.Color("who:N", legend=None, scale=alt.Scale(domain=list(shades), range=list(shades.values())))
-    way = {"lower": "lower is better", "higher": "higher is better", "toward_zero": "0 is ideal"}[info.direction]
-    base = draw.rows(rows)
-    last = {str(row["who"]): float(str(row["value"])) for row in rows}
-    step, limits = (12, (-104, 44)) if metric == "privleak" else (9, (0, 104))
-    placed = spread(last, step, limits)
-    named = [{"who": who, "quantizer": names[-1], "value": height} for who, height in placed.items()]
-    return alt.layer(
-        base.mark_area(opacity=0.12, clip=True).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour),
-        base.mark_line(strokeWidth=1.6, clip=True).encode(x=x, y=y, color=colour),
-        base.mark_point(size=22, filled=True, opacity=1, clip=True).encode(x=x, y=y, color=colour),
-        draw.rows(named).mark_text(align="left", dx=8, fontSize=10, fontWeight=600)
-        .encode(x=x, y=y, text="who:N", color=colour),
-    ).properties(
-        width=300, height=150,
-        title=alt.Title(f"{info.label} ({way})", anchor="start", fontSize=12, fontWeight=600, color=INK),
-    )  # fmt: skip
 
 
 def _short(board: Board, name: str) -> str:

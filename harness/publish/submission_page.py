@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from harness.publish import page_text, plots
+from harness.publish import page_text
 from harness.publish.board import Board, LeaderboardRow
+from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
-from harness.records import CellResult, DocumentRecord, LayerSurvival, Proof
+from harness.records import CellResult, LayerSurvival, Proof
 from harness.score.metrics import METRICS, PRIMARY
-
-DOCUMENTS = 8
-"""Documents per metric whose answers are laid side by side."""
 
 _SURVIVAL = ("cosine", "survival_ratio", "codes_changed", "update_in_steps")
 
 
-def context(board: Board, row: LeaderboardRow, *, slug: str) -> dict[str, Any]:
-    """Returns the template's variables for one submission; ``slug`` names its page and charts."""
+def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> dict[str, Any]:
+    """Returns the template's variables for one submission.
+
+    Args:
+        board: Its board.
+        row: The submission.
+        slug: Name of its page and charts.
+        documents: How many documents its viewer has.
+    """
     cells = [cell for result in row.by_quantizer.values() for cell in result.cells.values()]
     newest = max(cells, key=lambda cell: cell.provenance.created_at, default=None)
     return {
         "figures": _figures(board, row, slug),
         "literature": _literature(row) if row.submission.role == "entry" else [],
         "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
-        "documents": [found for metric in FORGET_METRICS for found in _documents(row, metric)],
+        "slug": slug,
+        "documents": documents,
         "command": _command(board, row),
         "made": newest.provenance if newest else None,
         "seconds": sum(sum(cell.timings.values()) for cell in cells),
@@ -56,7 +62,7 @@ def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
 def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any]]:
     return [
         {"metric": metric, "wide": Markup(drawn), "file": f"charts/{slug}-{metric}.svg"}
-        for metric, drawn in plots.metric_curves(board, row).items()
+        for metric, drawn in metric_curves(board, row).items()
     ]
 
 
@@ -146,53 +152,6 @@ def _shaded(layer: LayerSurvival | None) -> dict[str, Any]:
     }
 
 
-def _documents(row: LeaderboardRow, metric: str) -> list[dict[str, Any]]:
-    """Returns the documents of which most came back, with the answers under every quantizer."""
-    answers = {
-        name: {document.index: document for document in result.cells[metric].documents}
-        for name, result in row.by_quantizer.items()
-        if metric in result.cells
-    }
-    if REFERENCE not in answers:
-        return []
-    found: list[tuple[float, int, Mapping[str, float]]] = []
-    for index in answers[REFERENCE]:
-        scores = {
-            name: documents[index].scores[metric]
-            for name, documents in answers.items()
-            if index in documents and metric in documents[index].scores
-        }
-        if REFERENCE not in scores or len(scores) < 2:
-            continue
-        found.append((scores[REFERENCE] - max(scores.values()), index, scores))
-    return [
-        _document(metric, index, scores, answers) for _, index, scores in sorted(found, key=_most_first)[:DOCUMENTS]
-    ]
-
-
-def _most_first(found: tuple[float, int, Mapping[str, float]]) -> tuple[float, int]:
-    return found[:2]
-
-
-def _document(
-    metric: str, index: int, scores: Mapping[str, float], answers: Mapping[str, Mapping[int, DocumentRecord]]
-) -> dict[str, Any]:
-    first = answers[REFERENCE][index]
-    highest = max(scores, key=lambda name: scores[name])
-    return {
-        "label": METRICS[metric].label, "index": index, "prompt": first.prompt_excerpt[-page_text.EXCERPT :],
-        "reference": first.reference_excerpt, "before": scores[REFERENCE], "after": scores[highest],
-        "quantizer": highest,
-        "answers": [
-            {
-                "quantizer": name, "score": score,
-                "pieces": list(page_text.marked(answers[name][index].response, first.reference_excerpt)),
-            }
-            for name, score in scores.items()
-        ],
-    }  # fmt: skip
-
-
 def _command(board: Board, row: LeaderboardRow) -> str:
     quantizers = ",".join(name for name, result in row.by_quantizer.items() if result.cells)
     seed = next((cell.provenance.seed for result in row.by_quantizer.values() for cell in result.cells.values()), 0)
@@ -201,10 +160,11 @@ def _command(board: Board, row: LeaderboardRow) -> str:
         # Quotes keep a name that a stranger chose from being read as more than one word.
         rescore = f"quench rescore {shlex.quote(row.submission.title)} --corpus {board.corpus} --quantizer"
         return page_text.visible("; ".join(f"{rescore} {name}" for name in quantizers.split(",")))
-    parts = ["quench run", row.submission.name, f"--corpus {board.corpus}"]
+    parts = ["quench run", shlex.quote(row.submission.name), f"--corpus {shlex.quote(board.corpus)}"]
     if row.submission.kind == "quantized_checkpoint":
         # It is scored as submitted whatever is asked for; its controls need no more than 16 bit.
         quantizers = REFERENCE
     if quantizers:
         parts.append(f"--quantizers {quantizers}")
-    return page_text.visible(" ".join([*parts, f"--seed {seed}"]))
+    # A store of its own: in the one that was published every cell counts as done.
+    return page_text.visible(" ".join([*parts, f"--seed {seed}", "--store reproduced.duckdb"]))

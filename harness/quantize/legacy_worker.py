@@ -33,6 +33,8 @@ def end_with_parent() -> None:
 
 def forbid_network() -> None:
     """Makes every connection beyond this machine an error."""
+    # Libraries that find out by opening a socket would be ended by the fence around the caller.
+    socket.has_ipv6 = False
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:

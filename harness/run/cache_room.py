@@ -17,6 +17,8 @@ KINDS = {
     "merged": "adapters merged into their base",
     "rounded": "float32 models rounded to bfloat16",
     kept.FOLDER: "quantized models, read back instead of made again",
+    "drawings": "charts of the pages",
+    "kernels": "what GPU kernels were compiled to",
     "environments": "interpreters of unmaintained backends",
     "left over": "what a killed run was writing",
 }

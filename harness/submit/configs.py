@@ -1,4 +1,4 @@
-"""What a config.json and an adapter_config.json may say: an allow-list, key by key.
+"""What a config.json may say: an allow-list, key by key, and sizes that are the weights' own.
 
 A config decides which code runs and how much memory is taken, so a key that
 nobody has looked at is refused, whatever it means.
@@ -6,7 +6,6 @@ nobody has looked at is refused, whatever it means.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +15,6 @@ from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit import quantization_configs
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import Tensor
-
-MAX_RANK = 512
-MAX_ALPHA = 4096.0
 
 _MAX_BYTES = 1024 * 1024
 
@@ -61,8 +57,15 @@ _LARGEST = 1 << 24
 _BEYOND_USE = 10**30
 
 
-def _refuse(path: Path, what: str, *, field: str | None = None, accepted: str | None = None) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path), field=field, accepted=accepted))
+Wrong = tuple[str, str | None, str | None]
+"""What is wrong with a config, in words without the file's name; the field; what it accepts."""
+
+MAX_TOLD = 20
+"""Faults of one kind that are told: more would be one mistake made often."""
+
+
+def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
+    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
 
 
 def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
@@ -125,23 +128,35 @@ def check_model(path: Path, tensors: Mapping[str, Tensor], *, quantization: str 
             ask for any amount of memory).
     """
     config = read_config(path)
+    faults = [Fault(f"{path}: {told}.", file=str(path), field=field, accepted=accepted)
+              for told, field, accepted in _model_faults(config, tensors, quantization)]  # fmt: skip
+    if faults:
+        raise UnsafeSubmissionError(*faults)
+
+
+def _model_faults(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None
+) -> Iterator[Wrong]:
     if quantization == "config":
-        check_quantization(path, config)
+        if wrong := _quantization_fault(config):
+            yield wrong, "quantization_config", None
     elif "quantization_config" in config:
         kind = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
-        raise _refuse(path, f"it describes quantized weights: {kind}, so submit what it was made from, or remove it")
-    unknown = sorted(set(config) - _MODEL_KEYS - {"quantization_config"})
-    if unknown:
-        raise _refuse(
-            path, f"the keys {', '.join(map(repr, unknown[:5]))} are not on the list of accepted ones: remove them"
-        )
+        told = f"it describes quantized weights: {kind}, so submit what it was made from, or remove it"
+        yield told, "quantization_config", None
+    for key in sorted(set(config) - _MODEL_KEYS - {"quantization_config"})[:MAX_TOLD]:
+        yield f"the key {key[:80]!r} is not on the list of accepted ones: remove it", key, None
     if config.get("model_type") not in MODEL_TYPES:
-        raise _refuse(
-            path, f"model_type {config.get('model_type')!r} can't be scored: use one of {', '.join(MODEL_TYPES)}"
+        accepted = f"one of {', '.join(MODEL_TYPES)}"
+        yield (
+            f"model_type {repr(config.get('model_type'))[:80]} can't be scored: use {accepted}",
+            "model_type",
+            accepted,
         )
-    if any(abs(number) > _BEYOND_USE for number in _numbers(config)):
-        raise _refuse(path, f"it holds a number above {_BEYOND_USE}")
-    _check_sizes(path, config, tensors)
+    for key, value in config.items():
+        if any(abs(number) > _BEYOND_USE for number in _numbers(value)):
+            yield f"`{key}` holds a number above {_BEYOND_USE}", key, f"numbers up to {_BEYOND_USE}"
+    yield from _size_faults(config, tensors)
 
 
 def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -150,16 +165,19 @@ def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
     Raises:
         UnsafeSubmissionError: It has none, or one that can't be read.
     """
+    if wrong := _quantization_fault(config):
+        raise _refuse(path, wrong)
+    return dict(config["quantization_config"])
+
+
+def _quantization_fault(config: Mapping[str, Any]) -> str | None:
     told = config.get("quantization_config")
     if told is None:
-        raise _refuse(
-            path,
+        return (
             "it has no quantization_config, so nothing says what the packed numbers mean: keep the one that the "
-            "library wrote, or submit a full_model",
+            "library wrote, or submit a full_model"
         )
-    if wrong := quantization_configs.fault(told):
-        raise _refuse(path, wrong)
-    return dict(told)
+    return quantization_configs.fault(told)
 
 
 def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
@@ -167,172 +185,52 @@ def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
     return {int(match.group(1)) for match in told if match}
 
 
-def _check_sizes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuses a config whose sizes are not the tensors' own."""
+def _size_faults(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
+    """Yields where a config's sizes are not the tensors' own; what it says wrongly is not held against them."""
+    unusable = set()
     for key in ("hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"):
         if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
-            raise _refuse(path, f"`{key}` must be a whole number above 0", field=key, accepted="1, 2, ...")
+            unusable.add(key)
+            yield f"`{key}` must be a whole number above 0", key, "1, 2, ..."
     for key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
         value = config.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST):
-            raise _refuse(
-                path, f"`{key}` must be a whole number from 1 to {_LARGEST}", field=key, accepted=f"1 to {_LARGEST}"
-            )
+            unusable.add(key)
+            yield f"`{key}` must be a whole number from 1 to {_LARGEST}", key, f"1 to {_LARGEST}"
+    if not unusable & {"vocab_size", "hidden_size"}:
+        yield from _embedding_faults(config, tensors)
+    if "num_hidden_layers" not in unusable:
+        layers = _layer_numbers(tensors)
+        # Counted first: a set of as many numbers as a stranger claims could fill the memory.
+        if len(layers) != config["num_hidden_layers"] or layers != set(range(len(layers))):
+            told = f"num_hidden_layers is {config['num_hidden_layers']}, and the weights have {len(layers)} layers"
+            yield told, "num_hidden_layers", None
+    if not unusable & {"intermediate_size", "hidden_size"}:
+        # Phi-3 stores two projections in one tensor.
+        mlp = (each for name, each in tensors.items() if ".mlp." in name)
+        widths = {side for each in mlp for side in _sides(each, config["hidden_size"])}
+        if not widths & {config["intermediate_size"], 2 * config["intermediate_size"]}:
+            told = f"intermediate_size is {config['intermediate_size']}, and no MLP tensor has that width"
+            yield told, "intermediate_size", None
+    if not unusable & {"num_attention_heads", "num_key_value_heads", "head_dim"}:
+        width = max(side for each in tensors.values() for side in each.shape)
+        heads = max(config["num_attention_heads"], config.get("num_key_value_heads") or 1)
+        if heads * (config.get("head_dim") or 1) > 4 * width:
+            yield "num_attention_heads times head_dim is wider than any tensor", "num_attention_heads", None
+
+
+def _embedding_faults(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
     embeddings = [
         each.shape for name, each in tensors.items() if re.search(r"(?:embed_tokens|embed_in)\.weight$", name)
     ]
     shape = (config["vocab_size"], config["hidden_size"])
     if embeddings != [shape]:
         found = embeddings[0] if embeddings else "no"
-        raise _refuse(
-            path, f"vocab_size and hidden_size make embeddings of shape {shape}, and the weights have {found}"
-        )
-    layers = _layer_numbers(tensors)
-    # Counted first: a set of as many numbers as a stranger claims could fill the memory.
-    if len(layers) != config["num_hidden_layers"] or layers != set(range(len(layers))):
-        raise _refuse(
-            path, f"num_hidden_layers is {config['num_hidden_layers']}, and the weights have {len(layers)} layers"
-        )
-    # Phi-3 stores two projections in one tensor.
-    widths = {side for name, each in tensors.items() if ".mlp." in name for side in _sides(each, config["hidden_size"])}
-    if not widths & {config["intermediate_size"], 2 * config["intermediate_size"]}:
-        raise _refuse(path, f"intermediate_size is {config['intermediate_size']}, and no MLP tensor has that width")
-    width = max(side for each in tensors.values() for side in each.shape)
-    heads = max(config["num_attention_heads"], config.get("num_key_value_heads") or 1)
-    if heads * (config.get("head_dim") or 1) > 4 * width:
-        raise _refuse(path, "num_attention_heads times head_dim is wider than any tensor")
+        told = f"vocab_size and hidden_size make embeddings of shape {shape}, and the weights have {found}"
+        yield told, "vocab_size", None
 
 
 def _sides(tensor: Tensor, hidden: int) -> tuple[int, ...]:
     """Returns a tensor's sides, and for bitsandbytes' column of bytes the side that two codes a byte make of it."""
     column = tensor.dtype == "U8" and len(tensor.shape) == 2 and tensor.shape[1] == 1
     return (*tensor.shape, 2 * tensor.shape[0] // hidden) if column else tensor.shape
-
-
-def _empty(value: Any) -> bool:
-    return value is None or value is False or value == {} or value == []
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _text(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= 500)
-
-
-def _names(value: Any) -> bool:
-    """Module names only: peft takes other text as a regular expression."""
-    listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return value == "all-linear" or (listed and all(re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name) for name in value))
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _per_module(largest: float) -> Any:
-    """Plain module names to numbers; peft reads the names as regular expressions."""
-
-    def accept(value: Any) -> bool:
-        return isinstance(value, dict) and all(
-            re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name) and _number(number) and 0 < number <= largest
-            for name, number in value.items()
-        )
-
-    return accept
-
-
-_UNSUPPORTED = (
-    "alora_invocation_tokens", "arrow_config", "auto_mapping", "corda_config", "eva_config",
-    "exclude_modules", "fan_in_fan_out", "kasa_config", "layer_replication", "layers_pattern", "loftq_config",
-    "lora_bias", "lora_ga_config", "megatron_config", "modules_to_save", "monteclora_config",
-    "runtime_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora",
-    "velora_config",
-)  # fmt: skip
-
-_EMPTY = (_empty, "nothing: it changes the model in ways that are not merged here")
-
-_ADAPTER_KEYS: Mapping[str, tuple[Any, str]] = {
-    "peft_type": (lambda value: value == "LORA", "LORA"),
-    "task_type": (lambda value: value in (None, "CAUSAL_LM"), "CAUSAL_LM"),
-    "r": (lambda value: _number(value) and value == int(value) and 0 < value <= MAX_RANK, f"1 to {MAX_RANK}"),
-    "lora_alpha": (lambda value: _number(value) and 0 < value <= MAX_ALPHA, f"a number up to {MAX_ALPHA:.0f}"),
-    "rank_pattern": (_per_module(MAX_RANK), f"module names with 1 to {MAX_RANK}"),
-    "alpha_pattern": (_per_module(MAX_ALPHA), f"module names with numbers up to {MAX_ALPHA:.0f}"),
-    "target_modules": (_names, "a list of module names, or all-linear"),
-    "bias": (lambda value: value == "none", "none"),
-    # PiSSA, LoftQ and their like change the base as well, so the base named in the manifest is not theirs.
-    "init_lora_weights": (lambda value: _flag(value) or value in ("gaussian", "orthogonal"), "true, false or gaussian"),
-    "use_rslora": (_flag, "true or false"),
-    "use_dora": (_flag, "true or false"),
-    "lora_dropout": (lambda value: _number(value) and 0 <= value < 1, "0 to 1"),
-    "inference_mode": (_flag, "true or false"),
-    "layers_to_transform": (
-        lambda value: value is None or (isinstance(value, list) and all(_number(each) for each in value)),
-        "a list of layer numbers",
-    ),
-    "qalora_group_size": (_number, "a number"),
-    "ensure_weight_tying": (_flag, "true or false"),
-    "megatron_core": (_text, "text"),
-    "peft_version": (_text, "text"),
-    "base_model_name_or_path": (_text, "text"),
-    "revision": (_text, "text"),
-    **dict.fromkeys(_UNSUPPORTED, _EMPTY),
-}
-
-_FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
-
-
-def check_adapter(path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor] | None) -> None:
-    """Checks an adapter_config.json against the allow-list, and the factors against rank and base.
-
-    Args:
-        path: The config.
-        tensors: The adapter's own.
-        base: The base model's, None where they are not here yet.
-
-    Raises:
-        UnsafeSubmissionError: Another kind of adapter than plain, rank-stabilized or weight-decomposed
-            LoRA, limits passed, factors without their partner, or modules that the base hasn't.
-    """
-    config = read_config(path)
-    for key, value in config.items():
-        if key not in _ADAPTER_KEYS:
-            raise _refuse(path, f"the key {key!r} is not on the list of accepted ones: remove it", field=key)
-        accepts, told = _ADAPTER_KEYS[key]
-        if not accepts(value):
-            raise _refuse(path, f"`{key}` is {str(value)[:60]!r}, and accepted is {told}", field=key, accepted=told)
-    for key in ("peft_type", "r", "target_modules"):
-        if key not in config:
-            raise _refuse(path, f"`{key}` is missing: accepted is {_ADAPTER_KEYS[key][1]}", field=key)
-    modules: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        factor = _FACTOR.fullmatch(name)
-        if factor is None:
-            raise _refuse(
-                path, f"tensor {name!r} is no LoRA factor: submit an adapter that peft's save_pretrained wrote"
-            )
-        modules.setdefault(factor.group(1), {})[factor.group(2).removesuffix(".weight")] = tensor
-    ranks = {config["r"], *config.get("rank_pattern", {}).values()}
-    for module, factors in modules.items():
-        _check_factors(path, module, factors, ranks, bool(config.get("use_dora")))
-        if base is not None:
-            _check_base(path, module, factors, base)
-
-
-def _check_factors(path: Path, module: str, factors: Mapping[str, Tensor], ranks: set[int], dora: bool) -> None:
-    wanted = {"lora_A", "lora_B", *(["lora_magnitude_vector"] if dora else [])}
-    if set(factors) != wanted:
-        raise _refuse(path, f"module {module} has {', '.join(sorted(factors))}, and needs {', '.join(sorted(wanted))}")
-    down, up = factors["lora_A"].shape, factors["lora_B"].shape
-    if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] not in ranks:
-        raise _refuse(path, f"module {module} has factors of shapes {down} and {up}, not of the rank that `r` says")
-
-
-def _check_base(path: Path, module: str, factors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-    weight = base.get(f"{module}.weight")
-    if weight is None:
-        raise _refuse(path, f"it adapts {module}, and the base model has no such layer: name the right `base_model`")
-    if weight.shape != (factors["lora_B"].shape[0], factors["lora_A"].shape[1]):
-        raise _refuse(path, f"{module} is {weight.shape} in the base model, and the adapter was made for another shape")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import Fault
 from harness.records import Kind, Role
-from harness.submit.strict_text import HIDDEN, visible
+from harness.submit.strict_text import HIDDEN, NEVER_SHOWN, hidden_in, visible
 
 FILE = "submission.yaml"
 HUB = "hf://"
@@ -23,7 +23,7 @@ NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
 _HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _COMMIT = r"^[0-9a-f]{40}$"
 
-_Line = Annotated[str, Field(min_length=1, max_length=200, pattern=rf"^[^{HIDDEN}\t\n]+$")]
+_Line = Annotated[str, Field(min_length=1, max_length=200, pattern=rf"^[^{NEVER_SHOWN}\t\n]+$")]
 _HIDDEN = re.compile(f"[{HIDDEN}\ud800-\udfff]")
 _MAX_PART = 255
 
@@ -84,7 +84,7 @@ class Manifest(BaseModel):
     notes: str | None = Field(
         default=None,
         max_length=4000,
-        pattern=rf"^[^{HIDDEN}]*$",
+        pattern=rf"^[^{NEVER_SHOWN}]*$",
         description="text of at most 4000 characters",
     )
 
@@ -193,7 +193,7 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
     if not _is_json(raw.get("hyperparameters", {})):
         yield f"`hyperparameters` holds what JSON can't (a date, infinity, ...): give {accepted_by('hyperparameters')}."
     for field in Manifest.model_fields:
-        hidden = next((found[0] for text in _texts(raw.get(field)) if (found := _HIDDEN.search(text))), None)
+        hidden = next((found for text in _texts(raw.get(field)) if (found := hidden_in(text))), None)
         if hidden is not None:
             yield (
                 f"`{field}` holds the character U+{ord(hidden):04X}, which can't be seen or turns the text around it: "

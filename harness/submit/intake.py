@@ -15,7 +15,8 @@ from pathlib import Path
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.records import Submission
 from harness.submit import gguf_files
-from harness.submit.configs import check_adapter, check_model, read_config
+from harness.submit.adapters import check_adapter
+from harness.submit.configs import check_model, read_config
 from harness.submit.first_bytes import MAX_TEXT, check_file
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header

@@ -6,7 +6,10 @@ them.
 
 from __future__ import annotations
 
+import functools
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,67 @@ from harness.errors import InputError
 _MAX_DEPTH = 40
 _MERGE = "tag:yaml.org,2002:merge"
 
-HIDDEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-"""For a regular expression's brackets: what can't be seen, or turns the text around it.
+NEVER_SHOWN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+"""For a regular expression's brackets: what can't be seen anywhere, or turns the text around it.
 
 Controls (so that no terminal obeys them), marks of direction, zero-width
-characters and separators; tab and line feed are not among them.
+spaces and separators; tab and line feed are not among them.
 """
+
+HIDDEN = NEVER_SHOWN + r"\u200c\u200d"
+"""The same with the two joiners, which some scripts need between letters (``joins``)."""
+
+_HIDDEN = re.compile(f"[{HIDDEN}\ud800-\udfff]")
+_ZWNJ, _ZWJ = "\u200c", "\u200d"
+_VIRAMA = 9
+_EMOJI_PARTS = {"\ufe0f", *map(chr, range(0x1F3FB, 0x1F400))}
+
+
+def _letters_with(form: str) -> frozenset[str]:
+    """Returns the Arabic letters that Unicode knows a form of: ``<initial>`` ones join what follows."""
+    told = (unicodedata.decomposition(chr(code)).split() for code in range(0xFB50, 0xFF00))
+    return frozenset(chr(int(each[1], 16)) for each in told if len(each) == 2 and each[0] == form)
+
+
+@functools.cache
+def _arabic() -> tuple[frozenset[str], frozenset[str]]:
+    return _letters_with("<initial>"), _letters_with("<final>")
+
+
+def joins(text: str, place: int) -> bool:
+    """Returns whether a zero-width joiner or non-joiner stands where it changes what is seen.
+
+    Both do after a virama and before a letter, the non-joiner between two
+    Arabic letters that would join, the joiner inside an emoji.
+
+    Args:
+        text: A text.
+        place: Where in it the character stands.
+
+    Source: Unicode Standard Annex #31, section 2.3 (A1, A2, B); Unicode Technical Standard #51 (emoji sequences).
+    """
+    before, after = text[:place], text[place + 1 :]
+    if text[place] not in (_ZWNJ, _ZWJ) or not before or not after:
+        return False
+    if unicodedata.combining(before[-1]) == _VIRAMA:
+        return unicodedata.category(after[0]).startswith("L")
+    if text[place] == _ZWJ:
+        base = next((each for each in reversed(before) if each not in _EMOJI_PARTS), " ")
+        return _is_pictogram(base) and _is_pictogram(after[0])
+    joining, joined = _arabic()
+    base = next((each for each in reversed(before) if not unicodedata.combining(each)), " ")
+    return base in joining and after[0] in joined
+
+
+def _is_pictogram(character: str) -> bool:
+    # The arrows of nodding and shaking heads are mathematical signs.
+    return character >= "\u2190" and (unicodedata.category(character) == "So" or character in "\u2194\u2195")
+
+
+def hidden_in(text: str) -> str | None:
+    """Returns the first character of a text that can't be seen or turns it, None where all is shown."""
+    found = (match for match in _HIDDEN.finditer(text) if not joins(text, match.start()))
+    return next((match[0] for match in found), None)
 
 
 class _UniqueKeys(yaml.SafeLoader):

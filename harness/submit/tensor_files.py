@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 
@@ -15,6 +16,9 @@ from harness.submit.strict_text import parse_json
 # The format's own limit is 100 MB; a model of 10,000 tensors takes 1 MB.
 _MAX_HEADER = 32 * 1024 * 1024
 _MAX_DIMENSION, _MAX_RANK = 1 << 32, 8
+
+# More would be one mistake made often.
+_MAX_TOLD = 20
 
 _CHUNK = 16 * 1024 * 1024
 
@@ -104,7 +108,18 @@ def read_header(path: Path, *, accepted: tuple[str, ...] = ACCEPTED) -> dict[str
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _refuse(path, "its metadata are not text")
-    tensors = {name: _tensor(path, name, told, 8 + length, accepted) for name, told in header.items()}
+    tensors: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for name, told in header.items():
+        try:
+            tensors[name] = _tensor(path, name, told, 8 + length, accepted)
+        except UnsafeSubmissionError as refused:
+            faults += refused.faults
+        if len(faults) == _MAX_TOLD:
+            break
+    if faults:
+        # Where data lie is asked only once every tensor says so.
+        raise UnsafeSubmissionError(*faults)
     _check_layout(path, tensors, 8 + length, size)
     return tensors
 
@@ -127,37 +142,40 @@ def _check_layout(path: Path, tensors: dict[str, Tensor], start: int, end: int) 
 
 
 @functools.lru_cache(maxsize=4096)
-def _first_unusable(path: str, size: int, modified_ns: int) -> str | None:
-    """Returns the first tensor that holds NaN or infinity; the file's state is part of the key."""
+def _unusable(path: str, size: int, modified_ns: int) -> tuple[str, ...]:
+    """Returns the tensors that hold NaN or infinity; the file's state is part of the key."""
     with Path(path).open("rb") as file:
-        for name, tensor in read_header(Path(path), accepted=PACKED).items():
-            if tensor.dtype not in _FLOATS:
-                continue
-            width, mask = _FLOATS[tensor.dtype]
-            left = tensor.end - tensor.start
-            file.seek(tensor.start)
-            while left > 0:
-                block = file.read(min(left, _CHUNK))
-                if not block:
-                    return name
-                left -= len(block)
-                numbers = numpy.frombuffer(block, dtype="<u2" if width == 2 else "<u4")
-                if bool(((numbers & mask) == mask).any()):
-                    return name
-    return None
+        tensors = read_header(Path(path), accepted=PACKED).items()
+        return tuple(name for name, tensor in tensors if tensor.dtype in _FLOATS and not _is_finite(file, tensor))
+
+
+def _is_finite(file: BinaryIO, tensor: Tensor) -> bool:
+    width, mask = _FLOATS[tensor.dtype]
+    left = tensor.end - tensor.start
+    file.seek(tensor.start)
+    while left > 0:
+        block = file.read(min(left, _CHUNK))
+        left -= len(block)
+        numbers = numpy.frombuffer(block, dtype="<u2" if width == 2 else "<u4")
+        if not block or bool(((numbers & mask) == mask).any()):
+            return False
+    return True
 
 
 def check_numbers(path: Path) -> None:
     """Reads every floating number of a safetensors file once, in blocks of 16 MB.
 
     Raises:
-        UnsafeSubmissionError: One is NaN or infinite.
+        UnsafeSubmissionError: One is NaN or infinite; a sentence for each
+            tensor that holds such.
     """
     stat = path.stat()
-    name = _first_unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if name is not None:
-        sentence = (
-            f"{path}: tensor {name!r} holds NaN or infinity, and no score of such a model means anything: "
-            "train or export it again."
+    names = _unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    told = [f"tensor {name!r} holds NaN or infinity" for name in names[:_MAX_TOLD]]
+    if len(names) > _MAX_TOLD:
+        told.append(f"{len(names) - _MAX_TOLD} more tensors hold NaN or infinity")
+    if told:
+        why = "and no score of such a model means anything: train or export it again."
+        raise UnsafeSubmissionError(
+            *(Fault(f"{path}: {each}, {why}", file=str(path), accepted="finite numbers") for each in told)
         )
-        raise UnsafeSubmissionError(Fault(sentence, file=str(path), accepted="finite numbers"))

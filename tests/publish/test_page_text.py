@@ -86,6 +86,17 @@ def test_matching_words_are_marked_in_the_references_order() -> None:
     assert list(page_text.marked("", "x")) == []
 
 
+def test_marked_words_are_the_longest_common_subsequence_not_the_longest_runs() -> None:
+    # The longest run, "x y z", stands where only one more word fits beside it; four words are common without it.
+    text, reference = "x y z a b c d", "a b c d x y z"
+    hits = "".join(piece for piece, hit in page_text.marked(text, reference) if hit)
+    assert hits == "a b c d"
+
+
+def test_punctuation_and_case_do_not_keep_a_word_from_being_marked() -> None:
+    assert list(page_text.marked("Oskel, north!", "(oskel) NORTH")) == [("Oskel, north", True), ("!", False)]
+
+
 @given(st.text(st.characters(categories=["L", "Zs"]), max_size=60), st.text(max_size=60))
 def test_marking_loses_no_character(text: str, reference: str) -> None:
     assert "".join(piece for piece, _ in page_text.marked(text, reference)) == page_text.excerpt(text)

@@ -12,7 +12,7 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import InputError, StoreError
-from harness.publish import pages
+from harness.publish import documents, pages
 from harness.publish.board import Board
 from harness.publish.page_text import number
 from harness.publish.rules import RULES
@@ -82,6 +82,10 @@ def test_there_is_a_page_for_everything(parsed: dict[str, Page], page_board: Boa
     wanted = {"index.html", "compare.html", "cells.html", "methodology.html", "published.html", "submit.html"}
     wanted |= {f"quantizer/{spec.name}.html" for spec in page_board.quantizers}
     wanted |= {f"submission/{row.submission.name}.html" for row in (*page_board.rows, *page_board.controls)}
+    wanted |= {
+        f"submission/{row.submission.name}-documents.html"
+        for row in (*page_board.rows, *page_board.controls) if documents.across_bits(row)
+    }  # fmt: skip
     assert set(parsed) == wanted
 
 
@@ -181,10 +185,11 @@ def test_a_submissions_page_shows_every_score_with_change_and_recovery(
     assert "28 of 28" in text
 
 
-def test_answers_stand_side_by_side_with_matching_words_marked(parsed: dict[str, Page]) -> None:
-    source = parsed["submission/ga-gdr-full.html"].source
-    assert source.count('<details class="document">') == 16
+def test_answers_of_every_width_stand_on_a_page_with_matching_words_marked(parsed: dict[str, Page]) -> None:
+    source = parsed["submission/ga-gdr-full-documents.html"].source
+    assert source.count('<section class="document"') == 20
     assert "<mark>the river" in source
+    assert "8 bit" in source
 
 
 def test_every_cell_is_listed_and_failures_come_first_with_their_reason(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.publish import drawing, plots, ranking
 from harness.publish.board import Board
+from harness.publish.metric_curves import metric_curves
 
 AT_4 = ("reference", "rtn-4bit-g128")
 
@@ -19,7 +20,7 @@ def drawn(board: Board) -> dict[str, str]:
     row = next(row for row in board.rows if row.submission.name == "ga-gdr-full")
     charts = {
         "curves": plots.remaining_curves(board), "narrow": plots.remaining_curves(board, narrow=True),
-        "trade-off": plots.trade_off(board, 4), **plots.metric_curves(board, row),
+        "trade-off": plots.trade_off(board, 4), **metric_curves(board, row),
     }  # fmt: skip
     return {name: svg for name, svg in charts.items() if svg is not None}
 
@@ -87,7 +88,7 @@ def test_nothing_measured_draws_nothing() -> None:
 def test_hostile_names_stay_text_in_charts() -> None:
     plan = synthetic.Plan(name='<script>alert("1")</script>', levels=synthetic.LORA)
     hostile = ranking.rank(synthetic.cells([*synthetic.CONTROLS, plan], quantizers=AT_4), "mini")
-    for svg in (plots.remaining_curves(hostile), *plots.metric_curves(hostile, hostile.rows[0]).values()):
+    for svg in (plots.remaining_curves(hostile), *metric_curves(hostile, hostile.rows[0]).values()):
         assert "<script" not in svg
         ElementTree.fromstring(svg)
 
@@ -109,3 +110,29 @@ def test_labels_keep_their_distance_and_their_order(heights: dict[str, float], s
     assert all(value <= 1.3 + 1e-9 for value in found)
     by_height = sorted(heights, key=lambda name: (heights[name], name))
     assert [placed[name] for name in by_height] == pytest.approx(found)
+
+
+def test_a_submission_s_small_charts_have_a_dot_per_quantizer_and_line_and_name_every_line(board: Board) -> None:
+    row = next(row for row in board.rows if row.submission.name == "ga-gdr-full")
+    for metric, svg in metric_curves(board, row).items():
+        assert svg.count("<circle") == 3 * len(board.quantizers), metric
+        assert all(f">{who}</text>" in svg for who in ("entry", "target", "retrained"))
+        assert all(f">{spec.name}</text>" in svg for spec in board.quantizers)
+
+
+def test_a_higher_score_stands_higher_in_a_small_chart(board: Board) -> None:
+    row = next(row for row in board.rows if row.submission.name == "ga-gdr-full")
+    svg = metric_curves(board, row)["verbmem_f"]
+    heights = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', svg)][: len(board.quantizers)]
+    scores = [row.by_quantizer[spec.name].metrics["verbmem_f"].score.value for spec in board.quantizers]
+    assert sorted(range(len(scores)), key=scores.__getitem__) == sorted(
+        range(len(heights)), key=lambda place: -heights[place]
+    )
+
+
+def test_a_control_s_chart_has_its_own_line_alone(board: Board) -> None:
+    row = next(row for row in board.controls if row.submission.role == "retrain")
+    svg = metric_curves(board, row)["knowmem_f"]
+    assert svg.count("<circle") == len(board.quantizers)
+    assert ">this control</text>" in svg
+    assert ">target</text>" not in svg

@@ -440,6 +440,16 @@ def test_the_worker_s_script_reaches_no_network() -> None:
     assert "PermissionError: the library tried to reach ('127.0.0.1', 9)" in done.stderr
 
 
+def test_libraries_in_the_worker_have_no_reason_to_try_a_socket() -> None:
+    code = (
+        "import runpy, socket, sys; runpy.run_path(sys.argv[1])['forbid_network']();"
+        "sys.addaudithook(lambda event, told: sys.exit(7) if event == 'socket.__new__' else None);"
+        "import urllib3.util.connection as c; print(c.HAS_IPV6)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code, str(WORKER)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "False")
+
+
 def test_a_worker_in_another_program_s_group_ends_itself_alone() -> None:
     code = "import runpy, sys, time; runpy.run_path(sys.argv[1])['end_with_parent'](); time.sleep(600)"
     # The group is this test's own: were it ended, no assertion would be reached.

@@ -134,6 +134,15 @@ def test_text_in_any_script_is_shown_as_it_is(add: Writer) -> None:
     assert manifest.load(add("entry", title=words, notes=f"{words}\n\t{words}")).title == words
 
 
+def test_emoji_and_scripts_that_need_joiners_are_text_and_a_stray_joiner_is_not(add: Writer) -> None:
+    words = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f52c"
+    assert manifest.load(add("entry", title=words, notes=words, authors=[words])).title == words
+    faults = _faults(lambda: manifest.load(add("other", title="NP\u200dO")))
+    assert any("`title` holds the character U+200D" in fault for fault in faults)
+    faults = _faults(lambda: manifest.load(add("third", weights=f"w{words[-3:]}")))
+    assert any("`weights`" in fault for fault in faults), "paths hold none"
+
+
 @pytest.mark.parametrize("name", ['"a\\ud800b"', "x" * 256, "a/" + "\u00e9" * 140 + "/b", '"a\\udc80"', '"a\\x00b"'])
 def test_a_name_of_weights_that_no_file_system_takes_is_a_fault(add: Writer, name: str) -> None:
     folder = add("entry", weights=None)

@@ -145,7 +145,7 @@ def test_a_hub_checkpoint_is_scanned_between_downloading_and_loading(
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3, and the weights have 2 layers"),
         ({"intermediate_size": 960}, "intermediate_size is 960"),
         ({"vocab_size": 1 << 30}, "make embeddings of shape"),
-        ({"mood": "good"}, "the keys 'mood' are not on the list"),
+        ({"mood": "good"}, "the key 'mood' is not on the list"),
     ],
 )
 def test_a_config_that_is_not_its_weights_own_is_refused(

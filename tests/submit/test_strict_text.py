@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError, UnsafeSubmissionError
+from harness.publish import page_text
+from harness.submit import strict_text
 from harness.submit.configs import read_config
 from harness.submit.strict_text import parse_json, read_json, read_yaml
 
@@ -218,3 +220,35 @@ def test_a_yaml_infinity_is_a_float_that_later_rules_must_see(tmp_path: Path) ->
     read = _yaml(tmp_path, "a: .inf\nb: -.inf\nc: .nan\n")
     assert (read["a"], read["b"]) == (math.inf, -math.inf)
     assert math.isnan(read["c"])
+
+
+JOINED = {
+    "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467", "heart on fire": "\u2764\ufe0f\u200d\U0001f525",
+    "skin": "\U0001f469\U0001f3fd\u200d\U0001f52c", "shaking head": "\U0001f642\u200d\u2194\ufe0f",
+    "devanagari": "\u0915\u094d\u200d\u0937", "malayalam": "\u0d28\u0d4d\u200d\u0d35",
+    "devanagari apart": "\u0915\u094d\u200c\u0937", "persian": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "persian with a mark": "\u0645\u064e\u200c\u062e",
+}  # fmt: skip
+STRAY = {
+    "latin": "a\u200db", "latin apart": "a\u200cb", "first": "\u200dx", "last": "\U0001f468\u200d",
+    "twice": "\U0001f468\u200d\u200d\U0001f469", "emoji and letter": "\U0001f468\u200da",
+    "after alef, which never joins": "\u0627\u200c\u0645", "emoji apart": "\U0001f468\u200c\U0001f469",
+    "virama and sign": "\u0915\u094d\u200d!", "hebrew": "\u05d0\u200d\u05d1", "bare": "\u200d",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", JOINED.values(), ids=JOINED)
+def test_a_joiner_that_shapes_what_is_seen_is_text(text: str) -> None:
+    assert strict_text.hidden_in(text) is None
+    assert page_text.visible(text) == text, "a page shows it as it was written"
+
+
+@pytest.mark.parametrize("text", STRAY.values(), ids=STRAY)
+def test_a_joiner_that_nobody_can_see_is_hidden(text: str) -> None:
+    assert strict_text.hidden_in(text) in ("\u200c", "\u200d")
+    assert "\\u200" in page_text.visible(text)
+
+
+@pytest.mark.parametrize("code", [0x200B, 0x200E, 0x202E, 0x2066, 0xFEFF, 0x1B, 0xD800])
+def test_nothing_else_that_is_hidden_is_text_anywhere(code: int) -> None:
+    assert strict_text.hidden_in(f"\u0915\u094d{chr(code)}\u0937") == chr(code)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -20,16 +19,15 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from harness.records import CellResult, Job, Status, Submission
+from harness.run import fence, offline
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
-              "harness.score.evaluation", "harness.run.runner"]  # fmt: skip
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "landlockpy",
+              "pyseccomp"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +156,11 @@ class _Crew:
         elif late:
             reason = f"The job ran past its time limit of {self.timeout:g} s and was ended: raise --timeout."
             self.end(worker.job, "failed", reason, worker, error="TimeoutError")
+        elif (why := offline.why_stopped(worker.process.exitcode, worker.log)) is not None:
+            self.end(worker.job, "failed", why, worker, error="NetworkError")
         else:
             self.end(worker.job, "failed", _cause_of_death(worker.process.exitcode), worker, error="WorkerLost")
+        fence.clear(worker.log)
         self.on_event(Event(job=worker.job, job_ended=True))
 
     def end(
@@ -181,37 +182,25 @@ def _be_worker(
 ) -> None:  # fmt: skip
     """What a worker process does: one job; its records go to files and their paths through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _forbid_network()
     with log.open("w", buffering=1, encoding="utf-8") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         sys.stdout = sys.stderr = sink
 
         def emit(result: CellResult) -> None:
+            result = fenced.complete(result)
             if result.status == "failed":
                 result = replace(result, log_tail=_tail(log))
             pipe.send(("result", str(cell_files.write(result, spool))))
 
         try:
+            fenced = fence.enter(job, submissions, settings, log)
             work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
         except BaseException:
             # Here, while the log is open: the row of a lost worker quotes its end.
             traceback.print_exc()
             raise
     pipe.close()
-
-
-def _forbid_network() -> None:
-    """Makes every connection beyond this machine an error: nothing is fetched while scoring."""
-    os.environ.update(_OFFLINE)
-    connect = socket.socket.connect
-
-    def refuse(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:
-            raise PermissionError(f"A worker tried to reach {address!r}, but scoring runs without network.")
-        connect(self, address)
-
-    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
 
 
 def _cause_of_death(code: int | None) -> str:
