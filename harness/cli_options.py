@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
 
 Form = Literal["csv", "markdown", "latex"]
+ExecutorName = Literal["local", "ray"]
 
 stdout = Console()
 stderr = Console(stderr=True)
