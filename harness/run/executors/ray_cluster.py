@@ -250,13 +250,21 @@ def _connected(address: str | None) -> Any:
     except ImportError as error:
         raise InputError("--executor ray needs Ray: pip install 'quench-bench[ray]'.") from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(
             f"There is no Ray cluster to be reached at {address or 'the address of RAY_ADDRESS'} "
             f"({first_line(error)}): start one with `ray start --head`, or name another with --ray-address."
         ) from error
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """Fails at once where nobody listens at ``host:port``: Ray itself tries for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _needs(settings: Settings, memory: int | None) -> dict[str, float]:
