@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
 
 Form = Literal["csv", "markdown", "latex"]
+ExecutorName = Literal["local", "ray"]
 
 _PIPE_WIDTH = 120
 
