@@ -21,6 +21,7 @@ from harness import (
     cli_making,
     cli_showing,
     cli_submitting,
+    cli_survival,
 )
 from harness.cli_options import (
     DEFAULT_STORE,
@@ -72,6 +73,7 @@ app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
+app.add_typer(cli_survival.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 

@@ -24,7 +24,7 @@ LEAST_UPDATE = 1e-4
 
 
 @dataclass(slots=True)
-class _Sums:
+class Sums:
     """Sums over weights; everything that is shown is made of them, so they pool exactly."""
 
     weights: int = 0
@@ -43,7 +43,7 @@ class _Sums:
     # Sum of step * abs(dW)^3: the variance of <dQ, dW> when codes flip by chance.
     chance: float = 0.0
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: Sums) -> None:
         """Adds another layer's sums."""
         for name in self.__slots__:
             if name != "has_step":
@@ -63,6 +63,10 @@ class _Sums:
         spread = self.inner_inner - 2 * ratio * self.inner_update + ratio**2 * self.update_update
         return float(max(spread, self.chance, 0.0) ** 0.5 / self.update)
 
+    def norm_ratio(self) -> float | None:
+        """Returns norm(dQ) over norm(dW): above 1 where rounding noise is larger than what it carries."""
+        return (self.kept / self.update) ** 0.5 if self.update > 0 else None
+
     def show(self, layer: str) -> LayerSurvival:
         """Returns the sums as a record."""
         relative = (self.update / self.target) ** 0.5 if self.target > 0 else 0.0
@@ -81,14 +85,14 @@ class _Sums:
 
 def _sums(
     update: Any, kept: Any, target: Any, error: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer
-) -> _Sums:
+) -> Sums:
     """Returns one layer's sums; ``error`` is the target's Q(W_t) - W_t."""
     update, kept = update.double(), kept.double()
     inner, square = (kept * update).sum(dim=1), update.square().sum(dim=1)
     step = target_layer.step
     # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
     width = step if step is not None else float((12 * error.double().square().mean()) ** 0.5)
-    return _Sums(
+    return Sums(
         weights=update.numel(),
         codes_changed=int((unlearned_layer.codes != target_layer.codes).sum()),
         steps=(step or 0.0) * update.numel(),
@@ -128,6 +132,23 @@ def measure(
         Failure of LLM Unlearning via Quantization" (ICLR 2025), section 5, for
         why updates below the step vanish.
     """
+    found = layer_sums(unlearned, target, unlearned_checkpoint, target_checkpoint)
+    if not found:
+        return ()
+    pooled = Sums()
+    for sums in found.values():
+        pooled.add(sums)
+    return (pooled.show(ALL_LAYERS), *(sums.show(name) for name, sums in found.items()))
+
+
+def layer_sums(
+    unlearned: QuantizedModel, target: QuantizedModel, unlearned_checkpoint: Checkpoint, target_checkpoint: Checkpoint
+) -> dict[str, Sums]:
+    """Returns what ``measure`` shows, before it is shown: the sums of each layer by name.
+
+    Raises:
+        QuantizationError: As ``measure``.
+    """
     from harness.quantize.dense import block_linears, source_weights
 
     if unlearned.spec.name != target.spec.name or list(unlearned.layers) != list(target.layers):
@@ -136,19 +157,17 @@ def measure(
             f"{len(unlearned.layers)} layers and {target.spec.name} with {len(target.layers)} layers."
         )
     if not unlearned.layers:
-        return ()
+        return {}
     new, old = block_linears(unlearned.model), block_linears(target.model)
-    pooled, rows = _Sums(), []
+    found: dict[str, Sums] = {}
     with source_weights(unlearned_checkpoint) as new_source, source_weights(target_checkpoint) as old_source:
         for name, layer in unlearned.layers.items():
             before = old_source[name]
             update = new_source[name] - before
             quantized = old[name].weight.detach().cpu().float()
             kept = new[name].weight.detach().cpu().float() - quantized
-            sums = _sums(update, kept, before, quantized - before, layer, target.layers[name])
-            pooled.add(sums)
-            rows.append(sums.show(name))
-    return (pooled.show(ALL_LAYERS), *rows)
+            found[name] = _sums(update, kept, before, quantized - before, layer, target.layers[name])
+    return found
 
 
 def summarize(layers: Sequence[LayerSurvival]) -> LayerSurvival | None:
