@@ -19,6 +19,9 @@ ALL_LAYERS = "all layers"
 NOISE_LIMIT = 0.25
 """Largest standard error with which a survival ratio still says something."""
 
+ROWS = 256
+"""Rows of a layer that are in double precision at a time."""
+
 LEAST_UPDATE = 1e-4
 """Least norm of dW over that of W_t: about a tenth of what rounding to bfloat16 does to W_t itself."""
 
@@ -83,18 +86,13 @@ class Sums:
         )
 
 
-def _sums(
-    update: Any, kept: Any, target: Any, error: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer
-) -> Sums:
-    """Returns one layer's sums; ``error`` is the target's Q(W_t) - W_t."""
+def _sums(update: Any, kept: Any, target: Any, changed: Any, step: float | None, width: float) -> Sums:
+    """Returns the sums over some rows of a layer; ``width`` is what a flipped code moves a weight by."""
     update, kept = update.double(), kept.double()
     inner, square = (kept * update).sum(dim=1), update.square().sum(dim=1)
-    step = target_layer.step
-    # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
-    width = step if step is not None else float((12 * error.double().square().mean()) ** 0.5)
     return Sums(
         weights=update.numel(),
-        codes_changed=int((unlearned_layer.codes != target_layer.codes).sum()),
+        codes_changed=int(changed.sum()),
         steps=(step or 0.0) * update.numel(),
         absolute_update=float(update.abs().sum()),
         has_step=step is not None,
@@ -107,6 +105,34 @@ def _sums(
         update_update=float(square.square().sum()),
         chance=width * float(update.abs().pow(3).sum()),
     )
+
+
+def _layer(before: Any, after: Any, old: Any, new: Any, old_layer: QuantizedLayer, new_layer: QuantizedLayer) -> Sums:
+    """Returns one layer's sums from its weights, quantized ones and codes, some rows at a time."""
+    import torch
+
+    pieces = [slice(start, start + ROWS) for start in range(0, before.shape[0], ROWS)]
+    step = old_layer.step
+    if step is not None:
+        width = step
+    else:
+        # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
+        squares = sum(float((old[rows].float() - before[rows]).double().square().sum()) for rows in pieces)
+        width = (12 * squares / before.numel()) ** 0.5
+    sums = Sums()
+    with torch.no_grad():
+        for rows in pieces:
+            sums.add(
+                _sums(
+                    after[rows] - before[rows],
+                    new[rows].float() - old[rows].float(),
+                    before[rows],
+                    new_layer.codes[rows] != old_layer.codes[rows],
+                    step,
+                    width,
+                )
+            )
+    return sums
 
 
 def measure(
@@ -162,11 +188,14 @@ def layer_sums(
     found: dict[str, Sums] = {}
     with source_weights(unlearned_checkpoint) as new_source, source_weights(target_checkpoint) as old_source:
         for name, layer in unlearned.layers.items():
-            before = old_source[name]
-            update = new_source[name] - before
-            quantized = old[name].weight.detach().cpu().float()
-            kept = new[name].weight.detach().cpu().float() - quantized
-            found[name] = _sums(update, kept, before, quantized - before, layer, target.layers[name])
+            found[name] = _layer(
+                old_source[name],
+                new_source[name],
+                old[name].weight.detach().cpu(),
+                new[name].weight.detach().cpu(),
+                target.layers[name],
+                layer,
+            )
     return found
 
 
