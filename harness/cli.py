@@ -19,6 +19,7 @@ from harness import (
     cli_exporting,
     cli_logs,
     cli_making,
+    cli_reproduce,
     cli_showing,
     cli_submitting,
     cli_survival,
@@ -74,6 +75,7 @@ app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
 app.add_typer(cli_survival.app)
+app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 
