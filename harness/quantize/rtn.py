@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from types import MappingProxyType
 
+from harness.quantize import mixed_widths
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
 from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
@@ -48,10 +49,13 @@ class RoundToNearest:
         return (*plain, *(_spec(bits, 128, False, clipped=True) for bits in (4, 3, 2)))
 
     def parse(self, name: str) -> QuantizerSpec | None:
-        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``; ``-sym``: symmetric, ``-mse``: clipped."""
+        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``; ``-sym``: symmetric, ``-mse``: clipped.
+
+        Two widths in one model have names such as ``rtn-mixed-3bit-g64-8bit-ends-down``.
+        """
         told = _NAME.fullmatch(name)
         if told is None:
-            return None
+            return mixed_widths.parse(name)
         bits, group, symmetric, clipped = told.groups()
         return _spec(int(bits), int(group) if group else None, symmetric is not None, clipped is not None)
 
@@ -79,25 +83,29 @@ class RoundToNearest:
         started = time.perf_counter()
         model = load_dense(checkpoint, device=device)
         layers: dict[str, ReadBack] = {}
+        depth = model.config.get_text_config().num_hidden_layers
         for name, linear in block_linears(model).items():
+            bits = mixed_widths.bits_of(spec, name, depth)
             grid = rounded(
-                linear.weight.detach().cpu(), bits=spec.bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
+                linear.weight.detach().cpu(), bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
             )
             replace_weight(linear, grid.dequantize())
             layers[name] = ReadBack(
                 codes=grid.codes,
                 scales=grid.scales,
                 zeros=None if grid.symmetric else grid.zeros,
-                offset=2 ** (spec.bits - 1),
-                bits=spec.bits,
+                offset=2 ** (bits - 1),
+                bits=bits,
                 group_size=spec.group_size,
                 step=grid.step,
             )
         seconds = time.perf_counter() - started
+        mixed = "wide_parts" in spec.options
+        told = (mixed_widths.remark({name: layer.bits for name, layer in layers.items()}),) if mixed else ()
         return QuantizedModel(
             model=model,
             spec=spec,
-            proof=prove(model, checkpoint, spec, layers),
+            proof=prove(model, checkpoint, spec, layers, remarks=told, any_bits=mixed),
             layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
             quantize_seconds=seconds,
         )

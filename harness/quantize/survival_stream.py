@@ -44,7 +44,9 @@ class SurvivalRow:
 
 def streams(spec: QuantizerSpec) -> bool:
     """Returns whether a quantizer gives a block alone the codes that it gives it within its model."""
-    return recipe_of(spec) is None and spec.backend != "reference"
+    # A block alone is first and last at once.
+    by_place = "ends" in spec.options.get("wide_parts", ())
+    return recipe_of(spec) is None and spec.backend != "reference" and not by_place
 
 
 def rows_of(sums: Mapping[str, Sums], shapes: Mapping[str, UpdateShape]) -> tuple[SurvivalRow, ...]:
