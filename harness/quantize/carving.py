@@ -29,10 +29,12 @@ class Stack:
     Attributes:
         prefix: What names of modules in a block begin with before its number, e.g. ``model.layers.``.
         depth: Number of blocks.
+        layers: Linear layers of block 0, by full name.
     """
 
     prefix: str
     depth: int
+    layers: tuple[str, ...]
 
     def name_in_model(self, carved: str, block: int) -> str:
         """Returns what a module of a carved block is called in its model."""
@@ -74,13 +76,14 @@ def stack_of(checkpoint: Checkpoint) -> Stack:
 
     config = _config(checkpoint)
     depth = config.get_text_config().num_hidden_layers
-    first = next(iter(block_linears(_skeleton(config))))
-    told = re.match(r"(.*?\.)\d+\.", first)
+    names = list(block_linears(_skeleton(config)))
+    told = re.match(r"(.*?\.)\d+\.", names[0])
     if told is None:
         raise QuantizationError(
             f"{checkpoint.path}: the blocks of its model have no numbers, so none can be taken out."
         )
-    return Stack(prefix=told.group(1), depth=depth)
+    layers = tuple(name for name in names if name.startswith(f"{told.group(1)}0."))
+    return Stack(prefix=told.group(1), depth=depth, layers=layers)
 
 
 @contextmanager

@@ -6,11 +6,15 @@ import re
 import time
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from harness.quantize import mixed_widths
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
 from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+
+if TYPE_CHECKING:
+    from harness.quantize.readback import ReadBack
 
 __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
 
@@ -67,6 +71,27 @@ class RoundToNearest:
         """Returns why it can't run: torch or transformers is not installed."""
         return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
+    def read_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> ReadBack:
+        """Returns one layer's codes and scales: all that rounding needs is the layer's own weight.
+
+        Raises:
+            QuantizationError: The layer can't be rounded.
+        """
+        from harness.quantize.readback import ReadBack
+
+        rounded = round_to_clipped_grid if spec.options.get("clip") == "mse" else round_to_grid
+        bits = mixed_widths.bits_of(spec, name, depth)
+        grid = rounded(weight, bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
+        return ReadBack(
+            codes=grid.codes,
+            scales=grid.scales,
+            zeros=None if grid.symmetric else grid.zeros,
+            offset=2 ** (bits - 1),
+            bits=bits,
+            group_size=spec.group_size,
+            step=grid.step,
+        )
+
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
     ) -> QuantizedModel:
@@ -77,28 +102,14 @@ class RoundToNearest:
         """
         from harness.quantize.dense import block_linears, load_dense, replace_weight
         from harness.quantize.proof import prove
-        from harness.quantize.readback import ReadBack
 
-        rounded = round_to_clipped_grid if spec.options.get("clip") == "mse" else round_to_grid
         started = time.perf_counter()
         model = load_dense(checkpoint, device=device)
         layers: dict[str, ReadBack] = {}
         depth = model.config.get_text_config().num_hidden_layers
         for name, linear in block_linears(model).items():
-            bits = mixed_widths.bits_of(spec, name, depth)
-            grid = rounded(
-                linear.weight.detach().cpu(), bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
-            )
-            replace_weight(linear, grid.dequantize())
-            layers[name] = ReadBack(
-                codes=grid.codes,
-                scales=grid.scales,
-                zeros=None if grid.symmetric else grid.zeros,
-                offset=2 ** (bits - 1),
-                bits=bits,
-                group_size=spec.group_size,
-                step=grid.step,
-            )
+            layers[name] = self.read_layer(spec, name, depth, linear.weight.detach().cpu())
+            replace_weight(linear, layers[name].dequantize())
         seconds = time.perf_counter() - started
         mixed = "wide_parts" in spec.options
         told = (mixed_widths.remark({name: layer.bits for name, layer in layers.items()}),) if mixed else ()

@@ -107,7 +107,7 @@ def _sums(update: Any, kept: Any, target: Any, changed: Any, step: float | None,
     )
 
 
-def _layer(before: Any, after: Any, old: Any, new: Any, old_layer: QuantizedLayer, new_layer: QuantizedLayer) -> Sums:
+def of_layer(before: Any, after: Any, old: Any, new: Any, old_layer: QuantizedLayer, new_layer: QuantizedLayer) -> Sums:
     """Returns one layer's sums from its weights, quantized ones and codes, some rows at a time."""
     import torch
 
@@ -188,7 +188,7 @@ def layer_sums(
     found: dict[str, Sums] = {}
     with source_weights(unlearned_checkpoint) as new_source, source_weights(target_checkpoint) as old_source:
         for name, layer in unlearned.layers.items():
-            found[name] = _layer(
+            found[name] = of_layer(
                 old_source[name],
                 new_source[name],
                 old[name].weight.detach().cpu(),

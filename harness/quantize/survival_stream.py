@@ -1,4 +1,7 @@
-"""Survival of an update measured block by block: two blocks are in memory, whatever the size of the models."""
+"""Survival of an update measured piece by piece: two blocks are in memory, whatever the size of the models.
+
+Own rounding goes layer by layer; libraries, which want a model, block by block.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import QuantizationError
-from harness.quantize import backend_of, survival
+from harness.quantize import backend_of, rtn, survival
 from harness.quantize.calibration import recipe_of
 from harness.quantize.carving import Stack, carved, stack_of
 from harness.quantize.survival import ALL_LAYERS, Sums
@@ -44,9 +47,7 @@ class SurvivalRow:
 
 def streams(spec: QuantizerSpec) -> bool:
     """Returns whether a quantizer gives a block alone the codes that it gives it within its model."""
-    # A block alone is first and last at once.
-    by_place = "ends" in spec.options.get("wide_parts", ())
-    return recipe_of(spec) is None and spec.backend != "reference" and not by_place
+    return recipe_of(spec) is None and spec.backend != "reference"
 
 
 def rows_of(sums: Mapping[str, Sums], shapes: Mapping[str, UpdateShape]) -> tuple[SurvivalRow, ...]:
@@ -115,15 +116,41 @@ def stream(
         )
     sums: dict[str, dict[str, Sums]] = {spec.name: {} for spec in specs}
     shapes: dict[str, UpdateShape] = {}
+    alone = [spec for spec in specs if spec.backend == rtn.BACKEND.backend]
+    by_block = [spec for spec in specs if spec not in alone]
     for block in range(stack.depth):
-        with carved(unlearned, stack, block) as new, carved(target, stack, block) as old:
-            for spec in specs:
-                _measure_block(new, old, spec, device, stack, block, sums[spec.name])
-            names = next(iter(sums.values()), {})
-            own = [name for name in names if name.startswith(f"{stack.prefix}{block}.")]
-        shapes |= shapes_of(unlearned, target, own)
+        names = [stack.name_in_model(name, block) for name in stack.layers]
+        for spec in alone:
+            sums[spec.name] |= {name: _measure_layer(unlearned, target, spec, name, stack.depth) for name in names}
+        if by_block:
+            with carved(unlearned, stack, block) as new, carved(target, stack, block) as old:
+                for spec in by_block:
+                    _measure_block(new, old, spec, device, stack, block, sums[spec.name])
+        shapes |= shapes_of(unlearned, target, names)
         on_block(block + 1, stack.depth)
     return {name: rows_of(found, shapes) for name, found in sums.items()}
+
+
+def _measure_layer(unlearned: Checkpoint, target: Checkpoint, spec: QuantizerSpec, name: str, depth: int) -> Sums:
+    """Returns the sums of one layer, whose two weights alone are read."""
+    from harness.quantize.dense import source_weights
+    from harness.records import QuantizedLayer
+
+    with source_weights(unlearned) as new, source_weights(target) as old:
+        before, after = old[name], new[name]
+    if before.shape != after.shape:
+        raise QuantizationError(
+            f"{name} is {tuple(after.shape)} in one model and {tuple(before.shape)} in the other, and survival "
+            "compares two models of one shape: name the target that the model was unlearned from."
+        )
+    read = [rtn.BACKEND.read_layer(spec, name, depth, weight) for weight in (before, after)]
+    return survival.of_layer(
+        before,
+        after,
+        read[0].dequantize(),
+        read[1].dequantize(),
+        *(QuantizedLayer(codes=one.codes, step=one.step) for one in read),
+    )
 
 
 def _measure_block(

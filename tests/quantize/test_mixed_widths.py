@@ -9,7 +9,8 @@ import pytest
 from harness import quantize
 from harness.errors import UnknownNameError
 from harness.quantize import mixed_widths
-from harness.quantize.survival_stream import streams
+from harness.quantize.survival import measure
+from harness.quantize.survival_stream import stream
 from harness.records import Checkpoint, QuantizedModel
 
 NAME = "rtn-mixed-3bit-g64-8bit-ends-down"
@@ -87,7 +88,7 @@ def test_its_size_and_error_lie_between_those_of_its_two_widths(checkpoint_of: C
     assert len(set(sizes)) == len(set(errors)) == 3
 
 
-def test_it_is_not_measured_block_by_block(checkpoint_of: Callable[[str], Checkpoint]) -> None:
-    """A carved block is first and last at once, and would get the wrong width."""
-    assert not streams(quantize.resolve(NAME))
-    assert streams(quantize.resolve("rtn-mixed-3bit-g64-8bit-down"))
+def test_its_survival_is_measured_with_each_layer_s_own_width(checkpoint_of: Callable[[str], Checkpoint]) -> None:
+    old = checkpoint_of("llama")
+    found = stream(old, old, [quantize.resolve(NAME)])[NAME]
+    assert tuple(row.survived for row in found) == measure(_quantize(NAME, old), _quantize(NAME, old), old, old)

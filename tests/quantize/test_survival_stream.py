@@ -134,7 +134,12 @@ def test_weights_that_config_does_not_describe_are_refused(checkpoint_of: Maker,
     (tmp_path / "bent/config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     bent = dataclasses.replace(old, path=str(tmp_path / "bent"))
     with pytest.raises(QuantizationError, match="belong together"):
-        stream(bent, old, [quantize.resolve("rtn-4bit-g64")])
+        stream(bent, old, [quantize.resolve("bnb-nf4")])
+
+
+def test_layers_of_different_shapes_are_refused(checkpoint_of: Maker) -> None:
+    with pytest.raises(QuantizationError, match=r"in one model and .* in the other"):
+        stream(checkpoint_of("even128"), checkpoint_of("llama"), [quantize.resolve("rtn-4bit-g64")])
 
 
 def test_an_encoder_is_refused_with_a_sentence(tmp_path: Path, checkpoint_of: Maker) -> None:
