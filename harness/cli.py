@@ -19,8 +19,10 @@ from harness import (
     cli_exporting,
     cli_logs,
     cli_making,
+    cli_reproduce,
     cli_showing,
     cli_submitting,
+    cli_survival,
 )
 from harness.cli_options import (
     DEFAULT_STORE,
@@ -73,6 +75,8 @@ app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
+app.add_typer(cli_survival.app)
+app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 
