@@ -15,6 +15,7 @@ from harness.cli_options import (
     JsonOption,
     LimitOption,
     SubmissionsOption,
+    chatter_on_stderr,
     load_submissions,
     print_rows,
     stderr,
@@ -94,7 +95,7 @@ def reproduce(
         return
     place = out or Path("build") / f"reproduce-{paper}-{chosen}"
     retrain = next((one.name for one in known.values() if one.role == "retrain" and one.corpus == chosen), None)
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bars: dict[str, Any] = {}
 
         def show(name: str, done: int, all_steps: int) -> None:
@@ -107,10 +108,11 @@ def reproduce(
             execution=execution_from(given), on_progress=show,
         )  # fmt: skip
     store = place / "results.duckdb"
-    counts = experiment.score(
-        made, known, specs, store=store, cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
-        limit=limit,
-    )  # fmt: skip
+    with chatter_on_stderr():
+        counts = experiment.score(
+            made, known, specs, store=store, cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
+            limit=limit,
+        )  # fmt: skip
     with Store.open(store, read_only=True) as opened:
         board = ranking.rank(opened.cells(with_documents=True), chosen)
     rows = report.table(board, wanted, report.figures(published_page.load(published_page.shipped_file()), chosen))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +13,7 @@ from harness.cli_options import (
     JsonOption,
     QuantizersOption,
     SubmissionsOption,
+    chatter_on_stderr,
     chosen_quantizers,
     load_submissions,
     print_rows,
@@ -30,20 +27,6 @@ app = typer.Typer()
 
 _POOLED = ("quantizer", "codes_changed", "survival_ratio", "cosine", "norm_ratio", "update_norm")
 _BY_LAYER = ("quantizer", "layer", "codes_changed", "survival_ratio", "cosine", "norm_ratio", "effective_rank")
-
-
-@contextmanager
-def _chatter_on_stderr() -> Iterator[None]:
-    """Keeps quantization libraries' own tables off stdout, which is for the result alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 @app.command(
@@ -71,7 +54,7 @@ def survival(
     from harness import paths
     from harness.run import surviving
 
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, _chatter_on_stderr():
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bar = progress.add_task("blocks", total=None)
         found = surviving.survive(
             name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),

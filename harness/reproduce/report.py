@@ -77,6 +77,7 @@ def paragraph(rows: Sequence[Mapping[str, Any]], main_target: str) -> str:
         rows: Of ``table``.
         main_target: Models unlearned from another one are the contrast.
     """
+    rows = [row for row in rows if row["verbmem_f"] is not None]
     main = [row for row in rows if row["target"] == main_target]
     four = sorted(
         {str(row["quantizer"]) for row in main if _is_four(str(row["quantizer"]))}, key=lambda name: name != FP4

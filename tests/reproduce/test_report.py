@@ -60,6 +60,8 @@ def test_the_contrast_is_told_apart() -> None:
 
 def test_without_whole_cells_nothing_is_claimed() -> None:
     assert report.paragraph([], "t") == report.NOTHING
+    unmeasured = [row | {"verbmem_f": None, "verdict": "not measured"} for row in ROWS]
+    assert report.paragraph(unmeasured, "t") == report.NOTHING
 
 
 def test_the_paper_s_figures_are_the_published_ones() -> None:
