@@ -274,7 +274,7 @@ def said_by(text: str, share: float, *, unique: bool = False) -> Change:
         (said_by("", 0.6), [("one answer", False)]),
         (said_by("brown otter", 0.3), []),
         (said_by("brown otter", 1, unique=True), []),
-        (said_by("I don’t know", 1), [("one answer", False), ("refusals", False)]),
+        (said_by("I don\u2019t know", 1), [("one answer", False), ("refusals", False)]),
         (said_by("Sorry, I can't help with number", 0.6, unique=True), [("refusals", False)]),
         (said_by("Sorry, I can't help with number", 0.3, unique=True), []),
         (said_by("She says: I don't know", 0.9, unique=True), []),
