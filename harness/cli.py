@@ -19,8 +19,10 @@ from harness import (
     cli_exporting,
     cli_logs,
     cli_making,
+    cli_reproduce,
     cli_showing,
     cli_submitting,
+    cli_survival,
 )
 from harness.cli_options import (
     DEFAULT_STORE,
@@ -28,6 +30,7 @@ from harness.cli_options import (
     CorpusOption,
     DataDirOption,
     DeviceOption,
+    ExecutorName,
     JsonOption,
     LimitOption,
     QuantizersOption,
@@ -72,6 +75,8 @@ app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
+app.add_typer(cli_survival.app)
+app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 
@@ -158,16 +163,29 @@ def run(
         int | None, typer.Option("--workers", min=1, help="Jobs at a time. [default: one per core, one on a GPU]")
     ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that one job may take.")] = None,
+    executor: Annotated[ExecutorName, typer.Option("--executor", help="Where jobs run.")] = "local",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPUs per job. [default: its share; with Ray 1]")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="Ray cluster. [default: RAY_ADDRESS, else this machine's]")
+    ] = None,
+    ray_memory: Annotated[
+        str | None, typer.Option("--ray-memory", help="Memory a node must have left for a job, e.g. 16GB.")
+    ] = None,
     cache_limit: Annotated[
         str, typer.Option("--cache-limit", help="Room for kept quantized models; 0 keeps none.")
     ] = "32GB",
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, cache_room, fence, planner
+    from harness.run import board_run, cache_room, executors, fence, planner
     from harness.run.runner import Settings
 
     room = cache_room.parse_size(cache_limit)
+    run_jobs = executors.chosen(
+        executor, address=ray_address, memory=cache_room.parse_size(ray_memory) if ray_memory else None
+    )
     known = load_submissions(submissions)
     planned = planner.plan(
         known,
@@ -184,19 +202,19 @@ def run(
     )
     if planned.added_controls:
         stderr.print(f"Controls added: {', '.join(planned.added_controls)}", highlight=False)
-    at_a_time = workers or board_run.default_workers(device)
+    at_a_time = workers or (executors.NO_LIMIT if executor == "ray" else board_run.default_workers(device))
     settings = Settings(
         cache=str(paths.cache_dir()),
         cache_limit=room,
         device=device,
-        threads=board_run.threads_for(device, at_a_time),
+        threads=threads or board_run.threads_for(device, at_a_time),
         seed=seed,
         data_dir=str(data_dir.resolve()) if data_dir else None,
     )
     if planned.jobs:
         stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = board_run.execute(
-        planned, known, settings, store=store, workers=at_a_time, console=stderr, timeout=timeout
+        planned, known, settings, store=store, workers=at_a_time, console=stderr, timeout=timeout, executor=run_jobs
     )
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
     stderr.print(f"{ended}; {len(planned.done)} done before. Store: {store}", highlight=False)

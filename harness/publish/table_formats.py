@@ -166,8 +166,19 @@ def _compact(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**row, **{f"score{end}": row[f"{metric}{end}"] for end in ("", "_low", "_high")}}
 
 
-def _reasons(rows: Sequence[Mapping[str, Any]]) -> Text | None:
+def reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns why rows have no rank and what else is to be known of them, as sentences without a full stop."""
     lines = [f"{row['submission']} has no rank: {row['unranked_reason']}" for row in rows if row.get("unranked_reason")]
+    for row in rows:
+        why = row.get("unranked_reason")
+        # What cost it its rank is said already.
+        told = (flag for flag in row.get("flags") or () if not why or not flag.endswith(f": {why}"))
+        lines += [f"{row['submission']} is flagged {flag}" for flag in told]
+    return lines
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> Text | None:
+    lines = reasons(rows)
     if any(row.get("few_documents") for row in rows):
         lines.append(f"* carried by fewer than {FEW_DOCUMENTS} documents: the interval may be too narrow")
     return Text("\n".join(map(visible, lines))) if lines else None

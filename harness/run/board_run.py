@@ -14,7 +14,7 @@ from rich.console import Console
 from harness.errors import QuenchError, StoreError
 from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run import references
-from harness.run.executors import local
+from harness.run.executors import Executor, local
 from harness.run.planner import Plan
 from harness.run.progress import RunProgress
 from harness.run.runner import Settings, unfinished
@@ -53,7 +53,7 @@ def default_workers(device: str) -> int:
 
 def execute(
     plan: Plan, submissions: Mapping[str, Submission], settings: Settings, *, store: Path, workers: int,
-    console: Console, timeout: float | None = None,
+    console: Console, timeout: float | None = None, executor: Executor = local.run,
 ) -> Counter[str]:  # fmt: skip
     """Does what ``plan`` says and stores every outcome as it comes.
 
@@ -68,6 +68,7 @@ def execute(
         workers: Jobs at the same time.
         console: Where progress is shown.
         timeout: Seconds a job may take.
+        executor: Where jobs run; see ``executors.chosen``.
 
     Returns:
         Number of cells by how they ended in this run.
@@ -100,7 +101,7 @@ def execute(
                 continue
             ready, told = _with_references(jobs, plan, opened, settings, take)
             if ready:
-                interrupted = local.run(
+                interrupted = executor(
                     ready, submissions, told, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
                 )
     return progress.counts
