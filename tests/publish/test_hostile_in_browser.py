@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import synthetic_board as synthetic
 from browsing import OPEN, Visit
+from site_faults import faults
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 from test_hostile_fields import TWO, built
 
@@ -62,6 +63,10 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names(site: Path) -> list[str]:
     return [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
+
+
+def test_texts_of_strangers_break_no_markup_link_or_attribute(board: Path) -> None:
+    assert faults(board) == []
 
 
 @pytest.mark.parametrize("width", [1440, 360])
