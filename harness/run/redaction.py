@@ -22,15 +22,21 @@ _SHAPES = (
 )
 
 
-def secret_names() -> tuple[str, ...]:
-    """Returns the environment variables of this process whose names say that they hold a secret."""
-    return tuple(name for name in os.environ if _SECRET_NAME.search(name))
+_forgotten: set[str] = set()
+
+
+def forget_secrets() -> None:
+    """Takes secrets out of this process's environment; ``redact`` still knows them.
+
+    For workers: they have no network to use a token on, only a log to lose it in.
+    """
+    for name in [name for name in os.environ if _SECRET_NAME.search(name)]:
+        _forgotten.add(os.environ.pop(name))
 
 
 def redact(text: str) -> str:
     """Returns a text without secrets: shapes of known tokens, headers, and values of secret environment variables."""
-    for name in secret_names():
-        value = os.environ[name]
+    for value in {*_forgotten, *(value for name, value in os.environ.items() if _SECRET_NAME.search(name))}:
         if len(value) >= _SHORTEST:
             text = text.replace(value, HIDDEN)
     for shape, instead in _SHAPES:

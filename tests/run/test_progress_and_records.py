@@ -159,9 +159,15 @@ def say_nothing(*arguments: object, **keywords: object) -> None:
     """Ends well without one result."""
 
 
-@pytest.mark.parametrize(("work", "logged"), [(raise_an_error, "this went to the log"), (say_nothing, "")])
+@pytest.mark.parametrize(
+    ("work", "error", "said", "logged"),
+    [
+        (raise_an_error, "ValueError", "a mistake in the program", "this went to the log"),
+        (say_nothing, "WorkerLost", "exit code", ""),
+    ],
+)
 def test_a_worker_that_ends_without_results_fails_its_cells_with_its_log(
-    tmp_path: Path, work: Callable[..., None], logged: str
+    tmp_path: Path, work: Callable[..., None], error: str, said: str, logged: str
 ) -> None:
     events: list[local.Event] = []
     job = make_job()
@@ -169,8 +175,8 @@ def test_a_worker_that_ends_without_results_fails_its_cells_with_its_log(
               work=work)  # fmt: skip
     results = [event.result for event in events if event.result]
     assert [result.cell for result in results] == list(job.cells)
-    assert {(result.status, result.stage, result.error_type) for result in results} == {("failed", "run", "WorkerLost")}
-    assert all("exit code" in (result.reason or "") and result.provenance.seed == 9 for result in results)
+    assert {(result.status, result.stage, result.error_type) for result in results} == {("failed", "run", error)}
+    assert all(said in (result.reason or "") and result.provenance.seed == 9 for result in results)
     assert all(logged in (result.log_tail or "") for result in results)
     assert events[-1].job_ended
 

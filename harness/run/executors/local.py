@@ -170,7 +170,7 @@ class _Crew:
             self.on_event(Event(job=worker.job, stage=told))
             return True
         if kind == "unwritten":
-            key, why = told
+            key, _, why = told.partition(" ")
             (cell,) = (cell for cell in worker.job.cells if cell.key == key)
             worker.ended.add(key)
             self.on_event(Event(job=worker.job, result=self._row(worker.job, cell, "failed", why, "store", "OSError")))

@@ -13,10 +13,11 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from harness.errors import first_line
 from harness.records import CellResult, Job, Submission
 from harness.run import fence
-from harness.run.redaction import redact, secret_names
-from harness.run.runner import Settings
+from harness.run.redaction import forget_secrets, redact
+from harness.run.runner import Settings, unfinished
 from harness.store import cell_files
 
 Work = Callable[..., None]
@@ -46,31 +47,42 @@ def be_worker(
         os.dup2(sink.fileno(), 2)
         sys.stdout = sys.stderr = sink
 
+        left, stage = {cell.key: cell for cell in job.cells}, "run"
+        fenced: fence.Fence | None = None
+
+        def on_stage(begins: str) -> None:
+            nonlocal stage
+            stage = begins
+            pipe.send(("stage", begins))
+
         def emit(result: CellResult) -> None:
-            result = fenced.complete(result)
+            left.pop(result.cell.key, None)
+            result = fenced.complete(result) if fenced else result
             if result.status == "failed":
                 result = replace(result, reason=redact(result.reason or ""), log_tail=quote(log))
             elif remark is not None:
                 result = replace(result, remarks=(*result.remarks, remark))
             try:
-                pipe.send(("result", str(cell_files.write(result, spool))))
+                message = ("result", str(cell_files.write(result, spool)))
             except OSError as error:
-                if not pipe.closed:
-                    pipe.send(("unwritten", (result.cell.key, _no_record(spool, error))))
+                message = ("unwritten", f"{result.cell.key} {_no_record(spool, error)}")
+            pipe.send(message)
 
         try:
             fenced = fence.enter(job, submissions, settings, log)
             _end_with_parent()
-            _forget_secrets()
+            forget_secrets()
             if settings.memory_limit is not None:
                 fence.limit_memory(settings.memory_limit)
             if settings.card is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = settings.card
-            work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
-        except BaseException:
-            # Here, while the log is open: the row of a lost worker quotes its end.
+            work(job, submissions, settings, emit=emit, on_stage=on_stage)
+        except Exception as error:
+            # Here, while the log is open: the rows quote its end.
             traceback.print_exc()
-            raise
+            for cell in tuple(left.values()):
+                emit(unfinished(job, cell, "failed", first_line(error)[:500], stage=stage, error=type(error).__name__,
+                                device=settings.device, seed=settings.seed))  # fmt: skip
     pipe.close()
 
 
@@ -105,9 +117,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _forget_secrets() -> None:
-    """Takes tokens out of the environment: a worker has no network to use them on, only a log to lose them in."""
-    for name in secret_names():
-        del os.environ[name]
