@@ -18,7 +18,7 @@ from harness.score import corpora
 SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
     "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
-    "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build",
+    "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build", "comment",
 )  # fmt: skip
 
 
