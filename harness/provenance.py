@@ -78,9 +78,11 @@ def _git(*arguments: str) -> str | None:
     if root is None:
         return None
     try:
+        # No optional locks: a run that is killed here would leave one, and the checkout could not be committed to.
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

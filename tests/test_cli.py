@@ -18,7 +18,8 @@ from harness.score import corpora
 SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
     "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
-    "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build", "comment",
+    "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build",
+    "survival", "reproduce", "doctor", "comment",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -70,6 +70,7 @@ class _Ranked(_Part):
     rho_high: Number
     utility_share: Number
     few_documents: list[Text]
+    flags: list[Text]
 
 
 class _Standing(_Part):
@@ -237,7 +238,7 @@ def _difference(own: float | None, other: float | None) -> str:
 
 
 def _flags(row: _Ranked) -> str:
-    told: list[Any] = [row.unranked_reason, row.verdict_reason]
+    told = [row.unranked_reason, *row.flags[:MOST_ROWS], row.verdict_reason]
     if row.few_documents:
         told.append(f"carried by few documents: {', '.join(row.few_documents[:MOST_ROWS])}")
-    return "; ".join(code(text) for text in told if text)
+    return "; ".join(code(text) for text in dict.fromkeys(told) if text)

@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 import synthetic_board as synthetic
-from browsing import OPEN, Visit
+from browsing import OPEN, PAGES, Visit
 
 from harness.publish import pages
 from harness.store.store import Store
 
 pytestmark = pytest.mark.slow
-
-PAGES = (
-    "index.html", "cells.html", "methodology.html", "published.html", "compare.html", "submit.html",
-    "submission/ga-gdr-full.html", "submission/mini-retrain.html", "quantizer/rtn-4bit-g128.html",
-    "quantizer/reference.html",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +35,9 @@ def faults(axe: Any, page: Any) -> list[str]:
 @pytest.mark.parametrize("width", [1440, 360])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_serious(axe: Any, visit: Callable[..., Visit], name: str, width: int, scheme: str) -> None:
-    page = visit(width, color_scheme=scheme).go(name)
-    for fold in page.locator("details").all():
-        fold.evaluate("node => { node.open = true; }")
+    seen = visit(width, color_scheme=scheme)
+    page = seen.go(name)
+    seen.unfold()
     assert faults(axe, page) == []
 
 
@@ -62,6 +56,16 @@ def test_axe_finds_nothing_serious_in_a_comparison_of_two(axe: Any, visit: Calla
     assert faults(axe, page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_the_viewer_of_documents(
+    axe: Any, visit: Callable[..., Visit], scheme: str
+) -> None:
+    page = visit(360, color_scheme=scheme).go("submission/ga-gdr-full.html")
+    page.locator(".viewer button").click()
+    page.locator(".viewer mark").first.wait_for()
+    assert faults(axe, page) == []
+
+
 @pytest.mark.parametrize("entries", [0, 1, 8, 100])
 def test_a_board_of_any_size_can_be_used_on_a_phone(
     axe: Any, visit: Callable[..., Visit], tmp_path: Path, entries: int
@@ -72,8 +76,7 @@ def test_a_board_of_any_size_can_be_used_on_a_phone(
             opened.add(cell)
     seen = visit(360, site=pages.render(store, tmp_path / "site").parent)
     page = seen.go("index.html")
-    wide, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert wide <= shown
+    assert seen.hangs_over() <= 0
     if entries:
         assert page.locator(f"{OPEN} table.board tbody tr").count() > 0
         assert all(f"entry-{number:04d}" in page.content() for number in range(entries))

@@ -37,7 +37,7 @@ def ranked(name: str, rank: int | None, tier: int | None = 1, rho: float | None 
     return {
         "submission": name, "corpus": "mini", "bits": 4, "rank": rank, "tier": tier, "verdict": "holds",
         "verdict_reason": None, "unranked_reason": None, "rho": rho, "rho_low": None, "rho_high": None,
-        "utility_share": 0.9, "few_documents": [],
+        "utility_share": 0.9, "few_documents": [], "flags": [],
     } | more  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_faults_are_one_line_each_with_their_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_stays_in_its_cell_and_means_nothing_in_any_place(text: str, tmp_path: Path) -> None:
     rows = [row(text), row(text, text), row(text + "x")]
-    standing = [ranked(text, 1, verdict=text, verdict_reason=text, few_documents=[text]),
+    standing = [ranked(text, 1, verdict=text, verdict_reason=text, few_documents=[text], flags=[text]),
                 ranked(text + "x", None, None, unranked_reason=text)]  # fmt: skip
     told = comment.comment(artifact(tmp_path, rows, standing))
     assert_harmless(told)
@@ -124,10 +124,11 @@ def test_a_new_entry_stands_among_its_tier_with_differences_and_flags(tmp_path: 
 
 
 def test_an_entry_without_a_rank_is_told_why_and_compared_with_nobody(tmp_path: Path) -> None:
-    standing = [ranked("best", 1), ranked("mine", None, None, rho=None, unranked_reason="a copy of best")]
+    standing = [ranked("best", 1), ranked("mine", None, None, rho=None, unranked_reason="a copy of best",
+                                         flags=["same weights: as best", "a copy of best"])]  # fmt: skip
     text = comment.comment(artifact(tmp_path, [row("mine")], standing))
     assert "at 4 bit: no rank" in text
-    assert "a copy of best" in text
+    assert table_rows(text)[5][-1] == "<code>a copy of best</code>; <code>same weights&#58; as best</code>"
     assert len(table_rows(text)) == 3 + 3
 
 
