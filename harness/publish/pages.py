@@ -47,6 +47,7 @@ from harness.publish.release import Release
 from harness.records import CellResult
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
+from harness.store import collector
 from harness.store.store import Store
 from harness.submit.fields import schema_text
 
@@ -85,10 +86,11 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
     """
     _check_address(base_url)
     replacing.check_replaceable(out)
-    cells = _stored(store)
-    site = _site(store, cells, title, base_url)
-    with replacing.replaced(out) as building:
-        _build(building, cells, site)
+    with collector.paused():
+        cells = _stored(store)
+        site = _site(store, cells, title, base_url)
+        with replacing.replaced(out) as building:
+            _build(building, cells, site)
     drawing.trim()
     return out / "index.html"
 
