@@ -1,4 +1,4 @@
-"""The viewer of documents across bits in a real Chromium, from ``file://``: by mouse, by keyboard, without JavaScript."""
+"""The viewer of documents across bits in a real Chromium, from file://: mouse, keyboard, no JavaScript."""
 
 from __future__ import annotations
 
