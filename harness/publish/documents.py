@@ -20,7 +20,7 @@ def across_bits(row: LeaderboardRow) -> list[dict[str, Any]]:
     """Returns every document that was answered at 16 bit and at a narrower width, the most recovered first.
 
     Each has ``label`` and ``document``, ``back`` (how much its score rose from 16 bit at most), ``prompt`` (its end),
-    ``reference`` (both of at most ``page_text.EXCERPT`` characters) and ``answers``: one per bit width, widest first, with
+    ``reference`` (both of at most ``page_text.EXCERPT`` characters) and ``answers``: one per width, widest first, with
     ``bits``, ``quantizer`` (the backend whose answer scores highest there), ``score`` and ``text``.
     """
     found = []
