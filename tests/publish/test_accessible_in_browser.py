@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import site_faults
 import synthetic_board as synthetic
 from browsing import OPEN, PAGES, Visit
 
@@ -82,3 +83,28 @@ def test_a_board_of_any_size_can_be_used_on_a_phone(
         assert all(f"entry-{number:04d}" in page.content() for number in range(entries))
     assert seen.complaints == []
     assert faults(axe, page) == []
+
+
+@pytest.mark.timeout(3600)
+def test_a_board_of_a_thousand_entries_can_be_used_on_a_phone(
+    visit: Callable[..., Visit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "DOCUMENTS", {name: count // 10 for name, count in synthetic.DOCUMENTS.items()})
+    store = tmp_path / "board.duckdb"
+    with Store.open(store) as opened:
+        for cell in synthetic.cells(synthetic.many(1000), quantizers=("reference", "rtn-4bit-g128")):
+            opened.add(cell)
+    site = pages.render(store, tmp_path / "site").parent
+    seen = visit(360, site=site)
+    page = seen.go("index.html")
+    page.set_default_timeout(120_000)
+    text = page.content()
+    assert all(f"entry-{number:04d}" in text for number in range(1000))
+    assert seen.hangs_over() <= 0
+    page.locator(".search").fill("entry-0734")
+    assert page.locator(f"{OPEN} table.board tbody tr:not([hidden])").count() == 1
+    assert page.locator(".count").inner_text() == "1 of 1000 shown"
+    page.locator(f"{OPEN} table.board tbody tr:not([hidden]) th a").first.click()
+    page.wait_for_url("**/submission/entry-0734.html")
+    assert seen.complaints == []
+    assert site_faults.faults(site) == []
