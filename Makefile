@@ -9,7 +9,7 @@ SITE   ?= leaderboard/site
 BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all check format site board mini real-check nll-check bench site-bench gpu-check wheel clean
+.PHONY: help demo test test-all check format site board mini real-check nll-check bench run-bench site-bench gpu-check wheel clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -74,6 +74,9 @@ nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against know
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
 	$(BIN)/python benchmarks/scoring.py $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)
+
+run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing to do, the time around scoring
+	$(BIN)/python benchmarks/runner.py $(BENCH)
 
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
 	$(BIN)/python benchmarks/site.py $(BENCH)
