@@ -19,9 +19,11 @@ from harness import (
     cli_exporting,
     cli_logs,
     cli_making,
+    cli_reproduce,
     cli_running,
     cli_showing,
     cli_submitting,
+    cli_survival,
 )
 from harness.cli_options import DEFAULT_STORE, StoreOption, stderr
 from harness.errors import InputError, ManifestError, QuenchError
@@ -56,6 +58,8 @@ app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
+app.add_typer(cli_survival.app)
+app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import cli_showing
-from harness.cli_options import DEFAULT_STORE, JsonOption, StoreOption, print_rows, stderr, stdout
+from harness.cli_options import DEFAULT_STORE, ExecutorName, JsonOption, StoreOption, print_rows, stderr, stdout
 from harness.cli_planning import Grid, with_grid
 from harness.errors import InputError
 
@@ -65,9 +65,16 @@ def run(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="torch threads of each job. [default: the cores shared out]"),
+        typer.Option("--threads", min=1, help="torch threads of a job. [default: its share of the cores; with Ray 1]"),
     ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that one job may take.")] = None,
+    executor: Annotated[ExecutorName, typer.Option("--executor", help="Where jobs run.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="Ray cluster. [default: RAY_ADDRESS, else this machine's]")
+    ] = None,
+    ray_memory: Annotated[
+        str | None, typer.Option("--ray-memory", help="Memory a node must have left for a job, e.g. 16GB.")
+    ] = None,
     memory_limit: Annotated[
         str | None, typer.Option("--memory-limit", help="Memory for data that one job may take, such as 8GB.")
     ] = None,
@@ -77,16 +84,21 @@ def run(
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, cache_room, devices, fence
+    from harness.run import board_run, cache_room, devices, executors, fence
     from harness.run.runner import Settings
 
     room = cache_room.parse_size(cache_limit)
     memory = cache_room.parse_size(memory_limit) if memory_limit is not None else None
-    cards = devices.cards(grid.device)
+    cards = devices.cards(grid.device) if executor == "local" else ()
+    run_jobs = executors.chosen(
+        executor, cards=cards, address=ray_address, memory=cache_room.parse_size(ray_memory) if ray_memory else None
+    )
     planned = grid.plan()
     if planned.added_controls:
         stderr.print(f"Controls added: {', '.join(planned.added_controls)}", highlight=False)
-    at_a_time = workers or board_run.default_workers(grid.device, len(cards))
+    at_a_time = workers or (
+        executors.NO_LIMIT if executor == "ray" else board_run.default_workers(grid.device, len(cards))
+    )
     settings = Settings(
         cache=str(paths.cache_dir()),
         cache_limit=room,
@@ -100,7 +112,7 @@ def run(
         stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = board_run.execute(
         planned, grid.known, settings, store=grid.store, workers=at_a_time, console=stderr, timeout=timeout,
-        cards=cards,
+        executor=run_jobs,
     )  # fmt: skip
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
     stderr.print(f"{ended}; {len(planned.done)} done before. Store: {grid.store}", highlight=False)

@@ -149,6 +149,17 @@ def validate(
         raise typer.Exit(2)
 
 
+@app.command(epilog="Example: `quench comment artifact.zip --link https://example.org/runs/1`")
+def comment(
+    artifact: Annotated[Path, typer.Argument(help="The zip archive that the workflow `validate` has uploaded.")],
+    link: Annotated[str | None, typer.Option("--link", help="Address of that run, for its log.")] = None,
+) -> None:
+    """Write what a pull request is told, as Markdown: faults, or new entries against their tiers."""
+    from harness.publish import comment as comments
+
+    print(comments.comment(artifact, link), end="")
+
+
 def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
     """Returns one row: the faults as sentences, and each again with its file, field and what is accepted."""
     from harness.submit import manifest

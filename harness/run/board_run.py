@@ -14,7 +14,7 @@ from rich.console import Console
 from harness.errors import QuenchError, StoreError
 from harness.records import Cell, Job, Status, Submission
 from harness.run import live_status, references
-from harness.run.executors import local
+from harness.run.executors import Executor, local
 from harness.run.planner import Plan
 from harness.run.progress import RunProgress
 from harness.run.run_log import RunLog
@@ -52,7 +52,7 @@ def default_workers(device: str, cards: int = 0) -> int:
 
 def execute(
     plan: Plan, submissions: Mapping[str, Submission], settings: Settings, *, store: Path, workers: int,
-    console: Console, timeout: float | None = None, cards: Sequence[str] = (),
+    console: Console, timeout: float | None = None, executor: Executor = local.run,
 ) -> Counter[str]:  # fmt: skip
     """Does what ``plan`` says and stores every outcome as it comes.
 
@@ -67,7 +67,7 @@ def execute(
         workers: Jobs at the same time.
         console: Where progress is shown.
         timeout: Seconds a job may take.
-        cards: GPUs to share out, one for each worker.
+        executor: Where jobs run; see ``executors.chosen``.
 
     Returns:
         Number of cells by how they ended in this run.
@@ -115,8 +115,8 @@ def execute(
                 continue
             ready, told = _with_references(jobs, plan, opened, settings, take)
             if ready:
-                interrupted = local.run(
-                    ready, submissions, told, workers=workers, spool=spool, on_event=take, timeout=timeout, cards=cards
+                interrupted = executor(
+                    ready, submissions, told, workers=workers, spool=spool, on_event=take, timeout=timeout
                 )
         log.write("ended", interrupted=interrupted, **progress.counts)
     if unstored:

@@ -17,7 +17,7 @@ import duckdb
 
 from harness.errors import StoreError, StoreInUseError
 from harness.records import CellResult, DocumentRecord, Status
-from harness.store import cell_files, rows, schema
+from harness.store import cell_files, collector, rows, schema
 
 # 16 KiB instead of 256 KiB: a store of few hundred cells is committed to git, and a
 # table of ten rows should not take a quarter of a megabyte per column.
@@ -171,22 +171,23 @@ class Store:
         Args:
             with_documents: Whether ``CellResult.documents`` are filled.
         """
-        submissions = rows.read_submissions(self._connection)
-        specs = rows.read_quantizers(self._connection)
-        models = rows.read_models(self._connection)
-        scores = rows.read_scores(self._connection)
-        documents = rows.read_documents(self._connection) if with_documents else {}
-        return [
-            rows.read_cell(
-                row,
-                submissions[row["submission_id"]],
-                specs[row["quantizer_id"]],
-                models[row["model_id"]],
-                scores.get(row["id"], ()),
-                documents.get(row["id"], ()),
-            )
-            for row in rows.fetch(self._connection, "SELECT * FROM cells ORDER BY id")
-        ]
+        with collector.paused():
+            submissions = rows.read_submissions(self._connection)
+            specs = rows.read_quantizers(self._connection)
+            models = rows.read_models(self._connection)
+            scores = rows.read_scores(self._connection)
+            documents = rows.read_documents(self._connection) if with_documents else {}
+            return [
+                rows.read_cell(
+                    row,
+                    submissions[row["submission_id"]],
+                    specs[row["quantizer_id"]],
+                    models[row["model_id"]],
+                    scores.get(row["id"], ()),
+                    documents.get(row["id"], ()),
+                )
+                for row in rows.fetch(self._connection, "SELECT * FROM cells ORDER BY id")
+            ]
 
     def documents(self, key: str) -> tuple[DocumentRecord, ...]:
         """Returns what one cell's model made of each document.
