@@ -88,6 +88,15 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+_handed_over: tuple[str | None, bool] | None = None
+
+
+def take_code_state(state: tuple[str | None, bool]) -> None:
+    """Has ``code_state`` answer what the process that started this one has found: one run asks git once."""
+    global _handed_over
+    _handed_over = state
+
+
 @cache
 def code_state() -> tuple[str | None, bool]:
     """Returns the commit and whether anything that scores differs from it.
@@ -95,6 +104,8 @@ def code_state() -> tuple[str | None, bool]:
     Outside a checkout the version of the distribution stands for the code:
     the result is ``(None, False)``.
     """
+    if _handed_over is not None:
+        return _handed_over
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None, False

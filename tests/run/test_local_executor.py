@@ -207,3 +207,9 @@ def test_each_worker_sees_one_card_and_no_token(tmp_path: Path, monkeypatch: pyt
     jobs = [make_job(f"entry-{number}") for number in range(2)]
     ended = outcomes(tmp_path, jobs, tell_environment, cards=("0", "GPU-7"), workers=2)
     assert {result.reason for result in ended.values()} == {"cuda 0 None", "cuda GPU-7 None"}
+
+
+def test_workers_take_the_state_of_the_checkout_from_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.provenance, "code_state", lambda: ("c" * 40, True))
+    ended = outcomes(tmp_path, [make_job()], finish)
+    assert {(each.provenance.git_commit, each.provenance.dirty) for each in ended.values()} == {("c" * 40, True)}

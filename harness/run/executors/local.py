@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from harness import provenance
 from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run import fence, offline
 from harness.run.executors.worker import Work, be_worker, quote
@@ -25,9 +26,10 @@ from harness.run.redaction import redact_file
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
+# harness.cli as well: a worker imports the main module again, and the command line takes as long as a small cell.
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
-              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "landlockpy",
-              "pyseccomp"]  # fmt: skip
+              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "harness.cli",
+              "landlockpy", "pyseccomp"]  # fmt: skip
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 _BATCH_OF_ONE = "Scored one row at a time, because larger batches ran out of memory."
 
@@ -151,7 +153,7 @@ class _Crew:
         remark = _BATCH_OF_ONE if attempt.batch_of_one else None
         process = context.Process(
             target=be_worker,
-            args=(self.work, job, self.submissions, settings, send, self.spool, log, remark),
+            args=(self.work, job, self.submissions, settings, send, self.spool, log, remark, provenance.code_state()),
             daemon=True,
         )
         process.start()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from harness import provenance
 from harness.errors import first_line
 from harness.records import CellResult, Job, Submission
 from harness.run import fence
@@ -26,7 +27,7 @@ Work = Callable[..., None]
 
 def be_worker(
     work: Work, job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path,
-    log: Path, remark: str | None,
+    log: Path, remark: str | None, code: tuple[str | None, bool],
 ) -> None:  # fmt: skip
     """Does one job in this process; its records go to files and their paths through the pipe.
 
@@ -39,9 +40,11 @@ def be_worker(
         spool: Folder for the records.
         log: File that takes standard output and error.
         remark: What readers of the job's finished cells must know, if anything.
+        code: Commit and state of the checkout, as the run has found them.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    provenance.take_code_state(code)
     with log.open("w", buffering=1, encoding="utf-8") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
