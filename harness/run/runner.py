@@ -119,6 +119,8 @@ def run_job(
         with watch.during("prepare"):
             checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
             tokenizer = checkpoints.load_tokenizer(checkpoint)
+            files = checkpoints.downloaded(job.submission, submissions, cache=Path(settings.cache))
+            made_with = replace(made_with, versions={**made_with.versions, **files})
         with watch.during("quantize"):
             quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
         with watch.during("survival"):
@@ -244,7 +246,7 @@ def _without_place(submission: Submission) -> Submission:
     weights = submission.weights
     if not weights.startswith(HUB):
         weights = Path(os.path.relpath(weights, submission.folder)).as_posix()
-    return replace(submission, folder=submission.name, weights=weights)
+    return replace(submission, folder=submission.name, weights=weights, base_sha256=None)
 
 
 def _provenance(job: Job, settings: Settings) -> Provenance:
