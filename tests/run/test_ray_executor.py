@@ -58,16 +58,6 @@ def crash(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def kill_the_ray_worker(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
-    emit(unfinished(job, job.cells[0], "finished", "no reason"))
-    arrived = Path(job.submission.folder).parent / "spool" / f"{job.cells[0].key}.json"
-    while not arrived.exists():
-        time.sleep(0.1)
-    # The parent is the forkserver, its parent the Ray worker.
-    os.kill(_parent(os.getppid()), signal.SIGKILL)
-    time.sleep(60)
-
-
 def jobs_of(folder: Path, count: int) -> list[Job]:
     jobs = []
     for number in range(count):
@@ -206,7 +196,15 @@ def test_a_job_whose_worker_is_lost_every_time_fails_and_keeps_what_had_arrived(
     jobs = [replace(jobs[0], cells=tuple(
         replace(cell, key=f"{cell.key}-{number}") for number in range(3) for cell in jobs[0].cells
     ))]  # fmt: skip
-    ends = go(cluster, tmp_path, jobs, kill_the_ray_worker)
+    ends = Ends()
+
+    def kill_the_ray_worker(result: CellResult) -> None:
+        if result.status == "finished":
+            # A job's parent is the forkserver, its parent the Ray worker. From inside, the fence refuses the signal.
+            _kill(_parent(_parent(_process_of(jobs[0]))))
+
+    ends.on_result = kill_the_ray_worker
+    go(cluster, tmp_path, jobs, hang, ends)
     statuses = Counter(result.status for result in ends.results.values())
     assert statuses == {"finished": 3, "failed": 3}, "one cell arrives in each of three lives"
     lost = [result for result in ends.results.values() if result.status == "failed"]
