@@ -44,8 +44,8 @@ def jobs_of(count: int, folder: Path) -> list[Job]:
         name = f"waiting-{number:02d}"
         submission = Submission(
             name=name, title=name, method="none", corpus="mini", kind="full_model", role="entry", target=None,
-            retrain=None, base_model=None, base_revision=None, weights="", revision=None, weights_sha256=None,
-            folder=str(folder),
+            retrain=None, base_model=None, base_revision=None, weights=f"{folder}/weights", revision=None,
+            weights_sha256=None, folder=str(folder),
         )  # fmt: skip
         cell = Cell(submission=name, quantizer="reference", task="muse_mini_verbmem_f", key=name)
         made.append(Job(submission=submission, spec=resolve("reference"), cells=(cell,)))
