@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,33 @@ import pytest
 import yaml
 
 from harness import paths
+from harness.store import cell_files
+from harness.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 SHIPPED = paths.content_dir("submissions")
-MAY_WRITE = {"publish": {"deploy": {"pages": "write", "id-token": "write"}}}
+MAY_WRITE = {
+    "publish": {"deploy": {"pages": "write", "id-token": "write"}},
+    "comment": {"comment": {"actions": "read", "contents": "read", "pull-requests": "write"}},
+}
+COMMIT = "c" * 40
+# Answers as GitHub does, through the filter that the workflow gives; what is posted is kept.
+GH = """#!/bin/sh
+set -eu
+here=$(dirname "$0")
+echo "$*" >> "$here/calls"
+case "$*" in
+  *"/zip") cat "$here/artifact.zip"; exit ;;
+  "pr comment"*) while [ "$1" != --body-file ]; do shift; done; cp "$2" "$here/posted.md"; exit ;;
+  *"/artifacts"*) answer="$here/artifacts.json" ;;
+  *"/pulls"*) answer="$here/pulls.json" ;;
+  *) exit 1 ;;
+esac
+while [ "$1" != --jq ]; do shift; done
+exec jq -r "$2" "$answer"
+"""
+needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 
 
 def parsed(path: Path) -> dict[Any, Any]:
@@ -41,7 +65,7 @@ def script(workflow: str, name: str) -> str:
 
 
 def test_there_are_workflows_to_look_at() -> None:
-    assert {"validate", "publish"} <= {path.stem for path in WORKFLOWS}
+    assert {"validate", "comment", "publish"} <= {path.stem for path in WORKFLOWS}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -120,18 +144,22 @@ def validated(workspace: Path) -> tuple[int, list[dict[str, Any]] | None, str]:
     git(change, "commit", "-q", "--allow-empty", "-m", "entry")
     git(change, "checkout", "-q", "main")
     git(change, "merge", "-q", "--no-ff", "-m", "merge", "entry")
-    tools = workspace / "tools"
-    tools.mkdir()
-    (tools / "quench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli "$@"\n', encoding="utf-8")
-    (tools / "quench").chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-e", "-c", script("validate", "validate the changed submissions")], cwd=workspace,
-        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = step(workspace, "validate", "validate the changed submissions")
     file = workspace / "validation.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else None
     return done.returncode, rows, done.stdout + done.stderr
+
+
+def step(workspace: Path, workflow: str, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs one shell step as a runner does, with this tree's `quench`."""
+    tools = workspace / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "quench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli "$@"\n', encoding="utf-8")
+    (tools / "quench").chmod(0o755)
+    return subprocess.run(
+        ["bash", "-e", "-c", script(workflow, name)], cwd=workspace, capture_output=True, text=True, check=False,
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
 
 
 def test_a_good_and_a_broken_submission_are_told_apart_and_the_job_fails(workspace: Path) -> None:
@@ -166,3 +194,101 @@ def test_a_folder_s_name_is_never_read_as_shell_or_as_an_option(workspace: Path)
     assert len(rows) == 3
     assert not any(row["valid"] for row in rows)
     assert not list(workspace.rglob("pwned"))
+
+
+def test_a_run_over_a_stranger_s_change_is_only_listened_to_after_it_has_ended() -> None:
+    path = ROOT / ".github" / "workflows" / "comment.yml"
+    assert parsed(path)[True] == {"workflow_run": {"workflows": ["validate"], "types": ["completed"]}}
+    assert parsed(ROOT / ".github" / "workflows" / "validate.yml")["name"] == "validate"
+    # Without `ref` the checkout is the default branch's, never the change.
+    assert not [one["with"] for one in steps(path) if "ref" in one.get("with", {})]
+
+
+def test_the_token_is_seen_by_the_steps_that_call_github_and_by_no_other() -> None:
+    for one in steps(ROOT / ".github" / "workflows" / "comment.yml"):
+        assert ("GH_TOKEN" in one.get("env", {})) == ("gh " in one.get("run", "")), one
+
+
+def sent(workspace: Path) -> None:
+    """Puts a board with two controls and one entry into the base, and a new entry's records into the change."""
+    with Store.open(ROOT / "results.duckdb", read_only=True) as store:
+        cells = [cell for cell in store.cells(with_documents=True) if cell.spec.name in ("reference", "rtn-4bit-g128")]
+    (workspace / "base").mkdir()
+    with Store.open(workspace / "base" / "results.duckdb") as board:
+        for cell in cells:
+            if cell.submission.name in ("mini-target-4bit", "mini-retrain", "mini-ga-gdr-lora"):
+                board.add(cell)
+    for cell in cells:
+        if cell.submission.name == "mini-npo-gdr-lora":
+            own = replace(
+                cell, cell=replace(cell.cell, submission="good-entry"),
+                submission=replace(cell.submission, name="good-entry"),
+            )  # fmt: skip
+            cell_files.write(own, workspace / "change" / "records" / "good-entry")
+
+
+def commented(workspace: Path, head: str = COMMIT) -> str | None:
+    """Uploads what `validate` left, runs the steps of `comment` and returns what was posted."""
+    tools = workspace / "tools"
+    (tools / "gh").write_text(GH, encoding="utf-8")
+    (tools / "gh").chmod(0o755)
+    left = [workspace / name for name in ("validation.json", "standing.json") if (workspace / name).exists()]
+    with zipfile.ZipFile(tools / "artifact.zip", "w") as archive:
+        for file in left:
+            archive.write(file, file.name)
+    artifacts = [{"id": 41, "name": "other", "expired": False}, {"id": 42, "name": "validation", "expired": False}]
+    (tools / "artifacts.json").write_text(json.dumps({"artifacts": artifacts[: 2 if left else 1]}), encoding="utf-8")
+    pulls = [{"number": 6, "head": {"sha": "a" * 40}}, {"number": 7, "head": {"sha": head}}]
+    (tools / "pulls.json").write_text(json.dumps(pulls), encoding="utf-8")
+    known = {
+        "GH_TOKEN": "token", "REPOSITORY": "owner/board", "RUN": "5", "LINK": "https://example.org/runs/5",
+        "HEAD": "someone:a branch; $(touch pwned)", "COMMIT": COMMIT,
+    }  # fmt: skip
+    for name in ("fetch the artifact", "write the comment", "post the comment"):
+        done = step(workspace, "comment", name, **known)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(workspace.rglob("pwned"))
+    posted = tools / "posted.md"
+    return posted.read_text(encoding="utf-8") if posted.exists() else None
+
+
+@needs_jq
+def test_records_that_came_along_are_ranked_and_the_pull_request_of_that_commit_is_told(workspace: Path) -> None:
+    sent(workspace)
+    entry(workspace, "good-entry")
+    assert validated(workspace)[0] == 0
+    done = step(workspace, "validate", "rank the records that came along")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = commented(workspace)
+    assert told is not None
+    assert "**1 submissions checked, 0 with faults**" in told
+    assert "<code>good&#45;entry</code> at 4 bit: rank" in told
+    assert "https://example.org/runs/5" in told
+    calls = (workspace / "tools" / "calls").read_text(encoding="utf-8")
+    assert "pr comment 7 --repo owner/board" in calls
+    assert "actions/artifacts/42/zip" in calls
+    # The base's own board is what it was.
+    with Store.open(workspace / "base" / "results.duckdb", read_only=True) as board:
+        assert "good-entry" not in {cell.submission.name for cell in board.cells()}
+
+
+@needs_jq
+def test_faults_are_posted_and_records_of_others_or_of_nobody_are_left_alone(workspace: Path) -> None:
+    sent(workspace)
+    (workspace / "change" / "records" / "good-entry").rename(workspace / "change" / "records" / "$(touch pwned)")
+    entry(workspace, "broken-entry", ("kind: lora_adapter", "kind: pickle"))
+    assert validated(workspace)[0] == 2
+    done = step(workspace, "validate", "rank the records that came along")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (workspace / "standing.json").exists()
+    told = commented(workspace)
+    assert told is not None
+    assert "| <code>broken&#45;entry</code> | <code>kind</code> |" in told
+
+
+@needs_jq
+def test_nothing_is_posted_without_an_artifact_or_where_the_branch_has_moved_on(workspace: Path) -> None:
+    assert validated(workspace)[:2] == (0, None)
+    assert commented(workspace) is None
+    (workspace / "validation.json").write_text('{"schema": "quench.validate/1", "rows": []}', encoding="utf-8")
+    assert commented(workspace, head="b" * 40) is None

@@ -73,8 +73,10 @@ def _no_update(found: Measurements, entry: Submission, traces: Traces) -> Iterat
         return
     share = traces.shared_answers(entry.name).get(entry.target or "")
     said = f"the norm of its update is {norm:.1g} of its target's weights', which rounding to 16 bit can make"
-    if share is None or share < SAME_ANSWERS:
-        yield Flag("no update", f"{said}; what differs lies outside the linear layers of the blocks")
+    if share is None:
+        yield Flag("no update", said)
+    elif share < SAME_ANSWERS:
+        yield Flag("no update", f"{said}, yet answers differ: that little does it, or other layers changed")
     else:
         reason = f"{said}, and it gives the target's answer to {share:.0%} of the documents: nothing was changed"
         yield Flag("no update", reason, decisive=True)

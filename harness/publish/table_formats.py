@@ -48,6 +48,8 @@ def terminal_table(rows: Sequence[Mapping[str, Any]], *, title: str, columns: Se
             justify="right" if any(_is_number(row.get(key)) for row in rows) else "left",
             # A name that is cut off can't be typed again.
             min_width=max(map(len, cells), default=0) if key in _NAMES else None,
+            # Else rich takes it for one that gives way, and the table is wider than asked for.
+            no_wrap=key in _NAMES,
             overflow="fold",
         )
     if not shown:

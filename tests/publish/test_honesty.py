@@ -148,8 +148,16 @@ def test_an_update_that_is_rounding_in_the_blocks_alone_is_told_and_keeps_its_ra
     cells = changed(honest(), "two", update(0.5 * NO_UPDATE))
     assert told(cells) == [("no update", False)]
     row = row_of(ranking.rank(cells, "mini"), "two")
-    assert "outside the linear layers" in row.flags[0].reason
+    assert "yet answers differ" in row.flags[0].reason
     assert row.by_bits[4].rank is not None
+
+
+def test_an_update_that_is_rounding_is_told_where_answers_can_t_be_compared() -> None:
+    cells = changed(honest(), "two", update(0.5 * NO_UPDATE))
+    unanswered = changed(cells, TARGET_NAME, lambda cell: replace(cell, documents=()))
+    row = row_of(ranking.rank(unanswered, "mini"), "two")
+    assert [(flag.word, flag.decisive) for flag in row.flags] == [("no update", False)]
+    assert "answers" not in row.flags[0].reason
 
 
 def test_the_target_resubmitted_is_told_from_its_answers_where_no_norm_is_known() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +22,8 @@ from harness.records import CellResult, Job, Submission
 from harness.run import executors
 from harness.run.executors import local
 from harness.run.runner import Settings, unfinished
+from harness.store import cell_files
+from harness.store.store import Store
 
 ray = pytest.importorskip("ray")
 ray_cluster = pytest.importorskip("harness.run.executors.ray_cluster")
@@ -32,9 +37,13 @@ NODES = 3
 def wait_and_finish(
     job: Job, submissions: Mapping[str, Submission], settings: Settings, *, emit: Emit, on_stage: Callable[[str], None]
 ) -> None:
+    process = Path(job.submission.folder, "process")
+    process.write_text(str(os.getpid()), encoding="utf-8")
     for cell in job.cells:
         on_stage(cell.task)
         time.sleep(0.5)
+        if cell is job.cells[-1]:
+            process.unlink()  # as long as the file is there, a cell is still to be made
         emit(unfinished(job, cell, "finished", f"made by process {os.getppid()}"))
 
 
@@ -47,15 +56,6 @@ def hang(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
 def crash(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
     print("about to crash")
     os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def kill_the_ray_worker(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
-    emit(unfinished(job, job.cells[0], "finished", "no reason"))
-    time.sleep(1)
-    # The parent is the forkserver, its parent the Ray worker.
-    status = Path(f"/proc/{os.getppid()}/status").read_text(encoding="utf-8")
-    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
-    time.sleep(60)
 
 
 def jobs_of(folder: Path, count: int) -> list[Job]:
@@ -119,23 +119,66 @@ def go(cluster: Any, folder: Path, jobs: list[Job], work: local.Work, ends: Ends
     return ends
 
 
-def test_a_node_killed_in_the_middle_costs_no_cell_and_doubles_none(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_killed_while_it_runs_a_job_costs_no_cell_and_doubles_none(cluster: Any, tmp_path: Path) -> None:
     victim = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     cluster.wait_for_nodes()
+    [raylet] = [information.process.pid for information in victim.all_processes["raylet"]]
     ends, jobs = Ends(), jobs_of(tmp_path, 24)
+    lost: dict[str, int] = {}
 
-    def kill_one_node(result: CellResult) -> None:
-        if len(ends.results) == 9:
-            for information in victim.all_processes["raylet"]:
-                os.kill(information.process.pid, signal.SIGKILL)
+    def kill_the_node_once_it_runs_a_job(result: CellResult) -> None:
+        if lost or len(ends.results) < 9:
+            return
+        for job in jobs:
+            process = _process_of(job)
+            if raylet in _ancestors(process):
+                lost[job.cells[-1].key] = _parent(process)
+                # As a machine is lost: the node's agent with all that runs below it.
+                for below in [raylet, *_descendants(raylet)]:
+                    _kill(below)
+                return
 
-    ends.on_result = kill_one_node
+    ends.on_result = kill_the_node_once_it_runs_a_job
     go(cluster, tmp_path, jobs, wait_and_finish, ends)
+    [(key, killed)] = lost.items()
+    assert ends.results[key].reason != f"made by process {killed}", "the lost cell was made on another node"
     assert {result.status for result in ends.results.values()} == {"finished"}
     assert len(ends.results) == 48
     assert {path.stem for path in (tmp_path / "spool").glob("*.json")} == set(ends.results)
     assert len({result.reason for result in ends.results.values()}) >= NODES, "several nodes have worked"
     cluster.remove_node(victim)
+
+
+def _process_of(job: Job) -> int:
+    """Returns 0 where the job has not begun or has made its last cell."""
+    try:
+        return int(Path(job.submission.folder, "process").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _ancestors(process: int) -> Iterator[int]:
+    while process and (process := _parent(process)):
+        yield process
+
+
+def _descendants(process: int) -> list[int]:
+    alive = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [other for other in alive if process in _ancestors(other)]
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def _parent(process: int) -> int:
+    """Returns 0 for the first process and for one that is gone."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(status.split("PPid:")[1].split()[0])
 
 
 def test_a_crash_on_a_node_is_the_failed_cell_that_it_is_on_one_machine(cluster: Any, tmp_path: Path) -> None:
@@ -153,7 +196,15 @@ def test_a_job_whose_worker_is_lost_every_time_fails_and_keeps_what_had_arrived(
     jobs = [replace(jobs[0], cells=tuple(
         replace(cell, key=f"{cell.key}-{number}") for number in range(3) for cell in jobs[0].cells
     ))]  # fmt: skip
-    ends = go(cluster, tmp_path, jobs, kill_the_ray_worker)
+    ends = Ends()
+
+    def kill_the_ray_worker(result: CellResult) -> None:
+        if result.status == "finished":
+            # A job's parent is the forkserver, its parent the Ray worker. From inside, the fence refuses the signal.
+            _kill(_parent(_parent(_process_of(jobs[0]))))
+
+    ends.on_result = kill_the_ray_worker
+    go(cluster, tmp_path, jobs, hang, ends)
     statuses = Counter(result.status for result in ends.results.values())
     assert statuses == {"finished": 3, "failed": 3}, "one cell arrives in each of three lives"
     lost = [result for result in ends.results.values() if result.status == "failed"]
@@ -230,3 +281,46 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     run = executors.chosen("ray", address="127.0.0.1:1")
     with pytest.raises(InputError, match="no Ray cluster to be reached at"):
         run(jobs_of(tmp_path, 1), {}, Settings(cache=""), workers=1, spool=tmp_path, on_event=lambda event: None)
+
+
+def command(store: Path, *more: str, quantizers: str = "reference") -> list[str]:
+    asked = ["mini-noop-lora", "--no-controls", "--quantizers", quantizers, "--threads", "1", "--store", str(store)]
+    return [sys.executable, "-m", "harness.cli", "run", *asked, *more]
+
+
+def stored(store: Path) -> list[CellResult]:
+    with Store.open(store, read_only=True) as opened:
+        return sorted(opened.cells(with_documents=True), key=lambda result: result.cell.task)
+
+
+def test_a_real_job_by_the_command_line_has_the_scores_of_one_machine_bit_for_bit(cluster: Any, tmp_path: Path) -> None:
+    near, far = tmp_path / "near.duckdb", tmp_path / "far.duckdb"
+    subprocess.run(command(near, "--workers", "1"), check=True, capture_output=True)
+    subprocess.run(command(far, "--executor", "ray", "--ray-address", cluster.address), check=True, capture_output=True)
+    assert len(stored(far)) == 4
+    for here, there in zip(stored(near), stored(far), strict=True):
+        assert (there.status, there.cell) == ("finished", here.cell)
+        assert there.scores == here.scores
+        assert there.documents
+        assert there.documents == here.documents
+
+
+def test_a_driver_that_is_killed_and_started_again_finishes_every_cell_once(cluster: Any, tmp_path: Path) -> None:
+    store, few = tmp_path / "board.duckdb", ("--tasks", "muse_mini_knowmem_f,muse_mini_knowmem_r", "--limit", "8")
+    quantizers = "reference,rtn-8bit-g128,rtn-4bit-g128,rtn-4bit-g64,rtn-3bit-g64"
+    again = command(store, *few, "--executor", "ray", "--ray-address", cluster.address, quantizers=quantizers)
+    driver = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = tmp_path / "board.records"
+    while not list(records.glob("*.json")):
+        assert driver.poll() is None, "the driver has ended before anything was made"
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    before = {path.stem: cell_files.read(path) for path in records.glob("*.json")}
+    assert 0 < len(before) < 10, "the driver was killed in the middle"
+    subprocess.run(again, check=True, capture_output=True)
+    results = {result.cell.key: result for result in stored(store)}
+    assert len(results) == 10
+    assert {result.status for result in results.values()} == {"finished"}
+    for key, record in before.items():
+        assert results[key].provenance == record.provenance, "what had arrived stays"
