@@ -80,7 +80,7 @@ def overhead(folder: Path) -> None:
                 if stage == "score" or job not in jobs:
                     spent[stage] += seconds
             jobs.add(job)
-    inside = spent["quantize"] + spent["score"]
+    inside = spent["quantize"] + spent["quantize target"] + spent["score"]
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in sorted(spent.items()))
     print(
         f"overhead: {len(jobs)} jobs, {wall:.1f} s with warm workers; {stages}; rest {wall - sum(spent.values()):.1f}"

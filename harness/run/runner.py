@@ -100,7 +100,7 @@ def run_job(
         settings: Device, seed, folders.
         emit: Receives every result; called once per cell.
         on_stage: Told the stage that begins: intake, prepare, quantize,
-            survival, or the task being scored.
+            quantize target, survival, or the task being scored.
     """
     watch = _Stopwatch(on_stage)
     made_with = _provenance(job, settings)
@@ -123,8 +123,7 @@ def run_job(
             made_with = replace(made_with, versions={**made_with.versions, **files})
         with watch.during("quantize"):
             quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
-        with watch.during("survival"):
-            survived = _survival(job, submissions, settings, checkpoint, quantized)
+        survived = _survival(job, submissions, settings, checkpoint, quantized, watch)
     except Exception as error:
         return fail(job.cells, error)
     for cell in job.cells:
@@ -206,16 +205,19 @@ def _survival(
     settings: Settings,
     checkpoint: Checkpoint,
     quantized: QuantizedModel,
+    watch: _Stopwatch,
 ) -> tuple[LayerSurvival, ...]:
     """Measures the update's survival against the entry's target under the same quantizer."""
     target = submissions.get(job.submission.target) if job.submission.target else None
     if target is None or not quantized.layers:
         return ()
-    target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
-    quantized_target = _quantize(job, target_checkpoint, settings)
-    layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
-    del quantized_target
-    gc.collect()
+    with watch.during("quantize target"):
+        target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
+        quantized_target = _quantize(job, target_checkpoint, settings)
+    with watch.during("survival"):
+        layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
+        del quantized_target
+        gc.collect()
     return layers
 
 

@@ -217,8 +217,13 @@ def test_a_corpus_without_retain_texts_is_scored_without_running_a_kernel(
 def test_every_stage_is_told_as_it_begins(rooms: Rooms) -> None:
     stages: list[str] = []
     ignore: Callable[[CellResult], None] = lambda result: None  # noqa: E731
-    runner.run_job(make_job(), {}, runner.Settings(cache="cache"), emit=ignore, on_stage=stages.append)
-    assert stages == ["intake", "prepare", "quantize", "survival", *TASKS]
+    settings = runner.Settings(cache="cache", cache_limit=0)
+    job, submissions = entry_with_target()
+    runner.run_job(job, submissions, settings, emit=ignore, on_stage=stages.append)
+    assert stages == ["intake", "prepare", "quantize", "quantize target", "survival", *TASKS]
+    stages.clear()
+    runner.run_job(make_job(), {}, settings, emit=ignore, on_stage=stages.append)
+    assert stages == ["intake", "prepare", "quantize", *TASKS]
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped", "cancelled"])
