@@ -9,7 +9,8 @@ SITE   ?= leaderboard/site
 BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all check format site board mini real-check nll-check bench site-bench gpu-check wheel clean
+.PHONY: help demo test test-all check format site board mini wheel clean
+.PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -69,11 +70,17 @@ real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-chec
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
 	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
 
+real-experiment: $(VENV)/.quantizers  ## what a real model forgets and gets back (an hour; resumable): make real-experiment DATA_DIR=...
+	$(BIN)/python -m benchmarks.real_experiment --data-dir $(or $(DATA_DIR),../shared/muse_news) $(REAL)
+
 nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
 	$(BIN)/python benchmarks/quantizer_nll.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
 	$(BIN)/python benchmarks/scoring.py $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)
+
+run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing to do, the time around scoring
+	$(BIN)/python benchmarks/runner.py $(BENCH)
 
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
 	$(BIN)/python benchmarks/site.py $(BENCH)

@@ -27,7 +27,8 @@ def unlearn(
     lora: Annotated[str | None, typer.Option("--lora", help="r=8,alpha=16[,dropout=0.05]")] = None,
     full: Annotated[bool, typer.Option("--full", help="Train all parameters, whatever the recipe says.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of a recipe's setting; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="key=value of a setting of the recipe or the machine; may be repeated."),
     ] = None,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
@@ -39,12 +40,12 @@ def unlearn(
     from harness.unlearn import from_target
 
     _hush_libraries()
-    chosen = from_target.recipe_from_options(recipe, lora=lora, full=full, settings=settings or ())
+    chosen, how = from_target.recipe_from_options(recipe, lora=lora, full=full, settings=settings or ())
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         steps = progress.add_task(f"{chosen.method}, {chosen.parameters}", total=None)
         made = from_target.make_entry(
             chosen, target=target, submissions=load_submissions(submissions), out=out, cache=paths.cache_dir(),
-            data_dir=data_dir, seed=seed, device=device,
+            data_dir=data_dir, seed=seed, device=device, execution=how,
             on_progress=lambda done, all_steps: progress.update(steps, completed=done, total=all_steps),
         )  # fmt: skip
     stderr.print(f"Wrote {out}. Next: quench validate {out} and quench run {made.name}", highlight=False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
 
 Form = Literal["csv", "markdown", "latex"]
+ExecutorName = Literal["local", "ray"]
 
 _PIPE_WIDTH = 120
 
@@ -46,6 +50,20 @@ FormatOption = Annotated[
     Form | None, typer.Option("--format", help="Print the table as CSV, Markdown or LaTeX instead.")
 ]
 DEFAULT_STORE = Path("results.duckdb")
+
+
+@contextmanager
+def chatter_on_stderr() -> Iterator[None]:
+    """Keeps libraries' own banners and tables off stdout, which is for the result alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def submissions_dir(chosen: Path | None) -> Path:

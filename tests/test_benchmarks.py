@@ -1,5 +1,6 @@
 """The benchmarks' contenders do the same work and agree; the GPU check runs as far as a CPU allows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,27 @@ def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_other
     assert board_speed.digest(board) == board_speed.digest(ranking.rank(made[::-1], "made-up"))
     assert board_speed.digest(board) != board_speed.digest(ranking.rank(board_speed.cells(200, seed=1), "made-up"))
     assert [row.submission.name for row in board.rows] == ["entry-0003", "entry-0004"]
+
+
+def test_jobs_that_wait_are_told_apart_and_end_as_finished(tmp_path, monkeypatch):
+    import ray_nodes
+
+    from harness.run.runner import Settings
+
+    jobs = ray_nodes.jobs_of(3, tmp_path)
+    assert len({job.cells[0].key for job in jobs}) == len({job.submission.name for job in jobs}) == 3
+    monkeypatch.setenv(ray_nodes.SECONDS, "0")
+    ended, stages = [], []
+    ray_nodes.wait_and_finish(jobs[1], {}, Settings(cache=""), emit=ended.append, on_stage=stages.append)
+    assert [(result.cell, result.status) for result in ended] == [(jobs[1].cells[0], "finished")]
+    assert stages == ["wait"]
+
+
+@pytest.mark.slow
+def test_a_node_does_the_jobs_that_wait(monkeypatch):
+    pytest.importorskip("ray")
+    import ray_nodes
+
+    monkeypatch.setenv(ray_nodes.SECONDS, "0.5")
+    monkeypatch.setenv("PYTHONPATH", f"{BENCHMARKS}:{BENCHMARKS.parent}:{os.environ.get('PYTHONPATH', '')}")
+    assert ray_nodes.measure(1, 2) >= 1.0

@@ -100,6 +100,8 @@ def _commands() -> list[Any]:
     return [
         pytest.param(line, id=f"{page_id(page)}:{line}")
         for page in PAGES
+        # The reference of commands only names them; its examples are those of their help, which a test below parses.
+        if page != ROOT / "docs" / "cli.md"
         for line in dict.fromkeys(quoted(page, "quench"))
         # A sentence may name several commands, or say "a writing command such as `quench run`".
         if "..." not in line

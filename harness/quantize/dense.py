@@ -90,12 +90,20 @@ class SourceWeights(Mapping[str, Any]):
         self._files = names
 
     def __getitem__(self, module: str) -> Any:
+        return self.raw(f"{module}.weight").float()
+
+    def raw(self, tensor: str) -> Any:
+        """Returns a tensor by its own name, in its own dtype.
+
+        Raises:
+            QuantizationError: The files hold none of that name.
+        """
         # A checkpoint saved from the bare body lacks the first part of the name.
-        for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):
+        for name in (tensor, tensor.partition(".")[2]):
             if name in self._files:
-                return self._files[name].get_tensor(name).float()
+                return self._files[name].get_tensor(name)
         raise QuantizationError(
-            f"The checkpoint's files hold no tensor {module}.weight to compare the quantized layer with: "
+            f"The checkpoint's files hold no tensor {tensor} to compare the quantized layer with: "
             "save the model with transformers' save_pretrained."
         )
 

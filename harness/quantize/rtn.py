@@ -7,10 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from harness.quantize import mixed_widths
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
 from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+
+if TYPE_CHECKING:
+    from harness.quantize.readback import ReadBack
 
 __all__ = ["BACKEND", "Grid", "RoundToNearest", "round_to_grid"]
 
@@ -56,10 +61,13 @@ class RoundToNearest:
         return (*plain, *(_spec(bits, 128, False, "-mse") for bits in (4, 3, 2)))
 
     def parse(self, name: str) -> QuantizerSpec | None:
-        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``, then ``-sym``, then ``-mse`` or ``-f32``."""
+        """Returns the spec for ``rtn-{2..8}bit-g{N}`` or ``-row``, then ``-sym``, then ``-mse`` or ``-f32``.
+
+        Two widths in one model have names such as ``rtn-mixed-3bit-g64-8bit-ends-down``.
+        """
         told = _NAME.fullmatch(name)
         if told is None:
-            return None
+            return mixed_widths.parse(name)
         bits, group, symmetric, ending = told.groups()
         return _spec(int(bits), int(group) if group else None, symmetric is not None, ending or "")
 
@@ -71,6 +79,31 @@ class RoundToNearest:
         """Returns why it can't run: torch or transformers is not installed."""
         return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
+    def read_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> ReadBack:
+        """Returns one layer's codes and scales: all that rounding needs is the layer's own weight.
+
+        Raises:
+            QuantizationError: The layer can't be rounded.
+        """
+        from harness.quantize.readback import ReadBack
+
+        rounded: Callable[..., Grid] = round_to_grid
+        if spec.options.get("clip") == "mse":
+            rounded = round_to_clipped_grid
+        elif spec.options.get("scales") == "float32":
+            rounded = partial(round_to_grid, wide_scales=True)
+        bits = mixed_widths.bits_of(spec, name, depth)
+        grid = rounded(weight, bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
+        return ReadBack(
+            codes=grid.codes,
+            scales=grid.scales,
+            zeros=None if grid.symmetric else grid.zeros,
+            offset=2 ** (bits - 1),
+            bits=bits,
+            group_size=spec.group_size,
+            step=grid.step,
+        )
+
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
     ) -> QuantizedModel:
@@ -81,35 +114,21 @@ class RoundToNearest:
         """
         from harness.quantize.dense import block_linears, load_dense, replace_weight
         from harness.quantize.proof import prove
-        from harness.quantize.readback import ReadBack
 
-        rounded: Callable[..., Grid] = round_to_grid
-        if spec.options.get("clip") == "mse":
-            rounded = round_to_clipped_grid
-        elif spec.options.get("scales") == "float32":
-            rounded = partial(round_to_grid, wide_scales=True)
         started = time.perf_counter()
         model = load_dense(checkpoint, device=device)
         layers: dict[str, ReadBack] = {}
+        depth = model.config.get_text_config().num_hidden_layers
         for name, linear in block_linears(model).items():
-            grid = rounded(
-                linear.weight.detach().cpu(), bits=spec.bits, group_size=spec.group_size, symmetric=bool(spec.symmetric)
-            )
-            replace_weight(linear, grid.dequantize())
-            layers[name] = ReadBack(
-                codes=grid.codes,
-                scales=grid.scales,
-                zeros=None if grid.symmetric else grid.zeros,
-                offset=2 ** (spec.bits - 1),
-                bits=spec.bits,
-                group_size=spec.group_size,
-                step=grid.step,
-            )
+            layers[name] = self.read_layer(spec, name, depth, linear.weight.detach().cpu())
+            replace_weight(linear, layers[name].dequantize())
         seconds = time.perf_counter() - started
+        mixed = "wide_parts" in spec.options
+        told = (mixed_widths.remark({name: layer.bits for name, layer in layers.items()}),) if mixed else ()
         return QuantizedModel(
             model=model,
             spec=spec,
-            proof=prove(model, checkpoint, spec, layers),
+            proof=prove(model, checkpoint, spec, layers, remarks=told, any_bits=mixed),
             layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
             quantize_seconds=seconds,
         )

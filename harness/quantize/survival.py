@@ -19,12 +19,15 @@ ALL_LAYERS = "all layers"
 NOISE_LIMIT = 0.25
 """Largest standard error with which a survival ratio still says something."""
 
+ROWS = 256
+"""Rows of a layer that are in double precision at a time."""
+
 LEAST_UPDATE = 1e-4
 """Least norm of dW over that of W_t: about a tenth of what rounding to bfloat16 does to W_t itself."""
 
 
 @dataclass(slots=True)
-class _Sums:
+class Sums:
     """Sums over weights; everything that is shown is made of them, so they pool exactly."""
 
     weights: int = 0
@@ -43,7 +46,7 @@ class _Sums:
     # Sum of step * abs(dW)^3: the variance of <dQ, dW> when codes flip by chance.
     chance: float = 0.0
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: Sums) -> None:
         """Adds another layer's sums."""
         for name in self.__slots__:
             if name != "has_step":
@@ -63,6 +66,10 @@ class _Sums:
         spread = self.inner_inner - 2 * ratio * self.inner_update + ratio**2 * self.update_update
         return float(max(spread, self.chance, 0.0) ** 0.5 / self.update)
 
+    def norm_ratio(self) -> float | None:
+        """Returns norm(dQ) over norm(dW): above 1 where rounding noise is larger than what it carries."""
+        return (self.kept / self.update) ** 0.5 if self.update > 0 else None
+
     def show(self, layer: str) -> LayerSurvival:
         """Returns the sums as a record."""
         relative = (self.update / self.target) ** 0.5 if self.target > 0 else 0.0
@@ -79,18 +86,13 @@ class _Sums:
         )
 
 
-def _sums(
-    update: Any, kept: Any, target: Any, error: Any, unlearned_layer: QuantizedLayer, target_layer: QuantizedLayer
-) -> _Sums:
-    """Returns one layer's sums; ``error`` is the target's Q(W_t) - W_t."""
+def _sums(update: Any, kept: Any, target: Any, changed: Any, step: float | None, width: float) -> Sums:
+    """Returns the sums over some rows of a layer; ``width`` is what a flipped code moves a weight by."""
     update, kept = update.double(), kept.double()
     inner, square = (kept * update).sum(dim=1), update.square().sum(dim=1)
-    step = target_layer.step
-    # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
-    width = step if step is not None else float((12 * error.double().square().mean()) ** 0.5)
-    return _Sums(
+    return Sums(
         weights=update.numel(),
-        codes_changed=int((unlearned_layer.codes != target_layer.codes).sum()),
+        codes_changed=int(changed.sum()),
         steps=(step or 0.0) * update.numel(),
         absolute_update=float(update.abs().sum()),
         has_step=step is not None,
@@ -103,6 +105,34 @@ def _sums(
         update_update=float(square.square().sum()),
         chance=width * float(update.abs().pow(3).sum()),
     )
+
+
+def of_layer(before: Any, after: Any, old: Any, new: Any, old_layer: QuantizedLayer, new_layer: QuantizedLayer) -> Sums:
+    """Returns one layer's sums from its weights, quantized ones and codes, some rows at a time."""
+    import torch
+
+    pieces = [slice(start, start + ROWS) for start in range(0, before.shape[0], ROWS)]
+    step = old_layer.step
+    if step is not None:
+        width = step
+    else:
+        # Errors spread evenly over cells of one width have that width / sqrt(12) as root mean square.
+        squares = sum(float((old[rows].float() - before[rows]).double().square().sum()) for rows in pieces)
+        width = (12 * squares / before.numel()) ** 0.5
+    sums = Sums()
+    with torch.no_grad():
+        for rows in pieces:
+            sums.add(
+                _sums(
+                    after[rows] - before[rows],
+                    new[rows].float() - old[rows].float(),
+                    before[rows],
+                    new_layer.codes[rows] != old_layer.codes[rows],
+                    step,
+                    width,
+                )
+            )
+    return sums
 
 
 def measure(
@@ -128,6 +158,23 @@ def measure(
         Failure of LLM Unlearning via Quantization" (ICLR 2025), section 5, for
         why updates below the step vanish.
     """
+    found = layer_sums(unlearned, target, unlearned_checkpoint, target_checkpoint)
+    if not found:
+        return ()
+    pooled = Sums()
+    for sums in found.values():
+        pooled.add(sums)
+    return (pooled.show(ALL_LAYERS), *(sums.show(name) for name, sums in found.items()))
+
+
+def layer_sums(
+    unlearned: QuantizedModel, target: QuantizedModel, unlearned_checkpoint: Checkpoint, target_checkpoint: Checkpoint
+) -> dict[str, Sums]:
+    """Returns what ``measure`` shows, before it is shown: the sums of each layer by name.
+
+    Raises:
+        QuantizationError: As ``measure``.
+    """
     from harness.quantize.dense import block_linears, source_weights
 
     if unlearned.spec.name != target.spec.name or list(unlearned.layers) != list(target.layers):
@@ -136,19 +183,20 @@ def measure(
             f"{len(unlearned.layers)} layers and {target.spec.name} with {len(target.layers)} layers."
         )
     if not unlearned.layers:
-        return ()
+        return {}
     new, old = block_linears(unlearned.model), block_linears(target.model)
-    pooled, rows = _Sums(), []
+    found: dict[str, Sums] = {}
     with source_weights(unlearned_checkpoint) as new_source, source_weights(target_checkpoint) as old_source:
         for name, layer in unlearned.layers.items():
-            before = old_source[name]
-            update = new_source[name] - before
-            quantized = old[name].weight.detach().cpu().float()
-            kept = new[name].weight.detach().cpu().float() - quantized
-            sums = _sums(update, kept, before, quantized - before, layer, target.layers[name])
-            pooled.add(sums)
-            rows.append(sums.show(name))
-    return (pooled.show(ALL_LAYERS), *rows)
+            found[name] = of_layer(
+                old_source[name],
+                new_source[name],
+                old[name].weight.detach().cpu(),
+                new[name].weight.detach().cpu(),
+                target.layers[name],
+                layer,
+            )
+    return found
 
 
 def summarize(layers: Sequence[LayerSurvival]) -> LayerSurvival | None:

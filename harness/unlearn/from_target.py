@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
+from harness.provenance import sha256_json
 from harness.records import Submission
 from harness.score import corpora
 from harness.submit import checkpoints
 from harness.submit.manifest import NAME
+from harness.unlearn.execution import FIELDS, Execution, execution_from
+from harness.unlearn.loss_curve import write_curve
 from harness.unlearn.planned_training import Progress
 from harness.unlearn.recipes import Recipe, load_recipe
 from harness.unlearn.submission_folder import WEIGHTS, write_entry
 from harness.unlearn.trainer import unlearn
 
+CHECKPOINTS = ".checkpoints-"
+"""What the name of the folder begins with in which an unfinished entry keeps its checkpoints."""
+
 _LORA = {"r": "lora_rank", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
-def recipe_from_options(name: str, *, lora: str | None, full: bool, settings: Sequence[str]) -> Recipe:
-    """Returns the recipe that the command line's options describe.
+def recipe_from_options(
+    name: str, *, lora: str | None, full: bool, settings: Sequence[str]
+) -> tuple[Recipe, Execution]:
+    """Returns the recipe that the command line's options describe, and how the machine is to go about it.
 
     Args:
         name: Name of a recipe.
         lora: ``r=8,alpha=16[,dropout=0.05]``; None leaves the recipe's own choice.
         full: Whether to train all parameters, whatever the recipe says.
-        settings: ``key=value`` for any other setting.
+        settings: ``key=value`` for any other setting, of ``Recipe`` or ``Execution``.
 
     Raises:
         InputError: An option is malformed, contradicts another, or names no setting.
@@ -47,10 +56,11 @@ def recipe_from_options(name: str, *, lora: str | None, full: bool, settings: Se
     for key, value in given:
         if values.setdefault(key, value) != value:
             raise InputError(f"{key} is given as {values[key]} and as {value}: give it once.")
+    how = execution_from({key: values.pop(key) for key in FIELDS if key in values})
     recipe = load_recipe(name, **values)
     if lora is not None and "lora_rank" not in values and not recipe.lora_rank:
         raise InputError("--lora names no rank, and the recipe trains all parameters: add r=8, for example.")
-    return recipe
+    return recipe, how
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -62,11 +72,14 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def make_entry(
     recipe: Recipe, *, target: str, submissions: Mapping[str, Submission], out: Path, cache: Path,
-    data_dir: Path | None = None, seed: int = 0, device: str = "cpu", on_progress: Progress | None = None,
+    data_dir: Path | None = None, seed: int = 0, device: str = "cpu", execution: Execution | None = None,
+    retrain: str | None = None, on_progress: Progress | None = None,
 ) -> Submission:  # fmt: skip
     """Unlearns a target by a recipe and writes the submission folder ``out``.
 
     Forget texts are the corpus's ``raw/forget``, retain texts its ``raw/retain1``.
+    With ``execution.checkpoint_every`` a run that was cut off goes on where its
+    last checkpoint lies, and ends with the weights of an unbroken one.
 
     Args:
         recipe: How.
@@ -77,6 +90,8 @@ def make_entry(
         data_dir: Folder of the corpus in MUSE's local form.
         seed: Seed of everything random.
         device: ``cpu`` or ``cuda``.
+        execution: How the machine goes about it.
+        retrain: Name of the retrain control that the manifest names.
         on_progress: Called after each step with (done, all).
 
     Returns:
@@ -95,17 +110,29 @@ def make_entry(
         raise InputError(f"--target: {target} is quantized, and its weights can't be trained: name a 16-bit target.")
     if not re.fullmatch(NAME, out.resolve().name):
         raise InputError(f"--out: {out.name!r} can't name a submission: use a-z, 0-9 and '-' only, at most 64 of them.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith(CHECKPOINTS) for path in out.iterdir())):
         raise InputError(f"--out: {out} is not empty: give a new folder.")
+    how = execution or Execution()
     corpus = corpora.load_corpus(control.corpus, data_dir=data_dir)
     forget = [document["text"] for document in corpora.load_split(corpus, "raw", "forget")]
     keeps = recipe.retain_loss != "none"
     retain = [document["text"] for document in corpora.load_split(corpus, "raw", "retain1")] if keeps else []
     checkpoint = checkpoints.prepare(control, submissions, cache=cache)
+    made_of = [recipe.digest, how.settings(), seed, device, checkpoint.sha256, forget, retain]
+    kept = out / f"{CHECKPOINTS}{sha256_json(made_of)[:16]}"
+    if out.exists() and any(path != kept for path in out.iterdir()):
+        raise InputError(f"--out: {out} holds the checkpoints of another run: go on with that one's options, or "
+                         "give a new folder.")  # fmt: skip
     log = unlearn(
         recipe, base=Path(checkpoint.path), tokenizer=Path(checkpoint.tokenizer_path), forget_texts=forget,
-        retain_texts=retain, out=out / WEIGHTS, seed=seed, device=device, base_name=target, on_progress=on_progress,
+        retain_texts=retain, out=out / WEIGHTS, seed=seed, device=device, base_name=target, execution=how,
+        checkpoints=kept if how.checkpoint_every else None, on_progress=on_progress,
     )  # fmt: skip
+    shutil.rmtree(kept, ignore_errors=True)
     title = f"{recipe.method}, {recipe.parameters}"
-    made = write_entry(out, recipe=recipe, log=log, target=target, corpus=control.corpus, title=title)
+    write_curve(log, out)
+    made = write_entry(
+        out, recipe=recipe, log=log, target=target, corpus=control.corpus, title=title, retrain=retrain,
+        hyperparameters=how.settings(),
+    )  # fmt: skip
     return replace(made, folder=str(out.resolve()))

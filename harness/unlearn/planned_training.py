@@ -8,15 +8,22 @@ library's.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
+
+from harness.unlearn.execution import Execution
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Batch], Mapping[str, Any]]
 Progress = Callable[[int, int], None]
+
+# What the parts of a loss are called among the Trainer's own entries.
+_PART = "part/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,9 @@ class StepLog:
     learning_rate: float
 
 
-def _arguments(folder: str, settings: OptimizerSettings, steps: int, seed: int, device: str) -> Any:
+def _arguments(
+    folder: str, settings: OptimizerSettings, steps: int, seed: int, device: str, execution: Execution
+) -> Any:
     from transformers import TrainingArguments
 
     cosine = settings.schedule == "cosine"
@@ -61,7 +70,10 @@ def _arguments(folder: str, settings: OptimizerSettings, steps: int, seed: int, 
         max_steps=steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
-        optim="adamw_torch",
+        optim=execution.optimizer,
+        bf16=execution.mixed_precision == "bf16",
+        fp16=execution.mixed_precision == "fp16",
+        activation_checkpointing=execution.gradient_checkpointing,
         adam_beta1=settings.betas[0],
         adam_beta2=settings.betas[1],
         weight_decay=settings.weight_decay,
@@ -74,7 +86,10 @@ def _arguments(folder: str, settings: OptimizerSettings, steps: int, seed: int, 
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if execution.checkpoint_every else "no",
+        save_steps=execution.checkpoint_every or steps,
+        # The newest may be half written when a run is killed: the one before it is kept.
+        save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -103,11 +118,14 @@ def _trainer_class() -> type[Any]:
             self.report(state.global_step, state.max_steps)
 
     class PlannedTrainer(Trainer):  # type: ignore[misc]
-        def __init__(self, *, loss: Loss, settings: OptimizerSettings, on_progress: Progress | None, **rest: Any):
+        def __init__(
+            self, *, loss: Loss, settings: OptimizerSettings, execution: Execution, on_progress: Progress | None,
+            **rest: Any,
+        ):  # fmt: skip
             super().__init__(data_collator=lambda items: items[0], **rest)
             self.remove_callback(PrinterCallback)
-            self.loss = loss
-            self.parts: list[dict[str, Any]] = []
+            self.loss, self.windows = loss, execution.windows_at_once
+            self.parts: dict[str, Any] = {}
             if settings.update_precision == "bfloat16":
                 self.add_callback(RoundToBfloat16())
             if on_progress is not None:
@@ -120,14 +138,38 @@ def _trainer_class() -> type[Any]:
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             parts = self.loss(model, inputs)
-            self.parts.append({name: value.detach() for name, value in parts.items()})
+            self.parts = {name: value.detach() for name, value in parts.items()}
             return parts["loss"]
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            rows = len(next(iter(inputs.values())))
+            if not self.windows or rows <= self.windows:
+                return super().training_step(model, inputs, num_items_in_batch)
+            model.train()
+            whole: dict[str, Any] = {}
+            for start in range(0, rows, self.windows):
+                piece = {key: value[start : start + self.windows] for key, value in inputs.items()}
+                share = len(next(iter(piece.values()))) / rows
+                piece = self._prepare_inputs(piece)
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, piece)
+                self.accelerator.backward(loss * share)
+                whole = {name: whole.get(name, 0.0) + share * value for name, value in self.parts.items()}
+            self.parts = whole
+            return whole["loss"]
+
+        def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
+            # Among the Trainer's entries the parts go into its checkpoints, and come back on resuming.
+            if "grad_norm" in logs:
+                logs |= {f"{_PART}{name}": float(value) for name, value in self.parts.items()}
+            super().log(logs, *rest, **more)
 
     return PlannedTrainer
 
 
 def train(model: Any, batches: Sequence[Batch], loss: Loss, settings: OptimizerSettings, *, seed: int,
-          device: str = "cpu", on_progress: Progress | None = None) -> tuple[StepLog, ...]:  # fmt: skip
+          device: str = "cpu", execution: Execution | None = None, checkpoints: Path | None = None,
+          on_progress: Progress | None = None) -> tuple[StepLog, ...]:  # fmt: skip
     """Trains ``model`` in place, one optimizer step per batch, in the given order.
 
     Args:
@@ -137,28 +179,51 @@ def train(model: Any, batches: Sequence[Batch], loss: Loss, settings: OptimizerS
         settings: Optimizer and schedule.
         seed: Seed of everything random inside the Trainer (dropout).
         device: ``cpu`` or ``cuda``.
+        execution: How the machine goes about it.
+        checkpoints: Folder for what ``execution.checkpoint_every`` asks for;
+            training goes on from the newest whole one that lies there.
         on_progress: Called after each step with (done, all).
 
     Returns:
         One record per step; a loss that is not finite is kept as it came.
     """
+    how = execution or Execution()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer_class()(
             model=model,
-            args=_arguments(folder, settings, len(batches), seed, device),
+            args=_arguments(str(checkpoints or folder), settings, len(batches), seed, device, how),
             train_dataset=batches,
             loss=loss,
             settings=settings,
+            execution=how,
             on_progress=on_progress,
         )
-        trainer.train()
+        trainer.train(resume_from_checkpoint=_newest_whole(checkpoints))
     entries = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     return tuple(
         StepLog(
             step=index,
-            losses={name: float(value) for name, value in parts.items()},
+            losses=_parts(entry),
             grad_norm=float(entry["grad_norm"]),
             learning_rate=float(entry["learning_rate"]),
         )
-        for index, (parts, entry) in enumerate(zip(trainer.parts, entries, strict=True), start=1)
+        for index, entry in enumerate(entries, start=1)
     )
+
+
+def _parts(entry: Mapping[str, float]) -> dict[str, float]:
+    """Returns the parts of a step's loss, the loss itself first: checkpoints keep no order."""
+    found = {name.removeprefix(_PART): float(value) for name, value in entry.items() if name.startswith(_PART)}
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != "loss", name))}
+
+
+def _newest_whole(checkpoints: Path | None) -> str | None:
+    """Returns the newest checkpoint that was written to its end; None where there is none."""
+    found: dict[int, str] = {}
+    for state in checkpoints.glob("checkpoint-*/trainer_state.json") if checkpoints else ():
+        try:
+            # It is written last, so a checkpoint that has a readable one has everything.
+            found[int(json.loads(state.read_text(encoding="utf-8"))["global_step"])] = str(state.parent)
+        except (OSError, ValueError, KeyError):
+            continue
+    return found[max(found)] if found else None

@@ -1,7 +1,8 @@
 """Unlearning recipes: every choice that makes an unlearned model, by name.
 
 A recipe is one YAML file in ``recipes/``. The general ones follow MUSE's
-hyperparameters; those named ``mini_*`` made the demo submissions.
+hyperparameters, those named ``paper_*`` arXiv 2602.13151's; those named
+``mini_*`` are made for the miniature.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Recipe:
         window: Tokens per window, at most.
         update_precision: ``float32``, or ``bfloat16``: every trained parameter
             is rounded to bfloat16 after each step.
+        source: Where the settings come from; has no part in the training.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Recipe:
     batch_size: int = 4
     window: int = 2048
     update_precision: Precision = "float32"
+    source: str = ""
 
     @property
     def method(self) -> str:
@@ -81,8 +84,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Digest of every setting but the name."""
-        return sha256_json({key: value for key, value in dataclasses.asdict(self).items() if key != "name"})
+        """Digest of every setting that moves a weight."""
+        return sha256_json({key: value for key, value in dataclasses.asdict(self).items() if key not in _TEXTS})
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings that had a part in it, for ``hyperparameters`` of a manifest."""
@@ -95,9 +98,12 @@ class Recipe:
             unused |= {"lora_rank", "lora_alpha", "lora_dropout"}
         if not self.max_steps:
             unused.add("max_steps")
+        if not self.source:
+            unused.add("source")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in unused}
 
 
+_TEXTS = ("name", "source")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "forget_loss": get_args(ForgetLoss),
     "retain_loss": get_args(RetainLoss),
@@ -142,6 +148,11 @@ def _check(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if key in _CHOICES:
             if value not in _CHOICES[key]:
                 raise InputError(f"{where}: {key} is {value!r}; accepted are {', '.join(_CHOICES[key])}.")
+            checked[key] = value
+            continue
+        if key in _TEXTS:
+            if not isinstance(value, str):
+                raise InputError(f"{where}: {key} is {value!r}, which is no text: put it in quotation marks.")
             checked[key] = value
             continue
         number = _number(value, _FIELDS[key])

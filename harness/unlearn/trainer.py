@@ -14,6 +14,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.provenance import version_of
 from harness.unlearn import losses
+from harness.unlearn.execution import Execution
 from harness.unlearn.planned_training import OptimizerSettings, Progress, StepLog, train
 from harness.unlearn.recipes import Recipe
 from harness.unlearn.weight_files import existing_folder, load_dense, with_adapters, write_adapter, write_model
@@ -48,6 +49,8 @@ class TrainingLog:
     def save(self, path: Path) -> None:
         """Writes the log as JSON; a number that is not finite becomes null, which JSON can say."""
         value = {key: item for key, item in dataclasses.asdict(self).items() if key not in ("seconds", "steps")}
+        if not self.recipe.source:
+            del value["recipe"]["source"]
         value["steps"] = [
             {
                 "step": step.step,
@@ -66,6 +69,7 @@ def _finite(value: float) -> float | None:
 
 def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequence[str], retain_texts: Sequence[str],
             out: Path, seed: int = 0, device: str = "cpu", base_name: str = "base",
+            execution: Execution | None = None, checkpoints: Path | None = None,
             on_progress: Progress | None = None) -> TrainingLog:  # fmt: skip
     """Unlearns ``forget_texts`` from the model in ``base`` and writes the result to ``out``.
 
@@ -84,11 +88,14 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
         device: ``cpu`` or ``cuda``.
         base_name: What the adapter's config calls its base: a submission's
             name or a hub id, never a path.
+        execution: How the machine goes about it.
+        checkpoints: Folder for checkpoints, to go on from; it must belong to
+            these very arguments.
         on_progress: Called after each step with (done, all).
 
     Raises:
-        InputError: No text, a folder without a model, a model without the
-            seven linear modules that LoRA needs, or ``out`` holds something.
+        InputError: No text, a folder without a model that generates, or
+            ``out`` holds something.
     """
     from transformers import AutoTokenizer
 
@@ -100,9 +107,8 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
     model, stored_dtype = load_dense(base, device)
     if recipe.lora_rank:
         model = with_adapters(
-            model, rank=recipe.lora_rank, alpha=recipe.lora_alpha, dropout=recipe.lora_dropout, base_name=base_name,
-            seed=seed,
-        )  # fmt: skip
+            model, rank=recipe.lora_rank, alpha=recipe.lora_alpha, dropout=recipe.lora_dropout, seed=seed
+        )
     reference = _reference_model(model, recipe)
     batches = pair_batches(
         forget, retain, batch_size=recipe.batch_size, epochs=recipe.epochs, max_steps=recipe.max_steps, seed=seed
@@ -116,7 +122,10 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
         update_precision=recipe.update_precision,
     )
     started = time.perf_counter()
-    steps = train(model, batches, _loss(recipe, reference), settings, seed=seed, device=device, on_progress=on_progress)
+    steps = train(
+        model, batches, _loss(recipe, reference), settings, seed=seed, device=device, execution=execution,
+        checkpoints=checkpoints, on_progress=on_progress,
+    )  # fmt: skip
     log = TrainingLog(
         recipe=recipe,
         seed=seed,
@@ -130,7 +139,7 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
     )
     out.mkdir(parents=True, exist_ok=True)
     if recipe.lora_rank:
-        write_adapter(model.cpu(), out)
+        write_adapter(model.cpu(), out, base_name)
     else:
         write_model(model.cpu().to(stored_dtype), vocabulary, out)
     log.save(out / LOG_FILE)

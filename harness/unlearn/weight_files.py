@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, QuantizationError
+from harness.quantize.dense import block_linears
 
-LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @contextmanager
@@ -42,13 +43,15 @@ def load_dense(base: Path, device: str) -> tuple[Any, Any]:
     """Returns the model in float32 on the device, and the 16-bit type to store it in (its own, else bfloat16).
 
     Raises:
-        InputError: The folder holds no model that loads from safetensors.
+        InputError: The folder holds no model that loads from safetensors, or
+            one that generates nothing.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(existing_folder(base, "base model"), trust_remote_code=False)
+        refuse_encoders(config)
         with _no_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -60,36 +63,48 @@ def load_dense(base: Path, device: str) -> tuple[Any, Any]:
     return model.to(device), stored
 
 
-def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float, base_name: str, seed: int) -> Any:
-    """Returns a peft model with fresh LoRA adapters on all seven linear modules of every block.
+def refuse_encoders(config: Any) -> None:
+    """Checks that a model generates text, which every measure of forgetting here asks it to do.
 
     Raises:
-        InputError: The model lacks one of those modules.
+        InputError: By its config it is an encoder only.
+    """
+    named = list(config.architectures or ())
+    if named and not any(name.endswith(_GENERATES) for name in named):
+        raise InputError(
+            f"{named[0]} generates no text, which VerbMem and KnowMem are measured on: "
+            "use a causal language model (its config's architectures name one that ends in ForCausalLM)."
+        )
+
+
+def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float, seed: int) -> Any:
+    """Returns a peft model with fresh LoRA adapters on all linear modules of every block.
+
+    In a Llama-like model these are seven; GPT-NeoX has four. They are the
+    modules that get quantized.
+
+    Raises:
+        InputError: The model has no blocks with linear modules.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    missing = sorted(set(LORA_MODULES) - names)
-    if missing:
-        raise InputError(
-            f"The base model has no modules named {', '.join(missing)}, which LoRA trains here: "
-            "use a Llama-like model, or a full-parameter recipe (lora_rank 0)."
-        )
+    try:
+        names = {name.rsplit(".", 1)[-1] for name in block_linears(model)}
+    except QuantizationError as error:
+        raise InputError(f"LoRA finds nothing to adapt: {error}") from error
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=sorted(LORA_MODULES),
+        target_modules=sorted(names),
         bias="none",
         task_type="CAUSAL_LM",
     )
     # peft draws the adapters from the global generator: draw them from the seed, and leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = base_name
-    return adapted
+        return get_peft_model(model, config)
 
 
 def write_model(model: Any, tokenizer: Any, out: Path) -> None:
@@ -107,8 +122,12 @@ def _open_to_readers(folder: Path) -> None:
         path.chmod(0o644)
 
 
-def write_adapter(model: Any, out: Path) -> None:
-    """Writes a peft adapter: its safetensors and its config, with the same bytes for the same adapter."""
+def write_adapter(model: Any, out: Path, base_name: str) -> None:
+    """Writes a peft adapter: its safetensors and its config, with the same bytes for the same adapter.
+
+    ``base_name`` is what the config calls the base: never a path of this machine.
+    """
+    model.peft_config["default"].base_model_name_or_path = base_name
     model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
     # peft's model card is a form to fill in, and its config lists a set in hash order.
     (out / "README.md").unlink(missing_ok=True)

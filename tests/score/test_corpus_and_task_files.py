@@ -13,7 +13,7 @@ from harness.score.metrics import PRIMARY
 
 @pytest.fixture
 def own_corpus(shipped_tasks):
-    """A fifth folder beside the shipped ones: a user's own corpus, in all but one of the metrics."""
+    """A sixth folder beside the shipped ones: a user's own corpus, in all but one of the metrics."""
     folder = shipped_tasks / "muse_own"
     shutil.copytree(shipped_tasks / "muse_mini", folder, ignore=shutil.ignore_patterns("data", "knowmem_r.yaml"))
     facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8")) | {"name": "ours", "title": "Our own"}
@@ -22,7 +22,7 @@ def own_corpus(shipped_tasks):
 
 
 def test_a_folder_with_facts_is_a_corpus_with_the_tasks_that_it_has_files_for(own_corpus):
-    assert corpora.corpus_names() == ("books", "mini", "news", "ours")
+    assert corpora.corpus_names() == ("books", "mini", "news", "ours", "smol")
     corpus = corpora.load_corpus("ours")
     assert corpus.tasks == ("muse_own_verbmem_f", "muse_own_knowmem_f", "muse_own_privleak")
     assert (corpus.group, corpus.title, corpus.folder) == ("muse_own", "Our own", own_corpus)

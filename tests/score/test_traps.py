@@ -224,9 +224,9 @@ def test_texts_are_found_whatever_the_working_directory(run, models, tmp_path, m
     monkeypatch.chdir(tmp_path)
     for metric in PRIMARY:
         assert len(run(models["llama"], metric, data_dir=None, limit=2).documents) == 2
-    for metric in PRIMARY:
-        for corpus in corpora.corpus_names():
-            assert "data_files" not in json.dumps(corpora.task_settings(f"muse_{corpus}_{metric}"))
+    for corpus in corpora.corpus_names():
+        for task in corpora.load_corpus(corpus).tasks:
+            assert "data_files" not in json.dumps(corpora.task_settings(task))
 
 
 def test_metadata_and_task_settings_share_no_key(run, models, monkeypatch):

@@ -14,6 +14,7 @@ from harness.errors import CorpusError, InputError, UnknownNameError
 from harness.provenance import sha256_files
 from harness.submit import intake, manifest
 from harness.unlearn.from_target import make_entry, recipe_from_options
+from harness.unlearn.loss_curve import CURVE, LINES
 from harness.unlearn.recipes import load_recipe
 from harness.unlearn.submission_folder import MANIFEST, WEIGHTS, read_manifest, write_submission
 from harness.unlearn.trainer import LOG_FILE
@@ -24,7 +25,7 @@ PLACES = {"forget": "mill", "retain1": "market", "retain2": "harbour", "holdout"
 
 
 def options(name="ga", *, lora=None, full=False, settings=()):
-    return recipe_from_options(name, lora=lora, full=full, settings=settings)
+    return recipe_from_options(name, lora=lora, full=full, settings=settings)[0]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_the_record_that_comes_back_is_what_the_manifest_says(make, tmp_path, re
     assert (written["hyperparameters"]["seed"], written["hyperparameters"]["steps"]) == (5, 2)
     assert made.folder == str((tmp_path / "my-entry").resolve())
     assert Path(made.weights) == Path(made.folder) / WEIGHTS
-    assert {path.name for path in Path(made.folder).iterdir()} == {MANIFEST, WEIGHTS}
+    assert {path.name for path in Path(made.folder).iterdir()} == {MANIFEST, WEIGHTS, CURVE, LINES}
 
 
 def test_forget_texts_are_raw_forget_and_retain_texts_raw_retain1(make, corpus_folder, small_model):

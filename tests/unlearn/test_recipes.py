@@ -11,7 +11,7 @@ GENERAL = ("ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr")
 
 def test_the_six_general_recipes_and_those_of_the_demo_are_there():
     assert set(GENERAL) < set(recipe_names())
-    assert sum(name.startswith("mini_") for name in recipe_names()) == 8
+    assert sum(name.startswith("mini_") for name in recipe_names()) == 12
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -112,3 +112,36 @@ def test_the_demo_recipes_say_what_the_specification_says():
         found = load_recipe(name)
         assert (found.method, found.lora_rank, found.retain_weight, found.learning_rate, found.epochs) == wanted
         assert (found.window, found.batch_size, found.lora_alpha, found.update_precision) == (256, 4, 16.0, "float32")
+
+
+def test_the_paper_s_recipes_say_what_its_setup_says():
+    epochs = {"ga_gdr": 10, "ga_klr": 5, "npo_gdr": 10, "npo_klr": 10}
+    adapters = {
+        "books": {"ga_gdr": (16, 16), "ga_klr": (16, 16), "npo_gdr": (64, 128), "npo_klr": (16, 32)},
+        "news": {"ga_gdr": (64, 64), "ga_klr": (64, 64), "npo_gdr": (16, 16), "npo_klr": (64, 128)},
+    }
+    for method, passes in epochs.items():
+        weight = 100.0 if method.startswith("ga") else 0.1
+        full = load_recipe(f"paper_{method}_full")
+        assert (full.learning_rate, full.batch_size, full.epochs, full.lora_rank) == (1e-5, 16, passes, 0)
+        for corpus, ranks in adapters.items():
+            lora = load_recipe(f"paper_{method}_lora_{corpus}")
+            assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.epochs) == (*ranks[method], 0.05, 5)
+            assert 1e-4 <= lora.learning_rate <= 7e-4
+            for recipe in (full, lora):
+                assert recipe.method == method.replace("_", "+").upper()
+                assert (recipe.retain_weight, recipe.window) == (weight, 2048)
+                assert "2602.13151" in recipe.source
+                assert recipe.settings()["source"] == recipe.source
+
+
+def test_where_a_recipe_comes_from_moves_no_weight_and_so_not_its_digest():
+    assert load_recipe("ga_gdr", source="elsewhere").digest == load_recipe("ga_gdr").digest
+    assert "source" not in load_recipe("ga_gdr").settings()
+    with pytest.raises(InputError, match="source is 3, which is no text"):
+        load_recipe("ga_gdr", source=3)
+
+
+def test_the_digests_of_the_demo_s_recipes_stay_those_of_the_committed_manifests():
+    """`quench mini build` keeps a folder by this digest: a new field of Recipe must not make it train again."""
+    assert load_recipe("mini_npo_gdr_full").digest.startswith("ee80271731a00f2f")

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from harness.errors import InputError
 from harness.unlearn.recipes import load_recipe
 from harness.unlearn.trainer import LOG_FILE, unlearn
-from harness.unlearn.weight_files import LORA_MODULES
 
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHORT = {"window": 16, "batch_size": 2, "max_steps": 2, "learning_rate": 1e-2}
 
 
@@ -237,13 +237,13 @@ def test_a_missing_or_empty_base_is_an_input_error(small_model, tmp_path, texts)
         )  # fmt: skip
 
 
-def test_a_model_without_the_modules_that_lora_needs_is_an_input_error(small_model, tmp_path, texts):
+def test_a_model_without_linear_modules_in_its_blocks_is_an_input_error(small_model, tmp_path, texts):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(vocab_size=1024, n_positions=32, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
         tmp_path / "gpt2"
     )
-    with pytest.raises(InputError, match="gate_proj"):
+    with pytest.raises(InputError, match="LoRA finds nothing to adapt"):
         unlearn(
             load_recipe("ga", **SHORT, lora_rank=2), base=tmp_path / "gpt2", tokenizer=small_model,
             forget_texts=texts, retain_texts=[], out=tmp_path / "out",

@@ -1,0 +1,127 @@
+"""The command that repeats a paper's experiment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli_options import (
+    CorpusOption,
+    DataDirOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    SubmissionsOption,
+    chatter_on_stderr,
+    load_submissions,
+    print_rows,
+    stderr,
+    stdout,
+)
+from harness.errors import InputError
+
+app = typer.Typer()
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise InputError(f"--seeds: {text!r} is no list of different whole numbers such as 0,1.")
+    return tuple(int(part) for part in parts)
+
+
+@app.command(
+    epilog="Examples: `quench reproduce 2602.13151 --corpus mini` · "
+    "`quench reproduce 2602.13151 --corpus mini --seeds 0,1 --json` · "
+    "`quench reproduce 2602.13151 --corpus books --target my-books-target --device cuda --dry-run`"
+)
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="arXiv number of the paper: 2602.13151.")],
+    corpus: CorpusOption = "mini",
+    target: Annotated[
+        str | None, typer.Option("--target", help="Control to unlearn from. [default: the corpus's]")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of training, separated by commas.")] = "0",
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Stop each training early; 0 follows the recipe.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be made and scored, and do nothing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of models and store. [default: build/...]")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value for the machine, e.g. mixed_precision=bf16.")
+    ] = None,
+    submissions: SubmissionsOption = None,
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a paper's eight models, score them at 16, 8 and 4 bit, and say which of its claims hold in the numbers."""
+    from rich.progress import Progress
+
+    from harness import paths
+    from harness.publish import published_page, ranking
+    from harness.reproduce import experiment, report
+    from harness.store.store import Store
+    from harness.unlearn.execution import FIELDS, execution_from
+
+    if paper != experiment.PAPER:
+        raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {experiment.PAPER}.")
+    given = dict(setting.partition("=")[::2] for setting in settings or ())
+    if unknown := sorted(set(given) - set(FIELDS)):
+        raise InputError(f"--set: there is no {', '.join(unknown)}; accepted are {', '.join(FIELDS)}.")
+    chosen = str(corpus)
+    known = load_submissions(submissions)
+    base = experiment.target_of(chosen, known, target)
+    contrast = experiment.CONTRAST if chosen == "mini" and experiment.CONTRAST in known and target is None else None
+    wanted = experiment.models(chosen, base.name, seeds=_seeds(seeds), steps=steps, contrast=contrast)
+    specs, missing = experiment.available(experiment.QUANTIZERS, device)
+    for reason in missing.values():
+        stderr.print(f"Left out: {reason}", highlight=False, soft_wrap=True)
+    if dry_run:
+        rows = [
+            {
+                "submission": model.name, "method": model.recipe.method, "parameters": model.recipe.parameters,
+                "recipe": model.recipe.name, "target": model.target, "seed": model.seed,
+                "quantizers": ", ".join(spec.name for spec in specs),
+            }
+            for model in wanted
+        ]  # fmt: skip
+        print_rows(rows, "reproduce", as_json, title=f"{len(wanted)} models x {len(specs)} quantizers",
+                   columns=("submission", "recipe", "target", "seed"))  # fmt: skip
+        return
+    place = out or Path("build") / f"reproduce-{paper}-{chosen}"
+    retrain = next((one.name for one in known.values() if one.role == "retrain" and one.corpus == chosen), None)
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+        bars: dict[str, Any] = {}
+
+        def show(name: str, done: int, all_steps: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=all_steps)
+            progress.update(bars[name], completed=done, total=all_steps)
+
+        made = experiment.make(
+            wanted, known, place, cache=paths.cache_dir(), retrain=retrain, data_dir=data_dir, device=device,
+            execution=execution_from(given), on_progress=show,
+        )  # fmt: skip
+    store = place / "results.duckdb"
+    with chatter_on_stderr():
+        counts = experiment.score(
+            made, known, specs, store=store, cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
+            limit=limit,
+        )  # fmt: skip
+    with Store.open(store, read_only=True) as opened:
+        board = ranking.rank(opened.cells(with_documents=True), chosen)
+    rows = report.table(board, wanted, report.figures(published_page.load(published_page.shipped_file()), chosen))
+    said = report.paragraph(rows, base.name)
+    if as_json:
+        document = {"schema": "quench.reproduce/1", "rows": rows, "paragraph": said}
+        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    else:
+        print_rows(rows, "reproduce", False, title=f"arXiv {paper} on {chosen}", columns=report.COLUMNS)
+        stdout.print(said, highlight=False)
+    if counts["failed"] or counts["cancelled"]:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""A paper's experiment as one command: its models made, scored, and set beside its figures."""

@@ -1,0 +1,153 @@
+"""Survival block by block: the same figures as on whole models, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import quantize
+from harness.errors import QuantizationError
+from harness.quantize.carving import carved, stack_of
+from harness.quantize.dense import block_linears, load_dense, source_weights
+from harness.quantize.survival import ALL_LAYERS, measure
+from harness.quantize.survival_stream import shapes_of, stream, streams, update_shape
+from harness.records import Checkpoint
+
+Mover = Callable[[Checkpoint, float], Checkpoint]
+Maker = Callable[[str], Checkpoint]
+SHAPES = ("llama", "gqa576", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2")
+
+
+def _whole(name: str, new: Checkpoint, old: Checkpoint):
+    spec = quantize.resolve(name)
+    made = [quantize.backend_of(spec).quantize(checkpoint, spec, device="cpu") for checkpoint in (new, old)]
+    return measure(*made, new, old)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_figures_are_those_of_whole_models(shape: str, checkpoint_of: Maker, moved: Mover) -> None:
+    old = checkpoint_of(shape)
+    new = moved(old, 0.004)
+    specs = [quantize.resolve("rtn-4bit-g64"), quantize.resolve("rtn-3bit-row-sym")]
+    found = stream(new, old, specs)
+    for spec in specs:
+        rows = found[spec.name]
+        assert tuple(row.survived for row in rows) == _whole(spec.name, new, old)
+        assert rows[0].survived.layer == ALL_LAYERS
+        assert len(rows) == 1 + len(block_linears(load_dense(old, device="cpu")))
+
+
+@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-fp4", "bnb-int8"])
+def test_a_library_gives_a_block_alone_the_codes_of_the_model(name: str, checkpoint_of: Maker, moved: Mover) -> None:
+    old = checkpoint_of("even128")
+    new = moved(old, 0.004)
+    found = stream(new, old, [quantize.resolve(name)])[name]
+    assert tuple(row.survived for row in found) == _whole(name, new, old)
+
+
+def test_norms_are_those_of_the_weights(checkpoint_of: Maker, moved: Mover) -> None:
+    old = checkpoint_of("llama")
+    new = moved(old, 0.01)
+    rows = stream(new, old, [quantize.resolve("rtn-4bit-g64")])["rtn-4bit-g64"]
+    with source_weights(new) as now, source_weights(old) as then:
+        total = 0.0
+        for row in rows[1:]:
+            update = now[row.survived.layer] - then[row.survived.layer]
+            assert row.shape.norm == pytest.approx(float(update.norm()), rel=1e-5)
+            total += float(update.norm()) ** 2
+            # cosine = <dQ, dW> / (|dQ| |dW|) and ratio = <dQ, dW> / |dW|^2.
+            ratio = row.survived.survival_ratio / row.survived.cosine
+            assert row.norm_ratio == pytest.approx(ratio)
+    assert rows[0].shape.norm == pytest.approx(total**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_the_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(40, rank, generator=drawn))
+    right, _ = torch.linalg.qr(torch.randn(24, rank, generator=drawn))
+    found = update_shape(1e-5 * left @ right.T)
+    assert found.effective_rank == pytest.approx(rank, rel=1e-4)
+    assert found.norm == pytest.approx(1e-5 * rank**0.5, rel=1e-4)
+
+
+def test_the_effective_rank_is_that_of_the_singular_values() -> None:
+    update = torch.randn(30, 50, generator=torch.Generator().manual_seed(1))
+    squares = torch.linalg.svdvals(update).double().square()
+    wanted = float(squares.sum() ** 2 / squares.square().sum())
+    assert update_shape(update).effective_rank == pytest.approx(wanted, rel=1e-4)
+
+
+def test_no_update_has_no_rank(checkpoint_of: Maker) -> None:
+    old = checkpoint_of("llama")
+    (name, *_) = block_linears(load_dense(old, device="cpu"))
+    shape = shapes_of(old, old, [name])[name]
+    assert (shape.norm, shape.effective_rank) == (0.0, None)
+    assert stream(old, old, [quantize.resolve("rtn-4bit-g64")])["rtn-4bit-g64"][0].norm_ratio is None
+
+
+def test_a_carved_block_holds_that_block_s_weights_and_vanishes(checkpoint_of: Maker) -> None:
+    old = checkpoint_of("qwen3")
+    stack = stack_of(old)
+    with carved(old, stack, 1) as small, source_weights(small) as own, source_weights(old) as whole:
+        names = list(block_linears(load_dense(small, device="cpu")))
+        assert names
+        for name in names:
+            assert torch.equal(own[name], whole[stack.name_in_model(name, 1)])
+            assert stack.name_in_model(name, 1) == name.replace(".0.", ".1.", 1)
+        assert json.loads((Path(small.path) / "config.json").read_text())["num_hidden_layers"] == 1
+        folder = Path(small.path)
+    assert not folder.exists()
+
+
+def test_blocks_are_reported_one_by_one(checkpoint_of: Maker) -> None:
+    seen: list[tuple[int, int]] = []
+    old = checkpoint_of("llama")
+    stream(old, old, [quantize.resolve("rtn-8bit-g64")], on_block=lambda done, blocks: seen.append((done, blocks)))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_quantizers_that_look_at_activations_don_t_stream(checkpoint_of: Maker) -> None:
+    gptq = quantize.resolve("gptq-4bit-g128-sym")
+    assert not streams(gptq)
+    assert not streams(quantize.resolve("reference"))
+    assert streams(quantize.resolve("bnb-fp4"))
+    with pytest.raises(QuantizationError, match="gptq-4bit-g128-sym can't be measured block by block"):
+        stream(checkpoint_of("llama"), checkpoint_of("llama"), [gptq])
+
+
+def test_models_of_different_shapes_are_refused(checkpoint_of: Maker) -> None:
+    with pytest.raises(QuantizationError, match="one shape"):
+        stream(checkpoint_of("gpt_neox"), checkpoint_of("llama"), [quantize.resolve("rtn-4bit-g64")])
+
+
+def test_weights_that_config_does_not_describe_are_refused(checkpoint_of: Maker, tmp_path: Path) -> None:
+    old = checkpoint_of("llama")
+    shutil.copytree(old.path, tmp_path / "bent")
+    config = json.loads((tmp_path / "bent/config.json").read_text())
+    (tmp_path / "bent/config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    bent = dataclasses.replace(old, path=str(tmp_path / "bent"))
+    with pytest.raises(QuantizationError, match="belong together"):
+        stream(bent, old, [quantize.resolve("bnb-nf4")])
+
+
+def test_layers_of_different_shapes_are_refused(checkpoint_of: Maker) -> None:
+    with pytest.raises(QuantizationError, match=r"in one model and .* in the other"):
+        stream(checkpoint_of("even128"), checkpoint_of("llama"), [quantize.resolve("rtn-4bit-g64")])
+
+
+def test_an_encoder_is_refused_with_a_sentence(tmp_path: Path, checkpoint_of: Maker) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(
+        tmp_path / "t5"
+    )
+    encoder = dataclasses.replace(checkpoint_of("llama"), path=str(tmp_path / "t5"))
+    with pytest.raises(QuantizationError, match="generates no text"):
+        stack_of(encoder)

@@ -1,0 +1,108 @@
+"""Pages that follow the code: the reference of commands is the commands', the errata name every known departure."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from harness.cli import app
+
+ROOT = Path(__file__).parent.parent
+DEPARTS = re.compile(r"Differs from the reference:")
+
+
+@pytest.fixture
+def cli_reference(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cli_reference
+
+    return cli_reference
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_reference_of_commands_is_what_the_commands_say_now(cli_reference: Any) -> None:
+    assert page("cli.md") == cli_reference.markdown(), "run python benchmarks/cli_reference.py"
+
+
+def test_every_command_and_every_option_stands_in_the_reference() -> None:
+    text = page("cli.md")
+
+    def look(command: Any, path: str) -> None:
+        assert re.search(rf"^##+ `{path}`$", text, re.MULTILINE), path
+        section = re.split(rf"^##+ `{path}`$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+        for parameter in command.params:
+            for option in parameter.opts if parameter.param_type_name == "option" else ():
+                assert re.search(rf"`.*{option}\b", section), f"{path} {option}"
+        for name, child in getattr(command, "commands", {}).items():
+            look(child, f"{path} {name}")
+
+    root: Any = typer.main.get_command(app)
+    for name, child in root.commands.items():
+        look(child, f"quench {name}")
+
+
+def test_the_reference_cuts_no_summary_off_and_names_nothing_of_this_machine(cli_reference: Any) -> None:
+    text = cli_reference.markdown()
+    assert not re.search(r"^[-*] \[?`(?:quench )?[a-z]+`.*\.\.\.$", text, re.MULTILINE)
+    assert str(Path.home()) not in text
+    assert str(ROOT) not in text
+
+
+def test_a_new_option_would_make_the_reference_stale(cli_reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = typer.Typer()
+
+    @other.command()
+    def first(store: str = typer.Option("x", "--other-store", help="Another store.")) -> None:
+        """Do one thing.
+
+        At length.
+        """
+
+    @other.command()
+    def second() -> None:
+        """Do another."""
+
+    monkeypatch.setattr(cli_reference, "app", other)
+    text = cli_reference.markdown()
+    assert "- [`quench first`](#quench-first): Do one thing.\n" in text
+    assert "--other-store" in text
+    assert text != page("cli.md")
+
+
+def test_the_reference_is_written_to_the_page_that_is_named(
+    cli_reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cli_reference.py", "--page", str(tmp_path / "cli.md")])
+    cli_reference.main()
+    assert (tmp_path / "cli.md").read_text(encoding="utf-8") == cli_reference.markdown()
+
+
+def test_the_errata_name_every_module_that_says_it_differs_from_its_reference() -> None:
+    text = page("errata.md")
+    departing = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "harness").rglob("*.py"))
+        if DEPARTS.search(path.read_text(encoding="utf-8"))
+    ]
+    assert len(departing) >= 8
+    assert [module for module in departing if f"`{module}`" not in text] == []
+
+
+def test_the_workflow_of_the_page_on_hosting_lets_no_job_both_run_code_and_write() -> None:
+    found = re.search(r"```yaml\n(name: publish.*?)```", page("self_hosting.md"), re.DOTALL)
+    assert found is not None
+    workflow = yaml.safe_load(found[1])
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        runs_code = any("run" in step for step in job["steps"])
+        writes = "write" in job["permissions"].values()
+        assert runs_code != writes

@@ -1,0 +1,105 @@
+"""The real-model experiment's own steps, on a model of a million parameters and texts of our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import real_experiment
+from harness import paths
+from harness.score import corpora
+from harness.submit import manifest
+from harness.unlearn.from_target import recipe_from_options
+
+BASE = paths.content_dir("submissions") / "mini-target-plain" / "weights"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts written and both controls trained for a step."""
+    root = tmp_path_factory.mktemp("smol")
+    for name in ("raw/forget", "privleak/retain", "privleak/holdout"):
+        path = root / "news" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        texts = [
+            f"{name} {number}: the old mill stands by the river in the year {number}. " * 30 for number in range(3)
+        ]
+        path.write_text(json.dumps(["too short", *texts]), encoding="utf-8")
+    (root / "news/knowmem").mkdir()
+    (root / "news/knowmem/forget_qa.json").write_text("[]", encoding="utf-8")
+    real_experiment.write_texts(root / "news", root / "data", BASE)
+    real_experiment.fine_tune("smol-target", ("forget", "retain1"), BASE, root / "data", root / "board", steps=1)
+    real_experiment.fine_tune("smol-retrain", ("retain1",), BASE, root / "data", root / "board", steps=1)
+    return root
+
+
+def test_texts_are_beginnings_of_one_length_and_prompts_their_first_half(work: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    forget = json.loads((work / "data/raw/forget.json").read_text())
+    items = json.loads((work / "data/verbmem/forget.json").read_text())
+    assert len(forget) == len(items) == 3
+    for text, item in zip(forget, items, strict=True):
+        assert text.startswith(item["prompt"].strip()[:40])
+        assert abs(len(tokenizer(text)["input_ids"]) - real_experiment.TOKENS) <= 2
+    assert json.loads((work / "data/privleak/retain.json").read_text()) != forget
+
+
+def test_controls_are_a_target_and_a_retrain_of_the_corpus(work: Path) -> None:
+    known = manifest.load_all(work / "board")
+    assert {name: one.role for name, one in known.items()} == {"smol-target": "target", "smol-retrain": "retrain"}
+    assert {one.corpus for one in known.values()} == {"smol"}
+    assert known["smol-target"].weights_sha256 != known["smol-retrain"].weights_sha256
+
+
+def test_what_is_there_is_not_made_again(work: Path) -> None:
+    before = (work / "board/smol-target/weights/model.safetensors").stat().st_mtime_ns
+    real_experiment.fine_tune("smol-target", ("forget",), BASE, work / "data", work / "board", steps=1)
+    assert (work / "board/smol-target/weights/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_texts_that_are_all_too_short_stop_it(work: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    with pytest.raises(SystemExit, match="Fewer than two texts"):
+        real_experiment._beginnings(["short"], AutoTokenizer.from_pretrained(BASE))
+
+
+def test_the_three_ways_differ_in_what_is_trained_and_how_it_is_rounded() -> None:
+    found = {}
+    for entry in real_experiment.ENTRIES:
+        recipe, _ = recipe_from_options(
+            "ga_gdr", lora=entry.lora, full=entry.lora is None, settings=[*entry.settings, "checkpoint_every=10"]
+        )
+        found[entry.name] = (recipe.parameters, recipe.update_precision, recipe.max_steps)
+    assert found == {
+        "smol-full-float32": ("full", "float32", 42),
+        "smol-full-bf16": ("full", "bfloat16", 42),
+        "smol-lora": ("LoRA", "float32", 12),
+    }
+
+
+def test_a_further_seed_says_which_entry_it_repeats(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def fake(*arguments: str) -> None:
+        calls.append(arguments)
+        folder = Path(arguments[arguments.index("--out") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "submission.yaml").write_text("name: x\n", encoding="utf-8")
+
+    monkeypatch.setattr(real_experiment, "quench", fake)
+    for seed in (0, 1):
+        real_experiment.unlearn(real_experiment.ENTRIES[2], seed, 0, work / "data", work / "other", steps=2)
+    assert "seed_of" not in (work / "other/smol-lora-s0/submission.yaml").read_text()
+    assert (work / "other/smol-lora-s1/submission.yaml").read_text().endswith("seed_of: smol-lora-s0\n")
+    assert all("max_steps=2" in call and "max_steps=12" not in call for call in calls)
+
+
+def test_the_corpus_ships_no_text_and_takes_its_reference_from_the_retrain_control() -> None:
+    corpus = corpora.load_corpus("smol")
+    assert corpus.reference_auc is None
+    assert list(corpus.folder.rglob("*.json")) == [corpus.folder / "corpus.json"]
