@@ -10,7 +10,7 @@ BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
 .PHONY: help demo test test-all check format site board mini wheel clean
-.PHONY: real-check real-experiment nll-check bench site-bench gpu-check
+.PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -78,6 +78,9 @@ nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against know
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
 	$(BIN)/python benchmarks/scoring.py $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)
+
+run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing to do, the time around scoring
+	$(BIN)/python benchmarks/runner.py $(BENCH)
 
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
 	$(BIN)/python benchmarks/site.py $(BENCH)

@@ -1,7 +1,7 @@
 """How long the pages of boards of 1, 8, 100 and 1,000 entries take, and what their first page weighs.
 
 The boards are the tests' synthetic ones: ten quantizers, four metrics, as many documents as muse-mini has; with 1,000
-entries four quantizers and a tenth of the documents. Each board is built in a process of its own, first without and
+entries two quantizers and a tenth of the documents. Each board is built in a process of its own, first without and
 then with the drawings of the last build; scripts and styles count as much as the page. First paint is that of Chromium
 with a CPU four times slower and a fast 3G line, where playwright is installed.
 
@@ -61,7 +61,7 @@ def fill(store: Path, entries: int) -> int:
     made = plans(entries)
     quantizers = tuple(synthetic.SPECS)
     if entries > 100:
-        quantizers = ("reference", "rtn-8bit-g128", "rtn-4bit-g128", "bnb-nf4")
+        quantizers = ("reference", "rtn-4bit-g128")
         synthetic.DOCUMENTS.update({name: count // 10 for name, count in synthetic.DOCUMENTS.items()})
     count = 0
     with Store.open(store) as opened:

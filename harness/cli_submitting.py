@@ -51,6 +51,9 @@ def init(
         str | None, typer.Option("--base-model", help="What an adapter sits on: a submission, or hf://owner/name.")
     ] = None,
     base_revision: Annotated[str | None, typer.Option("--base-revision", help="Commit of a hub base model.")] = None,
+    base_sha256: Annotated[
+        str | None, typer.Option("--base-sha256", help="Digest that the base model's weights must have.")
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit of hub weights.")] = None,
     weights_sha256: Annotated[
         str | None,
@@ -71,7 +74,7 @@ def init(
     given: dict[str, Any] = {
         "weights": weights, "method": method, "corpus": corpus, "kind": kind, "role": role, "target": target,
         "retrain": retrain, "seed_of": seed_of, "base_model": base_model, "base_revision": base_revision,
-        "revision": revision, "weights_sha256": weights_sha256, "title": title,
+        "base_sha256": base_sha256, "revision": revision, "weights_sha256": weights_sha256, "title": title,
         "hyperparameters": dict(map(_setting, settings or ())), "authors": authors, "paper_url": paper_url,
         "license": license_name, "notes": notes,
     }  # fmt: skip
@@ -147,6 +150,17 @@ def validate(
     print_rows(rows, "validate", as_json, title="Submissions", columns=("submission", "valid", "faults"))
     if not all(row["valid"] for row in rows):
         raise typer.Exit(2)
+
+
+@app.command(epilog="Example: `quench comment artifact.zip --link https://example.org/runs/1`")
+def comment(
+    artifact: Annotated[Path, typer.Argument(help="The zip archive that the workflow `validate` has uploaded.")],
+    link: Annotated[str | None, typer.Option("--link", help="Address of that run, for its log.")] = None,
+) -> None:
+    """Write what a pull request is told, as Markdown: faults, or new entries against their tiers."""
+    from harness.publish import comment as comments
+
+    print(comments.comment(artifact, link), end="")
 
 
 def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     |   +-- UnknownNameError      no quantizer, task, ... of that name
     |   +-- CorpusError           data or a reference value is missing or wrong
     |   +-- StoreError            the store can't be opened, read or trusted
+    |       +-- StoreInUseError   another process has it open
     +-- QuantizationError         a backend failed, or its proof does
     +-- ScoringError              a model can't be scored
 
@@ -104,6 +105,10 @@ class CorpusError(InputError):
 
 class StoreError(InputError):
     """The store can't be opened, read or trusted."""
+
+
+class StoreInUseError(StoreError):
+    """Another process has the store open; the message names it where the system tells."""
 
 
 class QuantizationError(QuenchError):

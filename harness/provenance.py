@@ -78,12 +78,23 @@ def _git(*arguments: str) -> str | None:
     if root is None:
         return None
     try:
+        # No optional locks: a run that is killed here would leave one, and the checkout could not be committed to.
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+_handed_over: tuple[str | None, bool] | None = None
+
+
+def take_code_state(state: tuple[str | None, bool]) -> None:
+    """Has ``code_state`` answer what the process that started this one has found: one run asks git once."""
+    global _handed_over
+    _handed_over = state
 
 
 @cache
@@ -93,6 +104,8 @@ def code_state() -> tuple[str | None, bool]:
     Outside a checkout the version of the distribution stands for the code:
     the result is ``(None, False)``.
     """
+    if _handed_over is not None:
+        return _handed_over
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None, False

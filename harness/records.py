@@ -42,8 +42,8 @@ class Submission:
         revision: Commit of hub ``weights``.
         weights_sha256: Digest of the weights as the manifest states it.
         folder: The submission's own folder (absolute).
-        seed_of: Name of the entry that this one repeats with another seed;
-            all of them share one rank.
+        seed_of: Name of the entry that it repeats with another seed, for one rank.
+        base_sha256: Digest that the base's files must have; results leave it out.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Submission:
     license: str | None = None
     notes: str | None = None
     seed_of: str | None = None
+    base_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

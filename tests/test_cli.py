@@ -19,7 +19,7 @@ SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
     "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
     "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build",
-    "survival", "reproduce",
+    "survival", "reproduce", "doctor", "comment",
 )  # fmt: skip
 
 
@@ -271,3 +271,43 @@ def test_the_miniature_s_data_are_rebuilt_with_the_shipped_digest(tmp_path: Path
     assert names
     assert names == sorted(path.relative_to(rebuilt) for path in rebuilt.rglob("*.json"))
     assert all((shipped / name).read_bytes() == (rebuilt / name).read_bytes() for name in names)
+
+
+def test_a_plan_tells_what_each_job_takes_from_cells_that_have_run(small_run: Path) -> None:
+    planned = rows(quench("plan", "mini-npo-gdr-lora", "--quantizers", "reference,bnb-nf4", "--limit", "4",
+                          "--store", small_run, "--json"), "plan")  # fmt: skip
+    assert {row["basis"] for row in planned} == {"same task"}
+    assert all(row["seconds"] > 0 and row["memory_bytes"] > 2**20 and row["disk_bytes"] > 0 for row in planned)
+    fresh = rows(quench("plan", "mini-npo-gdr-lora", "--store", small_run.parent / "none.duckdb", "--json"), "plan")
+    assert {row["basis"] for row in fresh} == {"size of weights"}
+
+
+def test_a_store_that_a_run_has_left_is_sound_and_a_lost_one_is_made_anew(small_run: Path, tmp_path: Path) -> None:
+    assert rows(quench("doctor", "--store", small_run, "--json"), "doctor") == []
+    store = tmp_path / small_run.name
+    shutil.copytree(small_run.with_suffix(".records"), store.with_suffix(".records"))
+    (found,) = rows(quench("doctor", "--store", store, "--json", code=1), "doctor")
+    assert (found["what"], found["repaired"]) == ("no store", False)
+    (found,) = rows(quench("doctor", "--store", store, "--repair", "--json"), "doctor")
+    assert found["repaired"]
+    assert len(rows(quench("show", "--cells", "--store", store, "--json"), "show")) == 32
+
+
+def test_records_that_contradict_the_store_are_listed_and_end_with_1(small_run: Path, tmp_path: Path) -> None:
+    store, folder = tmp_path / "store.duckdb", tmp_path / "elsewhere"
+    shutil.copy(small_run, store)
+    shutil.copytree(small_run.with_suffix(".records"), folder)
+    assert "0 in conflict" in quench("ingest", folder, "--store", store).stderr
+    record = next(path for path in sorted(folder.glob("*.json")) if '"metric":"verbmem_f"' in path.read_text())
+    body = json.loads(record.read_text())
+    body["scores"][0]["value"] = 0.123456
+    record.write_text(json.dumps(body))
+    (row,) = rows(quench("ingest", folder, "--store", store, "--json", code=1), "ingest")
+    assert "0.123456 there" in row["differs"]
+
+
+def test_watching_ends_when_nothing_is_to_do_and_excludes_json(small_run: Path) -> None:
+    shown = quench("status", "mini-npo-gdr-lora", "--quantizers", "reference", "--limit", "4", "--store", small_run,
+                   "--watch")  # fmt: skip
+    assert "mini-npo-gdr-lora" in shown.stdout
+    assert "exclude each other" in one_sentence(quench("status", "--watch", "--json", code=2))

@@ -62,7 +62,7 @@ def test_every_field_can_be_given_as_an_option(board: Path) -> None:
         "--title": "T", "--method": "M", "--corpus": "mini", "--kind": "lora_adapter", "--role": "entry",
         "--target": "mini-target-4bit", "--retrain": "mini-retrain", "--seed-of": "first",
         "--base-model": "hf://a/b", "--base-revision": "0" * 40, "--weights": "hf://c/d", "--revision": "1" * 40,
-        "--weights-sha256": "2" * 64, "--set": "lr=1e-5", "--author": "A", "--paper-url": "https://x.org/y",
+        "--weights-sha256": "2" * 64, "--base-sha256": "3" * 64, "--set": "lr=1e-5", "--author": "A", "--paper-url": "https://x.org/y",
         "--license": "MIT", "--notes": "N",
     }  # fmt: skip
     flags = [word for pair in options.items() for word in pair]
@@ -71,7 +71,7 @@ def test_every_field_can_be_given_as_an_option(board: Path) -> None:
     assert len(options) == len(manifest.Manifest.model_fields) - 1
     assert loaded.hyperparameters == {"lr": 1e-5, "form": "cosine", "steps": [1, 2]}
     assert (loaded.authors, loaded.title, loaded.license, loaded.notes) == (("A", "B"), "T", "MIT", "N")
-    assert (loaded.base_model, loaded.base_revision) == ("hf://a/b", "0" * 40)
+    assert (loaded.base_model, loaded.base_revision, loaded.base_sha256) == ("hf://a/b", "0" * 40, "3" * 64)
     assert (loaded.weights, loaded.revision, loaded.weights_sha256) == ("hf://c/d", "1" * 40, "2" * 64)
     assert (loaded.seed_of, loaded.retrain, loaded.paper_url) == ("first", "mini-retrain", "https://x.org/y")
 

@@ -14,7 +14,8 @@ FLOOR = {
     "publish": 3, "run": 3, "unlearn": 3,
     "mini": 4, "reproduce": 4,
     "cli_options": 5, "cli_making": 5, "cli_logs": 5, "cli_cache": 5, "cli_backends": 5, "cli_showing": 5,
-    "cli_compare": 5, "cli_submitting": 5, "cli_exporting": 5, "cli_survival": 5, "cli_reproduce": 5, "cli": 5,
+    "cli_compare": 5, "cli_submitting": 5, "cli_exporting": 5, "cli_survival": 5, "cli_reproduce": 5, "cli_planning": 5,
+    "cli_running": 5, "cli": 5,
 }  # fmt: skip
 MODULES = sorted(HARNESS.rglob("*.py"))
 

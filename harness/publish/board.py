@@ -169,6 +169,21 @@ class WidthResult:
     seeds: Seeds | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What a reader must know of an entry beyond its scores.
+
+    Attributes:
+        word: One to four words.
+        reason: A sentence without a full stop.
+        decisive: Whether it leaves the entry without a rank.
+    """
+
+    word: str
+    reason: str
+    decisive: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderboardRow:
     """One submission: an entry with its verdicts, or a control.
@@ -178,12 +193,14 @@ class LeaderboardRow:
         by_bits: Entries only.
         certificates: By width below 16, where everything is measured and no
             backend destroys the model.
+        flags: Entries only; decisive ones first.
     """
 
     submission: Submission
     by_quantizer: Mapping[str, QuantizerResult]
     by_bits: Mapping[int, WidthResult] = field(default_factory=dict)
     certificates: Mapping[int, Certificate] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
 
     @property
     def durable_bits(self) -> tuple[int, ...]:

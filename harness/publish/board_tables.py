@@ -95,7 +95,10 @@ def view(
     if submission is None:
         return View(rows=kept, title=f"{len(kept)} cells")
     columns = [column for column in tables.CELL_COLUMNS if column != "submission"]
-    return View(rows=kept, title=f"{submission}: {len(kept)} cells", columns=columns)
+    flags = [flag.word for board in boards for row in board.rows if row.submission.name == submission
+             for flag in row.flags]  # fmt: skip
+    flagged = f", flagged {', '.join(flags)}" if flags else ""
+    return View(rows=kept, title=f"{submission}: {len(kept)} cells{flagged}", columns=columns)
 
 
 def _place(result: CellResult) -> tuple[object, ...]:

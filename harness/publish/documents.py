@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.publish.board import LeaderboardRow
-from harness.publish.page_text import EXCERPT, excerpt
+from harness.publish.page_text import ending, excerpt
 from harness.publish.rules import FORGET_METRICS, REFERENCE
 from harness.records import CellResult, DocumentRecord
 from harness.score.metrics import METRICS, PRIMARY
@@ -19,9 +19,9 @@ Answers = Mapping[str, Mapping[int, DocumentRecord]]
 def across_bits(row: LeaderboardRow) -> list[dict[str, Any]]:
     """Returns every document that was answered at 16 bit and at a narrower width, the most recovered first.
 
-    Each has ``label`` and ``document``, ``back`` (how much its score rose from 16 bit at most), ``prompt`` and
-    ``reference`` of at most ``EXCERPT`` characters, and ``answers``: one per bit width, widest first, with ``bits``,
-    ``quantizer`` (the backend whose answer scores highest there), ``score`` and ``text``.
+    Each has ``label`` and ``document``, ``back`` (how much its score rose from 16 bit at most), ``prompt`` (its end),
+    ``reference`` (both of at most ``page_text.EXCERPT`` characters) and ``answers``: one per width, widest first, with
+    ``bits``, ``quantizer`` (the backend whose answer scores highest there), ``score`` and ``text``.
     """
     found = []
     for metric in FORGET_METRICS:
@@ -54,7 +54,7 @@ def _document(metric: str, index: int, answers: Answers, widths: Mapping[str, in
     first = answers[REFERENCE][index]
     return {
         "label": METRICS[metric].label, "document": index, "back": max(narrow) - scores[REFERENCE],
-        "prompt": excerpt(first.prompt_excerpt[-EXCERPT:]), "reference": excerpt(first.reference_excerpt),
+        "prompt": ending(first.prompt_excerpt), "reference": excerpt(first.reference_excerpt),
         "answers": [
             {"bits": bits, "quantizer": name, "score": scores[name], "text": excerpt(answers[name][index].response)}
             for bits, name in sorted(worst.items(), reverse=True)
@@ -72,7 +72,7 @@ def as_script(documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def rows(cells: Sequence[CellResult]) -> Iterator[dict[str, Any]]:
-    """Yields one row per answered document of the finished cells, texts cut to ``EXCERPT`` characters."""
+    """Yields one row per answered document of the finished cells, texts cut to ``page_text.EXCERPT`` characters."""
     for cell in cells:
         metric = next((score.metric for score in cell.scores if score.metric in PRIMARY), None)
         if metric is None or cell.status != "finished":
@@ -82,7 +82,7 @@ def rows(cells: Sequence[CellResult]) -> Iterator[dict[str, Any]]:
                 yield {
                     "corpus": cell.corpus, "submission": cell.cell.submission, "quantizer": cell.cell.quantizer,
                     "bits": cell.spec.bits, "metric": metric, "document": document.index,
-                    "score": document.scores[metric], "prompt": excerpt(document.prompt_excerpt[-EXCERPT:]),
+                    "score": document.scores[metric], "prompt": ending(document.prompt_excerpt),
                     "reference": excerpt(document.reference_excerpt), "response": excerpt(document.response),
                     "prompt_sha256": document.prompt_sha256, "reference_sha256": document.reference_sha256,
                 }  # fmt: skip

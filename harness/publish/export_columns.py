@@ -46,7 +46,7 @@ BOARD: Mapping[str, Holds] = dict(
         )
         + f"utility_share:interval utility_quantizer {_SCORES} privleak_quantizer unranked_reason durable:flag"
         " durable_proven:flag seeds:integer seeds_rho:interval seeds_rho_least:number seeds_rho_most:number"
-        " seeds_rho_deviation:number seeds_durable:integer few_documents:texts"
+        " seeds_rho_deviation:number seeds_durable:integer few_documents:texts flags:texts"
     )
 )
 """Columns of the board, one row per entry and bit width (``tables.ranked_rows`` says what they mean)."""

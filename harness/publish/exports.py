@@ -185,8 +185,7 @@ def _paper_tables(release: Release, form: Any) -> str:
         for bits in board.widths:
             rows = tables.ranked_rows(board, bits)
             said = [f"{prose(board.corpus)}, {bits} bit, worst backend; scoring version {board.scoring_version}."]
-            said += [f"{row['submission']} has no rank: {row['unranked_reason']}." for row in rows
-                     if row["unranked_reason"]]  # fmt: skip
+            said += [f"{reason}." for reason in table_formats.reasons(rows)]
             ranked = [row for row in rows if row["rank"] is not None]
             shown = [table_formats.text_table(ranked, form, tables.RANKED_COLUMNS)] if ranked else []
             parts.append("".join((*shown, table_formats.paragraphs([prose(line) for line in said], form))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -13,30 +14,37 @@ from harness.publish.headline import KINDS, certainty, question
 from harness.publish.rules import FORGET_METRICS, PRIVACY, TAU
 from harness.score.metrics import METRICS
 
+MOST = 200
+"""Entries on the first page of a board; of more, all stand on a page of their own."""
 
-def context(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
+
+def context(board: Board, links: Mapping[str, str], *, most: int) -> dict[str, Any]:
     """Returns the template's variables for one board.
 
     Args:
         board: The board.
         links: Page by name.
+        most: Entries in its tables: the first ones of the board, the same at every width. Sentences, curves and
+            marks are of all entries.
     """
     bits = board.headline_bits
-    figures = [figure for figure in (_curves(board), _trade_off(board, bits)) if figure is not None]
+    shown = replace(board, rows=board.rows[:most])
+    figures = [figure for figure in (_curves(board, shown), _trade_off(board, shown, bits)) if figure is not None]
     colours = {name: variable.removeprefix("--c") for name, variable in plots.colours(board).items()}
     return {
         "figures": figures,
+        "rows": shown.rows,
         "columns": _columns(board),
         "hidden_columns": [f"b{bits}" for bits in board.widths],
         "alike": _alike,
-        "keys": {row.submission.name: compare_page.key(links[row.submission.name]) for row in board.rows},
+        "keys": {row.submission.name: compare_page.key(links[row.submission.name]) for row in shown.rows},
         "comparable": {row.submission.name for row in pairs.compared(board)},
-        "colours": {row.submission.name: colours.get(row.submission.name) for row in board.rows},
-        "widths": [_width(board, width) for width in _headline_first(board)] if board.rows else [],
+        "colours": {row.submission.name: colours.get(row.submission.name) for row in shown.rows},
+        "widths": [_width(board, shown, width) for width in _headline_first(board)] if board.rows else [],
         "question": question(board),
         "certainty": certainty(board),
-        "methods": sorted({page_text.visible(row.submission.method) for row in board.rows}),
-        "kinds": sorted({KINDS[row.submission.kind] for row in board.rows}),
+        "methods": sorted({page_text.visible(row.submission.method) for row in shown.rows}),
+        "kinds": sorted({KINDS[row.submission.kind] for row in shown.rows}),
         "documents": ", ".join(
             f"{number} documents for {METRICS[metric].label}" for metric, number in board.documents.items()
         ) or "no documents at 16 bit",
@@ -61,14 +69,14 @@ def _headline_first(board: Board) -> list[int]:
     return [board.headline_bits, *(bits for bits in board.widths if bits != board.headline_bits)]
 
 
-def _width(board: Board, bits: int) -> dict[str, Any]:
+def _width(board: Board, shown: Board, bits: int) -> dict[str, Any]:
     backends = board.quantizers_at(bits)
     return {
         "bits": bits,
         "backends": f"worst of {len(backends)}: {', '.join(backends)}" if len(backends) > 1 else ", ".join(backends),
-        "ranked": board.ranked(bits),
-        "unranked": board.unranked(bits),
-        "figure": _trade_off(board, bits) if bits != board.headline_bits else None,
+        "ranked": shown.ranked(bits),
+        "unranked": shown.unranked(bits),
+        "figure": _trade_off(board, shown, bits) if bits != board.headline_bits else None,
     }
 
 
@@ -82,13 +90,13 @@ def _figure(
     }  # fmt: skip
 
 
-def _curves(board: Board) -> dict[str, Any] | None:
+def _curves(board: Board, shown: Board) -> dict[str, Any] | None:
     wide = plots.remaining_curves(board)
     if wide is None:
         return None
     rows = [
         [row.submission.name, METRICS[metric].label, *(_cell(row.by_bits.get(bits), metric) for bits in board.widths)]
-        for row in board.rows
+        for row in shown.rows
         for metric in FORGET_METRICS
     ]
     note = (
@@ -136,7 +144,7 @@ def finding(board: Board) -> str:
     )
 
 
-def _trade_off(board: Board, bits: int) -> dict[str, Any] | None:
+def _trade_off(board: Board, shown: Board, bits: int) -> dict[str, Any] | None:
     wide = plots.trade_off(board, bits)
     if wide is None:
         return None
@@ -145,7 +153,7 @@ def _trade_off(board: Board, bits: int) -> dict[str, Any] | None:
             row.submission.name, page_text.number(1 - result.remaining.value),
             page_text.percent(result.utility_share.value),
         ]
-        for row in board.rows
+        for row in shown.rows
         if (result := row.by_bits.get(bits)) and result.remaining is not None and result.utility_share is not None
     ]  # fmt: skip
     note = "Upper right is better; the shaded corner forgets and stays useful. Filled: LoRA. Open: full. Worst backend."

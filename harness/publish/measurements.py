@@ -32,6 +32,11 @@ def _one_origin(cells: Sequence[CellResult]) -> list[CellResult]:
 class Measurements:
     """The cells of one corpus that count: newest, finished, whole, of the current scoring version.
 
+    Args:
+        cells: Stored cells with their documents.
+        corpus: Name of the corpus.
+        resampled_under: Quantizers of which resamples will be asked for, so that no others are drawn; None for all.
+
     Attributes:
         scoring_version: The newest one present.
         submissions: Newest manifest snapshot by name.
@@ -39,7 +44,9 @@ class Measurements:
         retrains: Names of the retrained models.
     """
 
-    def __init__(self, cells: Iterable[CellResult], corpus: str) -> None:
+    def __init__(
+        self, cells: Iterable[CellResult], corpus: str, resampled_under: Iterable[str] | None = None
+    ) -> None:  # fmt: skip
         self._all = sorted(_one_origin([cell for cell in cells if cell.corpus == corpus]), key=_age)
         finished = [cell for cell in self._all if cell.status == "finished"]
         here = [cell for cell in finished if cell.origin == "scored"]
@@ -59,7 +66,7 @@ class Measurements:
                 self._chosen[cell.cell.submission, cell.cell.quantizer, metric] = cell
         self.retrains = tuple(sorted(name for name, found in self.submissions.items() if found.role == "retrain"))
         self._from_logs = frozenset(cell.submission.name for cell in self._all if cell.origin != "scored")
-        self._names = tuple(specs)
+        self._names = tuple(specs if resampled_under is None else resampled_under)
         self._resampled: dict[Place, Resampled | None] = {}
         self._areas: dict[str, Resampled | None] = {}
 

@@ -49,6 +49,19 @@ def excerpt(text: Any, length: int = EXCERPT) -> str:
     return whole if len(whole) <= length else f"{whole[: length - 1]}…"
 
 
+def ending(text: Any, length: int = EXCERPT) -> str:
+    """Returns the last words of a text that may itself be cut, at most ``length`` characters with the ellipsis.
+
+    A text of ``length`` characters or more counts as cut: the store keeps no more of a prompt.
+    """
+    whole = prose(text)
+    if len(whole) < length:
+        return whole
+    rest = whole[1 - length :]
+    first = re.search(r"\s", rest[: length // 4])
+    return f"…{rest[first.end() :] if first else rest}"
+
+
 def web_address(text: Any) -> str | None:
     """Returns an http(s) address that may become a link, None for anything else."""
     if not isinstance(text, str) or any(unicodedata.category(c) in _INVISIBLE or c.isspace() for c in text):

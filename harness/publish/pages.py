@@ -47,6 +47,7 @@ from harness.publish.release import Release
 from harness.records import CellResult
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
+from harness.store import collector
 from harness.store.store import Store
 from harness.submit.fields import schema_text
 
@@ -85,10 +86,11 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
     """
     _check_address(base_url)
     replacing.check_replaceable(out)
-    cells = _stored(store)
-    site = _site(store, cells, title, base_url)
-    with replacing.replaced(out) as building:
-        _build(building, cells, site)
+    with collector.paused():
+        cells = _stored(store)
+        site = _site(store, cells, title, base_url)
+        with replacing.replaced(out) as building:
+            _build(building, cells, site)
     drawing.trim()
     return out / "index.html"
 
@@ -296,15 +298,20 @@ def _links(boards: Sequence[Board]) -> dict[str, dict[str, str]]:
 def _index(
     folder: Path, env: jinja2.Environment, site: Site, board: Board, homes: Mapping[str, str], links: Mapping[str, str]
 ) -> None:
-    context = index_page.context(board, links)
-    for figure in (*context["figures"], *(width["figure"] for width in context["widths"] if width["figure"])):
-        _write_chart(folder, figure)
-    _write(
-        folder, env, "index.html.j2", homes[board.corpus], site, section="Leaderboard", board=board,
-        links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
-        corpus=corpus_facts(board.corpus), compare=compare_page.address(homes[board.corpus]),
-        **context,
-    )  # fmt: skip
+    home = homes[board.corpus]
+    more = f"all-{home}" if len(board.rows) > index_page.MOST else None
+    for page, most in ((home, index_page.MOST), (more, len(board.rows))):
+        if page is None:
+            continue
+        context = index_page.context(board, links, most=most)
+        for figure in (*context["figures"], *(width["figure"] for width in context["widths"] if width["figure"])):
+            _write_chart(folder, figure)
+        _write(
+            folder, env, "index.html.j2", page, site, section="Leaderboard", board=board,
+            links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
+            corpus=corpus_facts(board.corpus), compare=compare_page.address(home),
+            more=more if page == home else None, **context,
+        )  # fmt: skip
 
 
 def _submission(

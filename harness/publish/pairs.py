@@ -81,7 +81,8 @@ def gaps(cells: Sequence[CellResult], board: Board) -> dict[tuple[str, str], tup
         cells: Stored cells with their documents.
         board: The board ranked from them.
     """
-    found = Measurements(cells, board.corpus)
+    at = [name for bits in widths(board) for name in board.quantizers_at(bits)]
+    found = Measurements(cells, board.corpus, resampled_under=at)
     controls = Controls(found)
     names = [row.submission.name for row in compared(board)]
     known: dict[str, dict[tuple[int, str], _Worst]] = {}

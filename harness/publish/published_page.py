@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -140,6 +141,11 @@ def context(
         }
         for (work, year, url), found in groupby(rows, key=_work)
     ]  # fmt: skip
+    named = Counter((group["work"], group["year"]) for group in groups)
+    for group in groups:
+        # Two sources of one name would have the same heading: there the first row's place tells them apart.
+        more = f": {group['rows'][0]['published'].where}" if named[group["work"], group["year"]] > 1 else ""
+        group["title"] = f"{group['work']}, {group['year']}{more}"
     matched = sum(bool(line["here"]) for group in groups for line in group["rows"])
     return {
         "groups": groups,

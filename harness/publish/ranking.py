@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.publish import headline, seeds
+from harness.publish import headline, honesty, seeds
 from harness.publish.board import (
     Board,
     Certificate,
@@ -25,7 +25,8 @@ from harness.publish.board import (
     WidthResult,
 )
 from harness.publish.controls import Controls
-from harness.publish.entries import adjusted, copy_of, judge, plain
+from harness.publish.duplicates import Traces
+from harness.publish.entries import adjusted, judge, plain
 from harness.publish.measurements import Measurements
 from harness.publish.rules import FORGET_METRICS, HEADLINE_BITS, REFERENCE, TAU
 from harness.publish.seeds import Contender
@@ -52,7 +53,8 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
         bits: [spec.name for spec in found.quantizers if spec.bits == bits and spec.name in measured]
         for bits in widths
     }  # fmt: skip
-    judged = [_judge_all(found, controls, entry, at) for entry in sorted(entries, key=lambda entry: entry.name)]
+    traces = Traces(found)
+    judged = [_judge_all(found, controls, entry, traces, at) for entry in sorted(entries, key=lambda entry: entry.name)]
     by_width = {bits: _rank_width(judged, bits, at[bits]) for bits in widths}
     rows = [
         LeaderboardRow(
@@ -60,6 +62,7 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
             by_quantizer=entry.by_quantizer,
             by_bits={bits: by_width[bits][entry.submission.name] for bits in widths},
             certificates=entry.certificates,
+            flags=entry.flags,
         )
         for entry in judged
     ]
@@ -90,7 +93,7 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
 
 
 def _judge_all(
-    found: Measurements, controls: Controls, entry: Submission, at: Mapping[int, Sequence[str]]
+    found: Measurements, controls: Controls, entry: Submission, traces: Traces, at: Mapping[int, Sequence[str]]
 ) -> Judged:  # fmt: skip
     results: dict[str, QuantizerResult] = {}
     draws: dict[str, Floats] = {}
@@ -101,7 +104,7 @@ def _judge_all(
             draws[spec.name] = worst.rho
         if worst.recovery is not None:
             recoveries[spec.name] = worst.recovery
-    copied = copy_of(found, controls, entry)
+    flags = honesty.flags(found, controls, entry, traces)
     found.forget(entry.name)
     narrow = {bits: names for bits, names in at.items() if bits < 16}
     return Judged(
@@ -109,7 +112,7 @@ def _judge_all(
         by_quantizer=adjusted(results),
         draws=draws,
         certificates=_certificates(results, recoveries, narrow),
-        copy_of=copied,
+        flags=flags,
     )
 
 

@@ -1,7 +1,12 @@
-"""A site is built beside its place and moved there as a whole; nothing but an earlier site is ever replaced."""
+"""A site is built beside its place and moved there as a whole; nothing but an earlier site is ever replaced.
+
+Files that are as they were keep their time of change, so that rsync sends and browsers load again only what differs.
+"""
 
 from __future__ import annotations
 
+import filecmp
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,7 +46,16 @@ def replaced(out: Path) -> Iterator[Path]:
         raise
 
 
+def _keep_times(building: Path, earlier: Path) -> None:
+    for path in building.rglob("*"):
+        before = earlier / path.relative_to(building)
+        if path.is_file() and before.is_file() and filecmp.cmp(path, before, shallow=False):
+            facts = before.stat()
+            os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
 def _swap(building: Path, out: Path) -> None:
+    _keep_times(building, out)
     old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
     if out.exists():
         out.replace(old / "site")

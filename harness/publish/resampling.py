@@ -26,6 +26,9 @@ Ids = tuple[tuple[str, int, str], ...]
 """Split, index and prompt digest of every document that was drawn from."""
 
 _SOME = 500
+_PRODUCT = 200_000
+"""Multiplications in one matrix product: from 262,144 on OpenBLAS wakes threads, which wait for each other longer than
+they compute on a machine that does anything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +230,11 @@ def resampled_mean(values: Floats, drawn: Counts) -> Floats:
     size = values.shape[-1]
     _, exponent = np.frexp(size * np.abs(values).max(axis=-1, keepdims=True))
     rounded = np.ldexp(np.rint(np.ldexp(values, 53 - exponent)), exponent - 53)
-    return np.asarray(rounded @ drawn.T / size)
+    means = np.empty((*values.shape[:-1], drawn.shape[0]))
+    step = max(1, _PRODUCT // values.size)
+    for start in range(0, drawn.shape[0], step):
+        np.matmul(rounded, drawn.T[:, start : start + step], out=means[..., start : start + step])
+    return np.asarray(np.divide(means, size, out=means))
 
 
 def resampled_auc(forget: Floats, holdout: Floats, drawn_forget: Counts, drawn_holdout: Counts) -> Floats:

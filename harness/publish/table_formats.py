@@ -48,6 +48,8 @@ def terminal_table(rows: Sequence[Mapping[str, Any]], *, title: str, columns: Se
             justify="right" if any(_is_number(row.get(key)) for row in rows) else "left",
             # A name that is cut off can't be typed again.
             min_width=max(map(len, cells), default=0) if key in _NAMES else None,
+            # Else rich takes it for one that gives way, and the table is wider than asked for.
+            no_wrap=key in _NAMES,
             overflow="fold",
         )
     if not shown:
@@ -166,8 +168,19 @@ def _compact(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**row, **{f"score{end}": row[f"{metric}{end}"] for end in ("", "_low", "_high")}}
 
 
-def _reasons(rows: Sequence[Mapping[str, Any]]) -> Text | None:
+def reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns why rows have no rank and what else is to be known of them, as sentences without a full stop."""
     lines = [f"{row['submission']} has no rank: {row['unranked_reason']}" for row in rows if row.get("unranked_reason")]
+    for row in rows:
+        why = row.get("unranked_reason")
+        # What cost it its rank is said already.
+        told = (flag for flag in row.get("flags") or () if not why or not flag.endswith(f": {why}"))
+        lines += [f"{row['submission']} is flagged {flag}" for flag in told]
+    return lines
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> Text | None:
+    lines = reasons(rows)
     if any(row.get("few_documents") for row in rows):
         lines.append(f"* carried by fewer than {FEW_DOCUMENTS} documents: the interval may be too narrow")
     return Text("\n".join(map(visible, lines))) if lines else None

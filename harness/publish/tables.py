@@ -51,7 +51,7 @@ def ranked_rows(board: Board, bits: int | None) -> list[Row]:
     ``quantizer``, the worst backend at the width; ``rho`` and ``recovery``
     are those of ``worst_metric`` there. ``worst_rho_<metric>`` is a metric's
     own worst case, under ``worst_quantizer_<metric>``. ``privleak`` and ``utility_share``
-    have worst backends of their own.
+    have worst backends of their own. ``flags`` are an entry's, the same at every width.
 
     Args:
         board: The ranked board.
@@ -105,6 +105,7 @@ def _ranked(board: Board, row: LeaderboardRow, bits: int) -> Row:
             name for name, found in (("rho", at.remaining), ("recovery", at.recovery), ("utility", at.utility_share))
             if found is not None and found.few
         ],
+        "flags": [f"{flag.word}: {flag.reason}" for flag in row.flags],
     }  # fmt: skip
 
 

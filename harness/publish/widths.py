@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.publish.board import Certificate, MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
+from harness.publish.board import Certificate, Flag, MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
 from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE
 from harness.publish.statistics import Floats
 from harness.publish.verdicts import worst_of
@@ -20,15 +20,14 @@ class Judged:
     Attributes:
         draws: Resamples of its worst remaining share, by quantizer.
         certificates: Durability by width.
-        copy_of: A sentence on the control whose 16-bit answers it repeats,
-            without a full stop; None where it repeats none.
+        flags: What a reader must know; decisive ones leave it without a rank.
     """
 
     submission: Submission
     by_quantizer: Mapping[str, QuantizerResult]
     draws: Mapping[str, Floats]
     certificates: Mapping[int, Certificate] = field(default_factory=dict)
-    copy_of: str | None = None
+    flags: tuple[Flag, ...] = ()
 
 
 def at_width(entry: Judged, bits: int, expected: Sequence[str]) -> WidthResult:
@@ -122,8 +121,9 @@ def _unranked_reason(
     absent = [name for name in expected if name not in measured]
     if absent:
         return "; ".join(str(entry.by_quantizer[name].missing) for name in absent)
-    if entry.copy_of is not None:
-        return entry.copy_of
+    decisive = next((flag.reason for flag in entry.flags if flag.decisive), None)
+    if decisive is not None:
+        return decisive
     impossible = [f"{name}: {reason}" for name in measured if (reason := entry.by_quantizer[name].impossible)]
     if impossible:
         return impossible[0]

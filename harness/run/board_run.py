@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from harness.errors import QuenchError, StoreError
-from harness.records import Cell, CellResult, Job, Status, Submission
-from harness.run import references
+from harness.records import Cell, Job, Status, Submission
+from harness.run import live_status, references
 from harness.run.executors import Executor, local
 from harness.run.planner import Plan
 from harness.run.progress import RunProgress
+from harness.run.run_log import RunLog
 from harness.run.runner import Settings, unfinished
 from harness.score.corpora import ReferenceAuc
 from harness.store import cell_files
 from harness.store.store import Store
 from harness.submit import checkpoints
 from harness.submit.weights import HUB
-
-_STATUSES: tuple[Status, ...] = ("finished", "failed", "skipped", "cancelled")
 
 _Take = Callable[[local.Event], None]
 
@@ -46,9 +45,9 @@ def finished_keys(store: Path) -> frozenset[str]:
         return opened.keys("finished")
 
 
-def default_workers(device: str) -> int:
-    """Returns how many jobs run at a time: one per core on the CPU, one on a GPU."""
-    return 1 if device.startswith("cuda") else max(1, os.cpu_count() or 1)
+def default_workers(device: str, cards: int = 0) -> int:
+    """Returns how many jobs run at a time: one per core on the CPU, one on each of so many GPUs."""
+    return max(1, cards) if device.startswith("cuda") else max(1, os.cpu_count() or 1)
 
 
 def execute(
@@ -74,21 +73,36 @@ def execute(
         Number of cells by how they ended in this run.
 
     Raises:
-        StoreError: The store can't be opened or written.
+        StoreError: The store can't be opened or written; outcomes that lie in records
+            are stored by the next run.
     """
     store.parent.mkdir(parents=True, exist_ok=True)
-    with Store.open(store) as opened, RunProgress(console, jobs=len(plan.jobs)) as progress:
-        recover(opened, spool_of(store))
+    spool = spool_of(store)
+    with (
+        Store.open(store) as opened,
+        RunProgress(console, jobs=len(plan.jobs)) as progress,
+        RunLog.begin(spool, jobs=len(plan.jobs), cells=plan.cells_to_do, done=len(plan.done)) as log,
+    ):
+        log.write("recovered", cells=recover(opened, spool))
+        unstored: list[str] = []
 
         def take(event: local.Event) -> None:
-            if event.result is not None:
-                opened.add(event.result)
+            log.take(event)
             progress.show(event)
+            if event.result is None:
+                return
+            if event.result.status == "failed":
+                # What a worker could not write, this process can't either where a disk is full: the row tells.
+                with suppress(OSError):
+                    cell_files.write(event.result, spool)
+            try:
+                opened.add(event.result)
+            except StoreError as error:
+                log.write("unstored", key=event.result.cell.key, reason=str(error))
+                unstored.append(str(error))
 
-        for job, reason in plan.impossible:
-            for cell in job.cells:
-                opened.add(unfinished(job, cell, "skipped", reason, device=settings.device, seed=settings.seed))
-                progress.counts["skipped"] += 1
+        _skip(plan, opened, settings, take)
+        live_status.write_snapshot(opened.statuses(), spool)
         unreachable = _fetch(plan.jobs, submissions, Path(settings.cache))
         for job in plan.jobs:
             if (why := unreachable.get(job.submission.name)) is not None:
@@ -102,9 +116,25 @@ def execute(
             ready, told = _with_references(jobs, plan, opened, settings, take)
             if ready:
                 interrupted = executor(
-                    ready, submissions, told, workers=workers, spool=spool_of(store), on_event=take, timeout=timeout
+                    ready, submissions, told, workers=workers, spool=spool, on_event=take, timeout=timeout
                 )
+        log.write("ended", interrupted=interrupted, **progress.counts)
+    if unstored:
+        raise StoreError(
+            f"{len(unstored)} outcomes are not in the store {store} but in {spool.name} ({unstored[0]}): free space or "
+            "give rights there, and run the same command again, which stores them."
+        )
     return progress.counts
+
+
+def _skip(plan: Plan, store: Store, settings: Settings, take: _Take) -> None:
+    """Ends what this machine can't do, and leaves alone what the store says already in the same words."""
+    said = store.reasons("skipped")
+    for job, reason in plan.impossible:
+        for cell in job.cells:
+            if said.get(cell.key) != reason:
+                row = unfinished(job, cell, "skipped", reason, device=settings.device, seed=settings.seed)
+                take(local.Event(job=job, result=row))
 
 
 def _end(
@@ -171,11 +201,10 @@ def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Pa
 
 def recover(store: Store, spool: Path) -> int:
     """Stores records that a run before this one wrote but could not store; returns how many."""
-    finished = store.keys("finished")
-    known = store.keys(*_STATUSES)
+    known = store.statuses()
     stored = 0
     for path in sorted(spool.glob("*.json")):
-        if path.stem in finished:
+        if known.get(path.stem) == "finished":
             continue
         try:
             result = cell_files.read(path)
@@ -186,43 +215,6 @@ def recover(store: Store, spool: Path) -> int:
     return stored
 
 
-def ingest(store: Path, folder: Path) -> tuple[int, int]:
-    """Stores the cell records of a folder, e.g. from another machine.
-
-    Returns:
-        Records that were new and records that were there already.
-
-    Raises:
-        StoreError: The store can't be written, or a file is no cell record.
-    """
-    results: list[CellResult] = [cell_files.read(path) for path in sorted(folder.glob("*.json"))]
-    with Store.open(store) as opened:
-        new = sum(opened.add(result) for result in results)
-    return new, len(results) - new
-
-
 def threads_for(device: str, workers: int) -> int:
     """Returns torch threads per worker so that workers share the cores; 0 (torch's choice) on a GPU."""
     return 0 if device.startswith("cuda") else max(1, (os.cpu_count() or 1) // workers)
-
-
-def progress_rows(plan: Plan, store: Path) -> list[dict[str, Any]]:
-    """Returns how many cells of a full plan have ended how, by submission and quantizer.
-
-    Args:
-        plan: A plan made with no finished keys, so that it holds every cell.
-        store: DuckDB file; everything is to do where it is absent.
-    """
-    keys: dict[str, frozenset[str]] = dict.fromkeys(_STATUSES, frozenset())
-    if store.exists():
-        with Store.open(store, read_only=True) as opened:
-            keys = {status: opened.keys(status) for status in _STATUSES}
-    rows = []
-    for job in (*plan.jobs, *(job for job, _ in plan.impossible)):
-        mine = {cell.key for cell in job.cells}
-        counts = {status: len(mine & known) for status, known in keys.items()}
-        rows.append({
-            "submission": job.submission.name, "quantizer": job.spec.name, **counts,
-            "to_do": len(mine) - sum(counts.values()),
-        })  # fmt: skip
-    return rows

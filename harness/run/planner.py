@@ -5,6 +5,7 @@ Planning reads digests and looks at no weights, so it needs neither torch nor a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,9 +105,20 @@ def weights_of(submission: Submission, submissions: Mapping[str, Submission]) ->
     }
 
 
+@functools.cache
+def _task_facts(task: str) -> tuple[str, str]:
+    """Returns a task's digest and metric, read once for each plan: a grid has few tasks and many cells."""
+    return corpora.task_digest(task), corpora.metric_of(task)
+
+
+def _quantizer_facts(spec: QuantizerSpec) -> dict[str, Any]:
+    return asdict(spec) | {"label": None, "version": backend_of(spec).library_version()}
+
+
 def make_cell(
     submission: Submission, spec: QuantizerSpec, task: str, *, weights: Mapping[str, str | None],
     corpus: corpora.Corpus, seed: int, limit: int | None, reference: Cell | None = None,
+    quantizer: Mapping[str, Any] | None = None,
 ) -> Cell:  # fmt: skip
     """Returns the cell with the key over every input that can move its numbers.
 
@@ -120,16 +132,18 @@ def make_cell(
         limit: Documents per task; None means all.
         reference: Cell whose AUC PrivLeak is relative to, where the corpus
             states none; None for that cell itself.
+        quantizer: What the key says of ``spec``, for callers that make many
+            cells of one; None has it found out.
     """
     relative_to = corpus.reference_auc if corpus.reference_auc is not None else reference and reference.key
     key = provenance.cell_key(
         **weights,
         kind=submission.kind,
-        quantizer=asdict(spec) | {"label": None, "version": backend_of(spec).library_version()},
+        quantizer=quantizer or _quantizer_facts(spec),
         task=task,
-        task_digest=corpora.task_digest(task),
+        task_digest=_task_facts(task)[0],
         data=corpus.data_sha256,
-        reference_auc=relative_to if corpora.metric_of(task) == "privleak" else None,
+        reference_auc=relative_to if _task_facts(task)[1] == "privleak" else None,
         scoring_version=SCORING_VERSION,
         seed=seed,
         limit=limit,
@@ -165,6 +179,7 @@ def plan(
     """
     if corpus is not None and corpus not in corpora.corpus_names():
         raise UnknownNameError("corpus", corpus, corpora.corpus_names())
+    _task_facts.cache_clear()
     chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
     stored = frozenset(finished)
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
@@ -174,6 +189,7 @@ def plan(
     calibrated = {
         (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in every
     }
+    facts = {name: _quantizer_facts(spec) for name, (spec, _, _) in calibrated.items()}
     jobs: list[Job] = []
     done: list[Cell] = []
     impossible: list[tuple[Job, str]] = []
@@ -189,7 +205,7 @@ def plan(
             cells = [
                 make_cell(
                     submission, spec, task, weights=weights, corpus=corpus_, seed=seed, limit=limit,
-                    reference=_reference_of(submission, spec, relative_to),
+                    reference=_reference_of(submission, spec, relative_to), quantizer=facts[corpus_.name, asked.name],
                 )
                 for task in mine
             ]  # fmt: skip

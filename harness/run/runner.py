@@ -51,6 +51,9 @@ class Settings:
         seed: Seed of everything random.
         data_dir: Folder of a corpus in MUSE's local form, None for the default.
         batch_size: Rows per batch; None lets scoring choose.
+        memory_limit: Bytes of data that a worker may take; None means no limit.
+        card: GPU that a worker sees, as CUDA_VISIBLE_DEVICES names it; None
+            leaves them all visible.
         reference_aucs: By key of a PrivLeak cell what it is relative to;
             cells that are not here take what their corpus states.
     """
@@ -62,6 +65,8 @@ class Settings:
     seed: int = 0
     data_dir: str | None = None
     batch_size: int | None = None
+    memory_limit: int | None = None
+    card: str | None = None
     reference_aucs: Mapping[str, ReferenceAuc] = field(default_factory=dict)
 
 
@@ -114,6 +119,8 @@ def run_job(
         with watch.during("prepare"):
             checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
             tokenizer = checkpoints.load_tokenizer(checkpoint)
+            files = checkpoints.downloaded(job.submission, submissions, cache=Path(settings.cache))
+            made_with = replace(made_with, versions={**made_with.versions, **files})
         with watch.during("quantize"):
             quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
         with watch.during("survival"):
@@ -239,7 +246,7 @@ def _without_place(submission: Submission) -> Submission:
     weights = submission.weights
     if not weights.startswith(HUB):
         weights = Path(os.path.relpath(weights, submission.folder)).as_posix()
-    return replace(submission, folder=submission.name, weights=weights)
+    return replace(submission, folder=submission.name, weights=weights, base_sha256=None)
 
 
 def _provenance(job: Job, settings: Settings) -> Provenance:

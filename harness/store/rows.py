@@ -24,7 +24,9 @@ from harness.records import (
 
 Row = dict[str, Any]
 
-_SUBMISSION = tuple(name for name in Submission.__slots__ if name != "authors")
+# What a manifest asks of its base is no part of a result, whose key holds the base's digest.
+_KEPT = tuple(name for name in Submission.__slots__ if name != "base_sha256")
+_SUBMISSION = tuple(name for name in _KEPT if name != "authors")
 _SPEC = tuple(QuantizerSpec.__slots__)
 _PROOF = tuple(Proof.__slots__)
 _LAYER = tuple(LayerSurvival.__slots__)
@@ -122,7 +124,7 @@ def _record(kind: Any, names: Sequence[str], row: Row) -> Any:
 
 def read_submissions(connection: duckdb.DuckDBPyConnection) -> dict[int, Submission]:
     """Returns the manifest snapshots by id."""
-    names = tuple(Submission.__slots__)
+    names = _KEPT
     return {row["id"]: _record(Submission, names, row) for row in fetch(connection, "SELECT * FROM submissions")}
 
 

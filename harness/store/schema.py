@@ -83,3 +83,12 @@ def _run(connection: duckdb.DuckDBPyConnection, script: Path, path: Path) -> Non
         raise StoreError(
             f"Migration {script.name} of the store {path} failed and was undone ({error}): report this with the file."
         ) from error
+
+
+def version_of_file(path: Path) -> int | None:
+    """Returns the schema version of a file, None where it is no Quench store or can't be opened."""
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            return version_of(connection)
+    except duckdb.Error:
+        return None

@@ -7,15 +7,17 @@ that were added, so pages and tables need nothing but this file.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 
-from harness.errors import StoreError
+from harness.errors import StoreError, StoreInUseError
 from harness.records import CellResult, DocumentRecord, Status
-from harness.store import cell_files, rows, schema
+from harness.store import cell_files, collector, rows, schema
 
 # 16 KiB instead of 256 KiB: a store of few hundred cells is committed to git, and a
 # table of ten rows should not take a quarter of a megabyte per column.
@@ -64,7 +66,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = duckdb.connect(str(path), read_only=read_only, config={} if read_only else dict(_CONFIG))
         except (duckdb.Error, OSError) as error:
-            raise StoreError(_why_not(path, error)) from error
+            raise _refusal(path, error) from error
         try:
             schema.bring_up_to_date(connection, path, read_only=read_only)
         except duckdb.Error as error:
@@ -92,6 +94,45 @@ class Store:
         query = "SELECT key FROM cells" + (" WHERE list_contains($1::VARCHAR[], status)" if statuses else "")
         found = self._connection.execute(query, [list(statuses)] if statuses else []).fetchall()
         return frozenset(row[0] for row in found)
+
+    def statuses(self) -> dict[str, Status]:
+        """Returns how each stored cell ended, by key."""
+        return dict(self._connection.execute("SELECT key, status FROM cells").fetchall())
+
+    def scores(self, status: Status) -> dict[str, dict[str, float | None]]:
+        """Returns the value of each metric of the cells that ended in ``status``, by key."""
+        found: dict[str, dict[str, float | None]] = {key: {} for key in self.keys(status)}
+        query = "SELECT key, metric, value FROM scores JOIN cells ON cells.id = cell_id WHERE status = ?"
+        for key, metric, value in self._connection.execute(query, [status]).fetchall():
+            found[key][metric] = value
+        return found
+
+    def costs(self) -> list[dict[str, Any]]:
+        """Returns what each finished cell took: submission, quantizer, task, timings in s, peak memory in bytes."""
+        found = rows.fetch(
+            self._connection,
+            "SELECT submission, quantizer, task, document_limit, device, timings, peak_memory_bytes FROM cells"
+            " WHERE status = 'finished' AND origin = 'scored'",
+        )
+        return [{**row, "timings": json.loads(row["timings"])} for row in found]
+
+    def altered_snapshots(self) -> list[str]:
+        """Returns the submissions and quantizers whose row has no longer the digest that it was stored under."""
+        found = []
+        digests = dict(self._connection.execute("SELECT id, digest FROM submissions").fetchall())
+        for number, submission in rows.read_submissions(self._connection).items():
+            if rows.submission_row(submission)["digest"] != digests[number]:
+                found.append(submission.name)
+        digests = dict(self._connection.execute("SELECT id, digest FROM quantizers").fetchall())
+        for number, spec in rows.read_quantizers(self._connection).items():
+            if rows.quantizer_row(spec)["digest"] != digests[number]:
+                found.append(spec.name)
+        return found
+
+    def reasons(self, status: Status) -> dict[str, str | None]:
+        """Returns why cells ended in ``status``, by key."""
+        found = self._connection.execute("SELECT key, reason FROM cells WHERE status = ?", [status]).fetchall()
+        return dict(found)
 
     def add(self, result: CellResult) -> bool:
         """Stores one outcome in one transaction.
@@ -130,22 +171,23 @@ class Store:
         Args:
             with_documents: Whether ``CellResult.documents`` are filled.
         """
-        submissions = rows.read_submissions(self._connection)
-        specs = rows.read_quantizers(self._connection)
-        models = rows.read_models(self._connection)
-        scores = rows.read_scores(self._connection)
-        documents = rows.read_documents(self._connection) if with_documents else {}
-        return [
-            rows.read_cell(
-                row,
-                submissions[row["submission_id"]],
-                specs[row["quantizer_id"]],
-                models[row["model_id"]],
-                scores.get(row["id"], ()),
-                documents.get(row["id"], ()),
-            )
-            for row in rows.fetch(self._connection, "SELECT * FROM cells ORDER BY id")
-        ]
+        with collector.paused():
+            submissions = rows.read_submissions(self._connection)
+            specs = rows.read_quantizers(self._connection)
+            models = rows.read_models(self._connection)
+            scores = rows.read_scores(self._connection)
+            documents = rows.read_documents(self._connection) if with_documents else {}
+            return [
+                rows.read_cell(
+                    row,
+                    submissions[row["submission_id"]],
+                    specs[row["quantizer_id"]],
+                    models[row["model_id"]],
+                    scores.get(row["id"], ()),
+                    documents.get(row["id"], ()),
+                )
+                for row in rows.fetch(self._connection, "SELECT * FROM cells ORDER BY id")
+            ]
 
     def documents(self, key: str) -> tuple[DocumentRecord, ...]:
         """Returns what one cell's model made of each document.
@@ -265,13 +307,29 @@ class Store:
         return [known[answer] for answer in answers]
 
 
-def _why_not(path: Path, error: Exception) -> str:
+def _refusal(path: Path, error: Exception) -> StoreError:
     text = str(error)
     if "set lock" in text.lower() or "different configuration" in text or "already attached" in text:
-        return (
-            f"The store {path} is in use by another process: DuckDB lets one program write at a time, "
+        return StoreInUseError(
+            f"The store {path} is in use by {_holder(text)}: DuckDB lets one program write at a time, "
             "so wait until it ends, or copy the file and read the copy."
         )
     if "not a valid DuckDB" in text or "not a DuckDB" in text:
-        return f"{path} is no DuckDB file: name a file that `quench run` has written, or one that is not there yet."
-    return f"The store {path} can't be opened ({text.splitlines()[0]}): check the path and its rights."
+        return StoreError(
+            f"{path} is no DuckDB file: name a file that `quench run` has written, or one that is not there yet."
+        )
+    return StoreError(f"The store {path} can't be opened ({text.splitlines()[0]}): check the path and its rights.")
+
+
+def _holder(refusal: str) -> str:
+    """Returns the process that DuckDB's refusal names, with its command line where the system shows it."""
+    found = re.search(r"\(PID (\d+)\)", refusal)
+    if found is None:
+        return "another process"
+    try:
+        words = Path(f"/proc/{found[1]}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        words = []
+    # The interpreter and the folders of scripts tell nothing; the command is what the holder was asked.
+    asked = " ".join(Path(word).name if "/" in word and number < 2 else word for number, word in enumerate(words))
+    return f"process {found[1]} ({asked.strip()[:200]})" if asked.strip() else f"process {found[1]}"

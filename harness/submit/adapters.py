@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import Fault, UnsafeSubmissionError
 from harness.submit.configs import MAX_TOLD, Wrong, read_config
 from harness.submit.tensor_files import Tensor
+from harness.submit.weights import HUB, HUB_NAME
 
 MAX_RANK = 512
 MAX_ALPHA = 4096.0
@@ -91,20 +92,25 @@ _ADAPTER_KEYS: Mapping[str, tuple[Any, str]] = {
 _FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
 
 
-def check_adapter(path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor] | None) -> None:
+def check_adapter(
+    path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor] | None, base_on_hub: str | None = None
+) -> None:
     """Checks an adapter_config.json against the allow-list, and the factors against rank and base.
 
     Args:
         path: The config.
         tensors: The adapter's own.
         base: The base model's, None where they are not here yet.
+        base_on_hub: ``hf://owner/name`` of the base that the manifest names,
+            None where it lies here: names of local folders tell nothing.
 
     Raises:
         UnsafeSubmissionError: Another kind of adapter than plain, rank-stabilized or weight-decomposed
-            LoRA, limits passed, factors without their partner, or modules that the base hasn't.
+            LoRA, another base than the manifest's, limits passed, factors
+            without their partner, or modules that the base hasn't.
     """
     config = read_config(path)
-    wrong = [*_setting_faults(config), *_factor_faults(config, tensors, base)]
+    wrong = [*_setting_faults(config), *_base_name_faults(config, base_on_hub), *_factor_faults(config, tensors, base)]
     if wrong:
         raise UnsafeSubmissionError(
             *(Fault(f"{path}: {told}.", file=str(path), field=field, accepted=may) for told, field, may in wrong)
@@ -121,6 +127,16 @@ def _setting_faults(config: Mapping[str, Any]) -> Iterator[Wrong]:
     for key in ("peft_type", "r", "target_modules"):
         if key not in config:
             yield f"`{key}` is missing: accepted is {_ADAPTER_KEYS[key][1]}", key, _ADAPTER_KEYS[key][1]
+
+
+def _base_name_faults(config: Mapping[str, Any], base_on_hub: str | None) -> Iterator[Wrong]:
+    told, key = config.get("base_model_name_or_path"), "base_model_name_or_path"
+    if base_on_hub is None or not isinstance(told, str) or not HUB_NAME.fullmatch(told):
+        return
+    named = base_on_hub.removeprefix(HUB)
+    # The hub takes names in any case.
+    if told.casefold() != named.casefold():
+        yield f"`{key}` is {told!r}, and `base_model` in submission.yaml leads to {named!r}: correct either", key, named
 
 
 def _factor_faults(

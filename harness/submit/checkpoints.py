@@ -5,18 +5,17 @@ A checkpoint that was submitted quantized stays as it is.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
-from harness.submit import gguf_files
+from harness.submit import gguf_files, hub
 from harness.submit.configs import check_quantization, read_config
-from harness.submit.intake import gguf_file, read_tensors, scan_folder
+from harness.submit.intake import check_base, gguf_file, hub_base, read_tensors, scan_folder
 from harness.submit.merging import merge, rounded_model, write_once
 from harness.submit.tensor_files import DTYPE_NAMES, Tensor
 from harness.submit.weights import HUB, folder_digest, weights_digest
@@ -25,15 +24,6 @@ __all__ = ["load_model", "load_tokenizer", "prepare", "weights_digest"]
 
 # Part of a merged checkpoint's name: raise it when merging changes.
 _MERGE_VERSION = 1
-
-_TOKENIZER_FILES = [
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt",
-]  # fmt: skip
-_PATTERNS = [
-    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
-    *_TOKENIZER_FILES,
-]  # fmt: skip
 
 
 def _dtype_of(tensors: Mapping[str, Tensor]) -> str:
@@ -55,32 +45,9 @@ def _in_16_bit(folder: Path, cache: Path) -> Path:
     )
 
 
-def _download(
-    reference: str, revision: str, cache: Path, *, patterns: Sequence[str] = _PATTERNS, place: str = "hub"
-) -> Path:
-    """Returns the folder of a hub repository at one commit: safetensors and text only, downloaded once."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    name = reference.removeprefix(HUB)
-
-    def fetch(scratch: Path) -> None:
-        # A folder of its own holds files; the hub's cache would hold links out of it.
-        snapshot_download(repo_id=name, revision=revision, local_dir=scratch, allow_patterns=list(patterns))
-        shutil.rmtree(scratch / ".cache", ignore_errors=True)
-
-    try:
-        return write_once(cache / place / f"{name.replace('/', '--')}-{revision}", fetch)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"{reference} at {revision} can't be downloaded ({type(error).__name__}): check name, commit and network, "
-            "or put the files into the submission's folder."
-        ) from error
-
-
 def _hub_model(reference: str, revision: str | None, cache: Path, *, quantized: bool = False) -> Path:
     """Returns the scanned folder of a whole model from the hub."""
-    folder = _download(reference, revision or "", cache)
+    folder = hub.download(reference, revision or "", cache)
     scan_folder(folder, adapter=False, quantized=quantized)
     return folder
 
@@ -96,11 +63,15 @@ def _base_folder(submission: Submission, submissions: Mapping[str, Submission], 
     """Returns the folder of the 16-bit model that an adapter or a quantized checkpoint was made from."""
     base = submission.base_model or ""
     if base.startswith(HUB):
-        return _in_16_bit(_hub_model(base, submission.base_revision, cache), cache)
+        folder = _hub_model(base, submission.base_revision, cache)
+        check_base(submission, folder)
+        return _in_16_bit(folder, cache)
     if base not in submissions or submissions[base].kind != "full_model":
         raise InputError(
             f"{submission.name}: its base_model {base!r} is no full_model among the submissions: name one."
         )
+    if submissions[base].weights.startswith(HUB):
+        check_base(submission, _hub_model(submissions[base].weights, submissions[base].revision, cache))
     return _model_folder(submissions[base], cache)
 
 
@@ -124,7 +95,7 @@ def tokenizer_digest(submission: Submission, submissions: Mapping[str, Submissio
     if reference.startswith(HUB):
         return sha256_json([reference, revision])
     folder = Path(reference)
-    return sha256_files([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()], folder)
+    return sha256_files([folder / name for name in hub.TOKENIZER_FILES if (folder / name).is_file()], folder)
 
 
 def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
@@ -153,7 +124,7 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
     if submission.kind == "full_model":
         folder = _model_folder(submission, cache)
     else:
-        folder = _merged(submission, _base_folder(submission, submissions, cache), cache)
+        folder = _merged(submission, submissions, cache)
     return Checkpoint(
         path=str(folder),
         tokenizer_path=str(tokenizer),
@@ -182,6 +153,15 @@ def _as_submitted(
     )
 
 
+def downloaded(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> dict[str, str]:
+    """Returns the digests of what was downloaded to prepare a submission, by ``hf://owner/name@commit``."""
+    first = [submission, submissions.get(submission.target or "")]
+    parts = [each for one in first if one for each in (one, submissions.get(one.base_model or "")) if each]
+    references = [pair for one in parts
+                  for pair in ((one.weights, one.revision), (one.base_model, one.base_revision))]  # fmt: skip
+    return hub.digests(references, cache)
+
+
 def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
     """Returns how a quantized checkpoint says it is packed; of a hub repository only the config is downloaded.
 
@@ -199,7 +179,7 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     """
     folder = Path(submission.weights)
     if submission.weights.startswith(HUB):
-        folder = _download(
+        folder = hub.download(
             submission.weights, submission.revision or "", cache, patterns=["config.json"], place="hub-configs"
         )
     elif (gguf := gguf_file(folder)) is not None:
@@ -210,15 +190,16 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     return check_quantization(path, read_config(path))
 
 
-def _merged(submission: Submission, base: Path, cache: Path) -> Path:
+def _merged(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
     """Returns the folder of a merged adapter, from the cache where it is there."""
+    base = _base_folder(submission, submissions, cache)
     base_tensors = read_tensors(base, "model")
     dtype = _dtype_of(base_tensors)
     adapter = Path(submission.weights)
     if submission.weights.startswith(HUB):
-        adapter = _download(submission.weights, submission.revision or "", cache)
+        adapter = hub.download(submission.weights, submission.revision or "", cache)
     # Also for local adapters: the intake has not seen a base on the hub.
-    scan_folder(adapter, adapter=True, base=base_tensors)
+    scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions))
     digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])
     return merge(base, adapter, cache / "merged" / digest, dtype=dtype)
 

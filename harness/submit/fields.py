@@ -61,6 +61,11 @@ class Manifest(BaseModel):
         pattern=_COMMIT,
         description="the 40 hexadecimal digits of a commit, in quotes, for a hub base_model",
     )
+    base_sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="64 hexadecimal digits: the digest that the base_model's weights must have",
+    )
     weights: str = Field(
         min_length=1,
         max_length=300,
@@ -188,6 +193,8 @@ def _rule_faults(raw: Mapping[Any, Any], folder: Path) -> Iterator[str]:
             yield f"`base_revision` is missing: a hub base needs {accepted_by('base_revision')}."
     elif raw.get("base_revision") is not None:
         yield "`base_revision` belongs to a hub `base_model`: remove it."
+    if base is None and raw.get("base_sha256") is not None:
+        yield "`base_sha256` belongs to a `base_model`, and there is none: remove it."
     if isinstance(base, str) and not base.startswith(HUB) and not re.fullmatch(NAME, base):
         yield f"`base_model` can't be used ({_shown(base)}): give {accepted_by('base_model')}."
     if not _is_json(raw.get("hyperparameters", {})):

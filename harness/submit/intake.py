@@ -20,7 +20,7 @@ from harness.submit.configs import check_model, read_config
 from harness.submit.first_bytes import MAX_TEXT, check_file
 from harness.submit.strict_text import read_json
 from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header
-from harness.submit.weights import HUB, weights_digest
+from harness.submit.weights import HUB, folder_digest, weights_digest
 
 _MAX_FILES = 2000
 
@@ -137,8 +137,9 @@ def gguf_file(folder: Path) -> Path | None:
 
 
 def scan_folder(
-    folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None, quantized: bool = False
-) -> dict[str, Tensor]:
+    folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None, quantized: bool = False,
+    base_on_hub: str | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Scans one folder of weights and returns the tensors' headers.
 
     Args:
@@ -146,6 +147,7 @@ def scan_folder(
         adapter: Whether it holds a LoRA adapter, not a whole model.
         quantized: Whether it holds a quantized checkpoint.
         base: Tensors of the base model, for adapters, where they are here.
+        base_on_hub: For adapters: ``hub_base`` of the submission.
 
     Raises:
         UnsafeSubmissionError: Something in it must not be loaded.
@@ -171,7 +173,7 @@ def scan_folder(
                 config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
             )
         if tensors and adapter:
-            check_adapter(config, tensors, base)
+            check_adapter(config, tensors, base, base_on_hub)
         elif tensors:
             check_model(config, tensors, quantization=("config" if gguf is None else "gguf") if quantized else None)
     for path in sorted(folder.glob("*.safetensors")) if tensors else ():
@@ -202,6 +204,26 @@ def _check_digest(submission: Submission) -> None:
         )
 
 
+def check_base(submission: Submission, folder: Path) -> None:
+    """Holds the files of a submission's base against the digest that its manifest states, if any.
+
+    Raises:
+        UnsafeSubmissionError: They differ.
+    """
+    if submission.base_sha256 is not None and (found := folder_digest(folder)) != submission.base_sha256:
+        raise UnsafeSubmissionError(
+            f"{submission.name}: the digest of its base_model's files is {found} and `base_sha256` in submission.yaml "
+            f"says {submission.base_sha256}: they differ: name the base that was meant, or correct it."
+        )
+
+
+def hub_base(submission: Submission, submissions: Mapping[str, Submission]) -> str | None:
+    """Returns the repository of a submission's base as ``hf://owner/name``, None where the base lies here."""
+    named = submission.base_model or ""
+    reference = submissions[named].weights if named in submissions else named
+    return reference if reference.startswith(HUB) else None
+
+
 def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
     """Checks everything that scoring a submission would load: its own files, its base's and its target's.
 
@@ -223,8 +245,10 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
         if base is not None:
             with _noting(faults):
                 base_tensors = _scan_one(base, None)
+                if not base.weights.startswith(HUB):
+                    check_base(submission, Path(base.weights))
         with _noting(faults):
-            _scan_one(submission, base_tensors)
+            _scan_one(submission, base_tensors, hub_base(submission, submissions))
     except (OSError, RuntimeError, UnicodeError) as error:
         # A loop of links, a folder in place of a file, a name no file system takes.
         raise UnsafeSubmissionError(
@@ -239,7 +263,9 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
         raise UnsafeSubmissionError(*faults)
 
 
-def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+def _scan_one(
+    submission: Submission, base: Mapping[str, Tensor] | None, base_on_hub: str | None = None
+) -> dict[str, Tensor] | None:
     if submission.weights.startswith(HUB):
         _check_digest(submission)
         return None
@@ -247,6 +273,9 @@ def _scan_one(submission: Submission, base: Mapping[str, Tensor] | None) -> dict
     if not folder.resolve().is_relative_to(Path(submission.folder).resolve()):
         raise _refuse(folder, f"it lies outside the folder of {submission.name}: keep the weights inside")
     kind = submission.kind
-    tensors = scan_folder(folder, adapter=kind == "lora_adapter", base=base, quantized=kind == "quantized_checkpoint")
+    tensors = scan_folder(
+        folder, adapter=kind == "lora_adapter", base=base, quantized=kind == "quantized_checkpoint",
+        base_on_hub=base_on_hub,
+    )  # fmt: skip
     _check_digest(submission)
     return tensors

@@ -25,7 +25,7 @@ from harness.submit.strict_text import read_yaml
 
 __all__ = [
     "FILE", "HUB", "NAME", "Manifest", "beside", "faults_of", "json_schema", "load", "load_all", "load_beside",
-    "local_weights", "schema_text",
+    "local_weights", "schema_text", "stated",
 ]  # fmt: skip
 
 _MAX_BYTES = 64 * 1024
@@ -227,16 +227,25 @@ def load_beside(
     return submission, {**together, submission.name: submission}, faults
 
 
+def stated(folder: Path) -> dict[Any, Any]:
+    """Returns the fields as a folder's submission.yaml states them, unchecked; none where it can't be read."""
+    try:
+        return _raw(folder.absolute())
+    except ManifestError:
+        return {}
+
+
 def local_weights(folder: Path) -> tuple[Path, str] | None:
     """Returns where a submission's weights lie and of what kind they are, though other fields have faults.
 
     None where these fields have faults too, or the weights are on the hub.
     """
     folder = folder.absolute()
-    try:
-        raw = _raw(folder)
-    except ManifestError:
-        return None
-    if {fault.field for fault in faults_of(raw, folder)} & {"weights", "kind"} or raw["weights"].startswith(HUB):
+    raw = stated(folder)
+    if (
+        not raw
+        or {fault.field for fault in faults_of(raw, folder)} & {"weights", "kind"}
+        or raw["weights"].startswith(HUB)
+    ):
         return None
     return (folder / raw["weights"]).resolve(), raw["kind"]

@@ -12,15 +12,14 @@ import yaml
 
 from harness.errors import Fault, InputError, ManifestError
 from harness.records import Submission
-from harness.submit import manifest
+from harness.submit import hub, manifest
 from harness.submit.configs import read_config
+from harness.submit.weights import HUB_NAME
 
 SCHEMA_FILE = "submission.schema.json"
 """Lies beside the submission folders, where the first line of each submission.yaml points an editor."""
 
 _WIDTH = 110
-# A model's name on the hub, as peft writes it into an adapter's config.
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LORA = {"r": "lora_rank", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 _FORMS = {"use_rslora": "rslora", "use_dora": "dora"}
@@ -44,7 +43,7 @@ def _base(config: Mapping[str, Any], beside: Mapping[str, Submission]) -> dict[s
     name = Path(told).name if Path(told).name in beside else told
     if name in beside and beside[name].kind == "full_model":
         return {"base_model": name}
-    if _HUB_NAME.fullmatch(told):
+    if HUB_NAME.fullmatch(told):
         revision = config.get("revision")
         known = isinstance(revision, str) and _COMMIT.fullmatch(revision)
         return {"base_model": f"{manifest.HUB}{told}"} | ({"base_revision": revision} if known else {})
@@ -154,7 +153,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> Path:
     """
     folder = folder.absolute()
     if faults := manifest.faults_of(fields, folder):
-        raise ManifestError(_with_option(fault) for fault in faults)
+        raise ManifestError(_with_option(fault) for fault in hub.with_commits(faults, fields))
     path = folder / manifest.FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,9 +169,9 @@ def write(folder: Path, fields: Mapping[str, Any]) -> Path:
     return path
 
 
-def _with_option(fault: Fault) -> Fault:
+def _with_option(fault: str) -> str:
     """Returns a fault that also names the option of `quench init` that mends it."""
-    if fault.field not in manifest.Manifest.model_fields or fault.field == "name":
+    if not isinstance(fault, Fault) or fault.field not in manifest.Manifest.model_fields or fault.field == "name":
         return fault
     option = {"hyperparameters": "set", "authors": "author"}.get(fault.field, fault.field.replace("_", "-"))
     return Fault(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import Fault, ManifestError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.submit import intake, manifest
+from harness.submit import hub, intake, manifest
 
 
 def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
@@ -33,7 +33,7 @@ def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
     try:
         submission, together, told = manifest.load_beside(folder, found, broken)
     except ManifestError as refused:
-        told += refused.faults
+        told += hub.with_commits(refused.faults, manifest.stated(folder))
         place = manifest.local_weights(folder)
         if place is not None:
             told += _weights_faults(*place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.errors import UnsafeSubmissionError
@@ -9,6 +10,8 @@ from harness.provenance import sha256_files, sha256_json
 from harness.records import Submission
 
 HUB = "hf://"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+"""A repository's name as the hub and peft write it, without ``hf://``."""
 
 _CONFIGS = ("config.json", "adapter_config.json")
 

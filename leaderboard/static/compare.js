@@ -83,8 +83,12 @@
   };
 
   window.quenchEntry = (entry) => { loaded.set(entry.key, entry); draw(); };
+  const elsewhere = (select, value) => value && selects.some((other) => other !== select && other.value === value);
   const load = () => {
-    for (const { value } of selects) {
+    for (const select of selects) {
+      const { value } = select;
+      // What stands elsewhere can't be chosen again: arrow keys pass over it.
+      for (const option of select.options) option.disabled = elsewhere(select, option.value);
       if (!value || asked.has(value)) continue;
       asked.add(value);
       document.head.append(make("script", { src: folder + encodeURIComponent(value) + ".js" }));
@@ -94,14 +98,13 @@
   const wanted = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : location.search);
   for (const select of selects) {
     select.value = wanted.get(select.dataset.entry) || "";
-    if (select.selectedIndex < 0) select.value = "";
-    select.addEventListener("change", () => {
-      for (const other of selects) if (other !== select && other.value === select.value) other.value = "";
+    if (select.selectedIndex < 0 || elsewhere(select, select.value)) select.value = "";
+    select.onchange = () => {
       const next = new URLSearchParams(selects.filter((one) => one.value).map((one) => [one.dataset.entry, one.value]));
       // Pages that are open as files may change their fragment only.
       try { history.replaceState(null, "", (location.protocol === "file:" ? "#" : location.pathname + "?") + next); } catch { /* nor that everywhere */ }
       load();
-    });
+    };
   }
   place.hidden = false;
   load();

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+PAGES = (
+    "index.html", "cells.html", "methodology.html", "published.html", "compare.html", "submit.html",
+    "submission/ga-gdr-full.html", "submission/mini-retrain.html", "submission/ga-gdr-full-documents.html",
+    "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
+)  # fmt: skip
+"""Every kind of page, and those whose content differs most."""
 OPEN = "section.width:not([hidden])"
 """The one width that is open."""
 
@@ -25,6 +31,14 @@ class Visit:
     def go(self, name: str, fragment: str = "") -> Any:
         self.page.goto(f"{(self.site / name).as_uri()}{fragment}")
         return self.page
+
+    def unfold(self) -> None:
+        self.page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+
+    def hangs_over(self) -> int:
+        """Returns by how many pixels the page is wider than its window."""
+        over: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        return over
 
     def names(self, table: str = f"{OPEN} table.sortable") -> list[str]:
         rows = self.page.locator(f"{table} tbody tr:not([hidden]) th bdi").all_inner_texts()

@@ -57,8 +57,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, page_store: Path) -> Path:
         return pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """Chromium, ended with this folder's tests: while it runs no other test can start an event loop."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}")

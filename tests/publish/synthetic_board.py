@@ -285,8 +285,10 @@ def _survival(plan: Plan, spec: QuantizerSpec) -> tuple[LayerSurvival, ...]:
     return tuple(
         LayerSurvival(
             layer=f"model.layers.{layer}.{module}", codes_changed=0.01 if drowned else 0.3,
-            update_in_steps=0.05 if drowned else 0.6, relative_update=0.03, survival_ratio=0.06 if drowned else 0.95,
-            cosine=0.1 + 0.02 * layer if drowned else 0.95, num_weights=16_384 if "attn" in module else 49_152,
+            update_in_steps=0.05 if drowned else 0.6,
+            relative_update=0.03 * math.exp(0.2 * _normal(plan.name, layer, module)),
+            survival_ratio=0.06 if drowned else 0.95, cosine=0.1 + 0.02 * layer if drowned else 0.95,
+            num_weights=16_384 if "attn" in module else 49_152,
         )
         for layer in range(4)
         for module in modules

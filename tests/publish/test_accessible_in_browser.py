@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import site_faults
 import synthetic_board as synthetic
-from browsing import OPEN, Visit
+from browsing import OPEN, PAGES, Visit
 
 from harness.publish import pages
 from harness.store.store import Store
 
 pytestmark = pytest.mark.slow
-
-PAGES = (
-    "index.html", "cells.html", "methodology.html", "published.html", "compare.html", "submit.html",
-    "submission/ga-gdr-full.html", "submission/mini-retrain.html", "quantizer/rtn-4bit-g128.html",
-    "quantizer/reference.html",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +36,9 @@ def faults(axe: Any, page: Any) -> list[str]:
 @pytest.mark.parametrize("width", [1440, 360])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_serious(axe: Any, visit: Callable[..., Visit], name: str, width: int, scheme: str) -> None:
-    page = visit(width, color_scheme=scheme).go(name)
-    for fold in page.locator("details").all():
-        fold.evaluate("node => { node.open = true; }")
+    seen = visit(width, color_scheme=scheme)
+    page = seen.go(name)
+    seen.unfold()
     assert faults(axe, page) == []
 
 
@@ -62,6 +57,16 @@ def test_axe_finds_nothing_serious_in_a_comparison_of_two(axe: Any, visit: Calla
     assert faults(axe, page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_the_viewer_of_documents(
+    axe: Any, visit: Callable[..., Visit], scheme: str
+) -> None:
+    page = visit(360, color_scheme=scheme).go("submission/ga-gdr-full.html")
+    page.locator(".viewer button").click()
+    page.locator(".viewer mark").first.wait_for()
+    assert faults(axe, page) == []
+
+
 @pytest.mark.parametrize("entries", [0, 1, 8, 100])
 def test_a_board_of_any_size_can_be_used_on_a_phone(
     axe: Any, visit: Callable[..., Visit], tmp_path: Path, entries: int
@@ -72,10 +77,34 @@ def test_a_board_of_any_size_can_be_used_on_a_phone(
             opened.add(cell)
     seen = visit(360, site=pages.render(store, tmp_path / "site").parent)
     page = seen.go("index.html")
-    wide, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert wide <= shown
+    assert seen.hangs_over() <= 0
     if entries:
         assert page.locator(f"{OPEN} table.board tbody tr").count() > 0
         assert all(f"entry-{number:04d}" in page.content() for number in range(entries))
     assert seen.complaints == []
     assert faults(axe, page) == []
+
+
+@pytest.mark.timeout(3600)
+def test_a_board_of_a_thousand_entries_can_be_used_on_a_phone(
+    visit: Callable[..., Visit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "DOCUMENTS", {name: count // 10 for name, count in synthetic.DOCUMENTS.items()})
+    store = tmp_path / "board.duckdb"
+    with Store.open(store) as opened:
+        for cell in synthetic.cells(synthetic.many(1000), quantizers=("reference", "rtn-4bit-g128")):
+            opened.add(cell)
+    site = pages.render(store, tmp_path / "site").parent
+    seen = visit(360, site=site)
+    page = seen.go("index.html")
+    page.set_default_timeout(120_000)
+    text = page.content()
+    assert all(f"entry-{number:04d}" in text for number in range(1000))
+    assert seen.hangs_over() <= 0
+    page.locator(".search").fill("entry-0734")
+    assert page.locator(f"{OPEN} table.board tbody tr:not([hidden])").count() == 1
+    assert page.locator(".count").inner_text() == "1 of 1000 shown"
+    page.locator(f"{OPEN} table.board tbody tr:not([hidden]) th a").first.click()
+    page.wait_for_url("**/submission/entry-0734.html")
+    assert seen.complaints == []
+    assert site_faults.faults(site) == []

@@ -96,11 +96,12 @@ def test_an_entry_without_a_rank_moves_nobody_elses(other: Plan, made: list[Cell
     assert board.rows[-1].by_bits[4].unranked_reason
 
 
-def test_a_copy_of_an_entry_shares_its_tier_and_stands_beside_it(made: list[CellResult]) -> None:
+def test_an_entry_with_the_same_scores_shares_the_tier_and_stands_beside_it(made: list[CellResult]) -> None:
     copies = [
         replace(
             cell, cell=replace(cell.cell, submission="b-twin", key=cell.cell.key[::-1]),
-            submission=replace(cell.submission, name="b-twin"),
+            submission=replace(cell.submission, name="b-twin", weights_sha256=None), survival=(),
+            documents=tuple(replace(document, response=f"{document.response}.") for document in cell.documents),
         )
         for cell in made if cell.cell.submission == "b-lora"
     ]  # fmt: skip

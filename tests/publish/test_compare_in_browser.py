@@ -46,6 +46,13 @@ def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: 
     assert all(address.startswith("file://") for address in seen.asked)
 
 
+def test_an_address_that_names_one_entry_twice_chooses_it_once(visit: Open) -> None:
+    page = visit().go("compare.html", "#a=ga-gdr-full&b=ga-gdr-full&c=ga-gdr-lora")
+    page.locator("#chosen svg").first.wait_for()
+    assert page.locator("#chosen thead th").count() == 3
+    assert page.locator("select[data-entry=b]").input_value() == ""
+
+
 @pytest.mark.parametrize(
     "form", ["?a=ga-gdr-full&b=ga-gdr-lora&c=text-only-lora", "#a=ga-gdr-full&b=ga-gdr-lora&c=text-only-lora"]
 )
@@ -72,8 +79,9 @@ def test_unknown_names_choose_nothing_and_one_entry_is_never_chosen_twice(visit:
     seen = visit()
     page = seen.go("compare.html", "#a=%3Cscript%3E&b=..%2F..%2Fx")
     assert page.locator("select[data-entry=a]").input_value() == ""
-    pick(page, a="ga-gdr-full", b="ga-gdr-full")
-    assert page.locator("select[data-entry=a]").input_value() == ""
+    pick(page, a="ga-gdr-full")
+    assert page.locator("select[data-entry=b] option:disabled").all_inner_texts() == ["ga-gdr-full"]
+    assert page.locator("select[data-entry=a] option:disabled").count() == 0
     assert page.locator("#chosen").inner_text() == "Choose two entries or more."
     assert seen.complaints == []
 

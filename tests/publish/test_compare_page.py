@@ -187,3 +187,13 @@ def test_hostile_names_end_neither_script_nor_string() -> None:
     assert json.loads(text) == {hostile: [hostile]}
     with pytest.raises(ValueError, match="not JSON compliant"):
         compare_page.script_json(float("nan"))
+
+
+def test_pairs_at_one_width_are_those_of_all_widths(
+    page_cells: list[CellResult], page_board: Board, gaps: Gaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "EVERY_WIDTH", 0)
+    for names, between in pairs.gaps(page_cells, page_board).items():
+        assert {gap.bits for gap in between} == {page_board.headline_bits}
+        whole = [gap for gap in gaps[names] if gap.bits == page_board.headline_bits]
+        assert [gap.difference for gap in between] == [gap.difference for gap in whole]

@@ -8,7 +8,7 @@ import synthetic_board as synthetic
 from test_pages import Page, all_pages, store_of
 
 from harness.paths import content_dir
-from harness.publish import headline, pages, pairs, ranking, rules
+from harness.publish import headline, index_page, pages, pairs, ranking, rules
 from harness.publish.board import Board
 from harness.publish.page_text import number
 
@@ -123,3 +123,24 @@ def test_certainty_promises_nothing_where_everything_comes_back() -> None:
     assert board.rows[0].by_bits[4].verdict.word == "reverts"
     assert "come back" not in headline.certainty(board)
     assert headline.certainty(ranking.rank([], "mini")) == ""
+
+
+def test_of_many_entries_the_first_stand_on_the_first_page_and_all_on_one_of_their_own(
+    tmp_path: Path, page_store: Path, page_board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_page, "MOST", 3)
+    out = pages.render(page_store, tmp_path / "out").parent
+    names = [row.submission.name for row in page_board.rows]
+    first, everything = (Page(out / name) for name in ("index.html", "all-index.html"))
+    assert "The first 3 of 7 entries" in first.text
+    assert '<a href="all-index.html">All entries on one page</a>' in first.source
+    assert "All entries on one page" not in everything.source
+    for page, there in ((first, names[:3]), (everything, names)):
+        assert [name for name in names if f'href="submission/{name}.html"' in page.source] == there
+        assert all(sentence in page.text for sentence in (page_board.sentence, f"{len(names)} entries;"))
+        assert [page.source.count(f'id="at-{bits}"') for bits in page_board.widths] == [1] * len(page_board.widths)
+
+
+def test_a_board_of_few_entries_has_no_second_page(site: Path) -> None:
+    assert not (site / "all-index.html").exists()
+    assert "All entries on one page" not in (site / "index.html").read_text(encoding="utf-8")

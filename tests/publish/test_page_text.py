@@ -111,3 +111,14 @@ def test_bars_and_shades_stay_in_range() -> None:
     assert page_text.place(99) == "96.0"
     assert page_text.place(-99) == "0.0"
     assert [page_text.heat(value) for value in (None, -1, 0.2, 0.4, 0.6, 9)] == ["none", "0", "1", "2", "3", "4"]
+
+
+def test_the_end_of_a_text_begins_with_a_word() -> None:
+    assert page_text.ending("short and whole", 20) == "short and whole"
+    assert page_text.ending("the quick brown fox jumps over it", 20) == "…fox jumps over it"
+    assert page_text.ending("own fox jumps over i", 20) == "…fox jumps over i"
+
+
+def test_the_end_of_a_text_without_spaces_is_cut_anywhere_and_never_too_long() -> None:
+    assert page_text.ending("x" * 50, 20) == "…" + "x" * 19
+    assert len(page_text.ending("\u202e" * 50, 20)) == 20

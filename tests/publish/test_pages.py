@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -231,6 +232,31 @@ def test_two_builds_differ_in_nothing_but_the_stamp(
     for name in names:
         one, two = ((folder / name).read_bytes() for folder in (site, again))
         assert one.replace(b"2023-11-14T22:13:20Z", b"2027-01-15T08:00:00Z") == two, name
+
+
+@pytest.mark.slow
+def test_another_process_with_another_hash_seed_builds_the_same_bytes(
+    page_store: Path, site: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from harness.publish import pages\n"
+        "pages.render(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    stamped = {
+        **os.environ,
+        "SOURCE_DATE_EPOCH": "1700000000",
+        "PYTHONHASHSEED": "7",
+        "QUENCH_CACHE": str(tmp_path / "cache"),
+    }
+    subprocess.run([sys.executable, "-c", program, str(page_store), str(tmp_path / "out")], check=True, env=stamped)
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (site, tmp_path / "out")
+    )
+    assert any("documents" in path.parts for path in one)
+    assert [path for path in one.keys() | two.keys() if one.get(path) != two.get(path)] == []
 
 
 def test_publishing_never_imports_torch(tmp_path: Path) -> None:

@@ -23,6 +23,14 @@ def quantity(values: list[float], label: str = "x") -> Resampled:
     return Resampled(mean, draws, ids, (scores - mean) / scores.size, 1 / scores.size)
 
 
+def test_a_product_in_pieces_is_the_product() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((7, 91), (1, 3), (300_000,)):
+        values = rng.integers(0, 2**10, shape).astype(np.float64)
+        drawn = rng.integers(0, 3, (9, shape[-1])).astype(np.float64)
+        assert (resampling.resampled_mean(values, drawn) == values @ drawn.T / shape[-1]).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(SHARES, st.integers(1, 6), st.integers(0, 100))
 def test_a_cells_draws_have_the_same_bytes_whichever_cells_stand_beside_it(

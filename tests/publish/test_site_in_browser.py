@@ -5,17 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from browsing import OPEN
+from browsing import OPEN, PAGES
 
 from harness.publish.board import Board
 from harness.publish.page_text import number
 
 pytestmark = pytest.mark.slow
-
-PAGES = (
-    "index.html", "cells.html", "methodology.html", "submission/ga-gdr-full.html", "submission/mini-retrain.html",
-    "published.html", "compare.html", "submit.html", "quantizer/rtn-4bit-g128.html", "quantizer/reference.html",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [1440, 360])
@@ -23,11 +18,9 @@ PAGES = (
 def test_no_page_complains_asks_another_host_or_scrolls_sideways(visit, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
     seen = visit(width, color_scheme=scheme)
     for name in PAGES:
-        page = seen.go(name)
-        for fold in page.locator("details").all()[:6]:
-            fold.evaluate("node => { node.open = true; }")
-        wide, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert wide <= shown, (name, wide)
+        seen.go(name)
+        seen.unfold()
+        assert seen.hangs_over() <= 0, name
     assert seen.complaints == []
     assert all(address.startswith("file://") for address in seen.asked)
 

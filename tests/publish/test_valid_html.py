@@ -23,6 +23,7 @@ RULES = {
         "long-title": "off",
         "no-implicit-button-type": "error",
         "no-inline-style": "error",
+        "unique-landmark": "error",
     },
 }  # fmt: skip
 

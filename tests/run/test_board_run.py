@@ -12,12 +12,12 @@ import pytest
 from jobs_without_models import TASKS, make_job
 from rich.console import Console
 
-from harness.records import CellResult, Job, Score, Submission
-from harness.run import board_run
+from harness.records import CellResult, Job, Score, Status, Submission
+from harness.run import board_run, live_status
 from harness.run.executors import local
 from harness.run.planner import Plan
 from harness.run.runner import Settings, unfinished
-from harness.store import cell_files
+from harness.store import cell_files, merging
 from harness.store.store import Store
 
 
@@ -39,6 +39,10 @@ def silent() -> Console:
 def execute(plan: Plan, store: Path, console: Console | None = None) -> Mapping[str, int]:
     settings = Settings(cache=str(store.parent))
     return board_run.execute(plan, {}, settings, store=store, workers=1, console=console or silent())
+
+
+def statuses(store: Path) -> Mapping[str, Status]:
+    return live_status.LiveStatus(store, board_run.spool_of(store)).statuses()
 
 
 @pytest.fixture
@@ -119,21 +123,21 @@ def test_ingesting_records_twice_stores_them_once(tmp_path: Path) -> None:
     store, folder = tmp_path / "store.duckdb", tmp_path / "records"
     for name in ("a", "b", "c"):
         cell_files.write(finished(make_job(name)), folder)
-    assert board_run.ingest(store, folder) == (3, 0)
-    assert board_run.ingest(store, folder) == (0, 3)
+    assert merging.ingest(store, folder) == merging.Merged(new=3, known=0, conflicts=())
+    assert merging.ingest(store, folder) == merging.Merged(new=0, known=3, conflicts=())
 
 
 def test_progress_rows_count_cells_by_how_they_ended(without_workers: list[Job], tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"
     done, waiting = make_job("done"), make_job("waiting")
     execute(plan_of(done), store)
-    first, second = board_run.progress_rows(plan_of(done, waiting), store)
+    first, second = live_status.progress_rows(plan_of(done, waiting), statuses(store))
     assert (first["finished"], first["failed"], first["to_do"]) == (1, 1, 0)
     assert (second["finished"], second["failed"], second["to_do"]) == (0, 0, len(TASKS))
 
 
 def test_progress_without_a_store_is_all_to_do(tmp_path: Path) -> None:
-    (row,) = board_run.progress_rows(plan_of(make_job()), tmp_path / "none.duckdb")
+    (row,) = live_status.progress_rows(plan_of(make_job()), statuses(tmp_path / "none.duckdb"))
     assert row["to_do"] == len(TASKS)
 
 

@@ -167,7 +167,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("planning downloaded something")
 
     monkeypatch.setattr(board_run.checkpoints, "prepare", refuse)
-    monkeypatch.setattr(board_run.checkpoints, "_download", refuse)
+    monkeypatch.setattr(board_run.checkpoints.hub, "download", refuse)
 
 
 def far_board(**changes: object) -> dict[str, Submission]:

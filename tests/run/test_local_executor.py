@@ -7,9 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from jobs_without_models import TASKS, make_job
+import pytest
+from jobs_without_models import TASKS, make_job, make_submission
 
 from harness.records import CellResult, Job, Submission
 from harness.run.executors import local
@@ -142,3 +144,72 @@ def test_a_second_interrupt_ends_running_jobs_at_once(tmp_path: Path) -> None:
 
     local.run([make_job()], {}, Settings(cache=str(tmp_path)), workers=1, spool=tmp_path, on_event=take, work=hang)
     assert reasons == ["The run was interrupted while this job ran."]
+
+
+def be_killed_the_first_time(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    mark = Path(job.submission.folder) / "tried"
+    if not mark.exists():
+        mark.touch()
+        emit(unfinished(job, job.cells[0], "finished", "no reason"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    for cell in job.cells:
+        emit(unfinished(job, cell, "finished", "the second time"))
+
+
+def need_a_batch_of_one(
+    job: Job, submissions: object, settings: Settings, *, emit: Emit, on_stage: Callable[[str], None]
+) -> None:
+    for cell in job.cells:
+        on_stage(cell.task)
+        if settings.batch_size == 1 or cell.task != TASKS[1]:
+            emit(unfinished(job, cell, "finished", "no reason"))
+        else:
+            emit(unfinished(job, cell, "failed", "no memory", stage=cell.task, error="OutOfMemoryError"))
+
+
+def never_fit(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    for cell in job.cells:
+        emit(unfinished(job, cell, "failed", "no memory", stage=cell.task, error="MemoryError"))
+
+
+def tell_environment(
+    job: Job, submissions: object, settings: Settings, *, emit: Emit, on_stage: Callable[[str], None]
+) -> None:
+    told = f"{settings.device} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('SOME_TOKEN')}"
+    for cell in job.cells:
+        emit(unfinished(job, cell, "finished", told))
+
+
+def test_a_job_whose_worker_was_killed_is_tried_once_more_for_the_cells_that_are_left(tmp_path: Path) -> None:
+    # The folder of records is one that a fenced worker may write to.
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    job = replace(make_job(), submission=make_submission(folder=str(folder)))
+    ended = outcomes(tmp_path, [job], be_killed_the_first_time)
+    assert [ended[cell.key].reason for cell in job.cells] == ["no reason", "the second time"]
+
+
+def test_a_cell_that_ran_out_of_memory_is_scored_row_by_row_and_says_so(tmp_path: Path) -> None:
+    job = make_job()
+    ended = outcomes(tmp_path, [job], need_a_batch_of_one)
+    first, second = (ended[cell.key] for cell in job.cells)
+    assert (first.status, first.remarks) == ("finished", ())
+    assert (second.status, second.remarks) == ("finished", (local._BATCH_OF_ONE,))
+
+
+def test_a_cell_that_never_fits_fails_after_the_second_try_with_its_own_reason(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], never_fit)
+    assert {(result.status, result.error_type) for result in ended.values()} == {("failed", "MemoryError")}
+
+
+def test_each_worker_sees_one_card_and_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "not-for-workers")
+    jobs = [make_job(f"entry-{number}") for number in range(2)]
+    ended = outcomes(tmp_path, jobs, tell_environment, cards=("0", "GPU-7"), workers=2)
+    assert {result.reason for result in ended.values()} == {"cuda 0 None", "cuda GPU-7 None"}
+
+
+def test_workers_take_the_state_of_the_checkout_from_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.provenance, "code_state", lambda: ("c" * 40, True))
+    ended = outcomes(tmp_path, [make_job()], finish)
+    assert {(each.provenance.git_commit, each.provenance.dirty) for each in ended.values()} == {("c" * 40, True)}

@@ -15,10 +15,10 @@ from rich.console import Console
 from harness.errors import StoreError
 from harness.records import Job, Status
 from harness.run import board_run
-from harness.run.executors import local
+from harness.run.executors import local, worker
 from harness.run.progress import RunProgress
 from harness.run.runner import Settings, unfinished
-from harness.store import cell_files
+from harness.store import cell_files, merging
 from harness.store.store import Store
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_breaks_off_stops_the_bar() -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (-signal.SIGKILL, "ended by SIGKILL (often: the machine ran out of memory)."),
+        (-signal.SIGKILL, "ended by SIGKILL twice (often: the machine ran out of memory)."),
         (-signal.SIGABRT, "ended by SIGABRT."),
         (0, "exit code 0."),
         (None, "exit code None."),
@@ -134,11 +134,11 @@ def test_the_cause_of_a_worker_s_death_is_one_sentence(code: int | None, said: s
 )
 def test_the_tail_of_a_log_is_its_last_lines_and_short(tmp_path: Path, content: bytes, tail: str) -> None:
     (tmp_path / "log").write_bytes(content)
-    assert local._tail(tmp_path / "log") == tail
+    assert worker.tail(tmp_path / "log") == tail
 
 
 def test_a_log_that_was_never_written_has_an_empty_tail(tmp_path: Path) -> None:
-    assert local._tail(tmp_path / "none") == ""
+    assert worker.tail(tmp_path / "none") == ""
 
 
 def test_no_jobs_end_at_once_and_leave_the_handler_of_ctrl_c_as_it_was(tmp_path: Path) -> None:
@@ -159,9 +159,15 @@ def say_nothing(*arguments: object, **keywords: object) -> None:
     """Ends well without one result."""
 
 
-@pytest.mark.parametrize(("work", "logged"), [(raise_an_error, "this went to the log"), (say_nothing, "")])
+@pytest.mark.parametrize(
+    ("work", "error", "said", "logged"),
+    [
+        (raise_an_error, "ValueError", "a mistake in the program", "this went to the log"),
+        (say_nothing, "WorkerLost", "exit code", ""),
+    ],
+)
 def test_a_worker_that_ends_without_results_fails_its_cells_with_its_log(
-    tmp_path: Path, work: Callable[..., None], logged: str
+    tmp_path: Path, work: Callable[..., None], error: str, said: str, logged: str
 ) -> None:
     events: list[local.Event] = []
     job = make_job()
@@ -169,8 +175,8 @@ def test_a_worker_that_ends_without_results_fails_its_cells_with_its_log(
               work=work)  # fmt: skip
     results = [event.result for event in events if event.result]
     assert [result.cell for result in results] == list(job.cells)
-    assert {(result.status, result.stage, result.error_type) for result in results} == {("failed", "run", "WorkerLost")}
-    assert all("exit code" in (result.reason or "") and result.provenance.seed == 9 for result in results)
+    assert {(result.status, result.stage, result.error_type) for result in results} == {("failed", "run", error)}
+    assert all(said in (result.reason or "") and result.provenance.seed == 9 for result in results)
     assert all(logged in (result.log_tail or "") for result in results)
     assert events[-1].job_ended
 
@@ -205,13 +211,13 @@ def test_one_broken_record_stores_none_of_a_folder_and_is_named(tmp_path: Path) 
     cell_files.write(replace(unfinished(make_job(), make_job().cells[0], "finished", ""), reason=None), tmp_path / "in")
     (tmp_path / "in" / "zz.json").write_text("{}")
     with pytest.raises(StoreError, match=r"zz\.json is no cell record"):
-        board_run.ingest(tmp_path / "s.duckdb", tmp_path / "in")
+        merging.ingest(tmp_path / "s.duckdb", tmp_path / "in")
     assert not (tmp_path / "s.duckdb").exists()
 
 
 def test_ingesting_an_empty_folder_makes_an_empty_store(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    assert board_run.ingest(tmp_path / "s.duckdb", tmp_path / "in") == (0, 0)
+    assert merging.ingest(tmp_path / "s.duckdb", tmp_path / "in") == merging.Merged(new=0, known=0, conflicts=())
     assert board_run.finished_keys(tmp_path / "s.duckdb") == frozenset()
 
 

@@ -121,6 +121,13 @@ def test_the_backend_s_version_stands_in_the_provenance(rooms: Rooms) -> None:
     assert first.provenance.seed == 5
 
 
+def test_the_digests_of_downloads_stand_in_the_provenance(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"hf://owner/name@" + "a" * 40: "b" * 64}
+    monkeypatch.setattr(runner.checkpoints, "downloaded", lambda *arguments, **options: told)
+    for result in run(make_job("target")):
+        assert result.provenance.versions.items() >= told.items()
+
+
 @pytest.mark.parametrize("stage", ["intake", "prepare", "quantize"])
 def test_a_failure_before_scoring_fails_every_cell_with_stage_type_and_sentence(rooms: Rooms, stage: str) -> None:
     rooms.fails[stage] = QuantizationError("It broke: do that.\nsecond line")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -180,7 +181,7 @@ def test_a_second_process_is_told_that_the_store_is_in_use(tmp_path: Path, make_
     with Store.open(path) as store:
         store.add(make_cell())
         said = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    assert "in use by another process" in said.stdout
+    assert f"in use by process {os.getpid()} (" in said.stdout
     assert said.stdout.count("\n") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -200,7 +201,7 @@ def test_two_readers_share_a_store_and_a_writer_waits_its_turn_with_a_sentence(t
         said = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     one, sentence = said.stdout.splitlines()
     assert one == "1"
-    assert "in use by another process" in sentence
+    assert f"in use by process {os.getpid()} (" in sentence
 
 
 def test_the_same_process_is_told_too_and_the_first_writer_goes_on(tmp_path: Path, make_cell: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_listing import listing
 from quantized_files import write_gptq
 
 from harness.errors import InputError, UnsafeSubmissionError
@@ -220,9 +221,9 @@ def _hub(monkeypatch: pytest.MonkeyPatch, source: Path) -> list[dict[str, Any]]:
 
     def download(**asked: Any) -> str:
         calls.append(asked)
-        shutil.copytree(source, asked["local_dir"], dirs_exist_ok=True)
-        return str(asked["local_dir"])
+        return str(shutil.copytree(source, asked["cache_dir"] / "snapshot"))
 
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, **asked: listing(source))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return calls
 
@@ -266,10 +267,10 @@ def test_a_repository_that_can_t_be_had_is_told_in_one_sentence(
 ) -> None:
     import huggingface_hub
 
-    def offline(**asked: Any) -> str:
+    def offline(name: str, **asked: Any) -> str:
         raise OSError("no route")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub, "model_info", offline)
     add("target", role="target", weights="hf://owner/name", revision=COMMIT)
     with pytest.raises(InputError, match=r"hf://owner/name at 0123.* can't be downloaded \(OSError\): check name"):
         _prepare(board, "target", tmp_path / "cache")

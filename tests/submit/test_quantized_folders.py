@@ -12,6 +12,7 @@ import numpy
 import pytest
 import quantized_files
 import torch
+from hub_listing import listing
 from quantized_files import GPTQ_CONFIG, write_bnb, write_gguf, write_gptq
 from safetensors.torch import load_file, save_file
 
@@ -104,9 +105,12 @@ def test_of_a_hub_repository_only_the_config_is_fetched_to_plan(
 
     asked: list[list[str]] = []
 
-    def snapshot_download(*, repo_id: str, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+    def snapshot_download(*, repo_id: str, revision: str, cache_dir: Path, allow_patterns: list[str]) -> Path:
         asked.append(allow_patterns)
-        shutil.copy(gptq / "config.json", local_dir)
+        shutil.copy(gptq / "config.json", cache_dir)
+        return cache_dir
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, **asked: listing(gptq))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     add("entry", kind="quantized_checkpoint", weights="hf://owner/name", revision=COMMIT)
@@ -121,8 +125,10 @@ def test_a_hub_checkpoint_is_scanned_between_downloading_and_loading(
 ) -> None:
     import huggingface_hub
 
-    def snapshot_download(*, repo_id: str, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-        shutil.copytree(gptq, local_dir, dirs_exist_ok=True)
+    def snapshot_download(*, repo_id: str, revision: str, cache_dir: Path, allow_patterns: list[str]) -> Path:
+        return shutil.copytree(gptq, cache_dir / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, **asked: listing(gptq))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     add("entry", kind="quantized_checkpoint", weights="hf://owner/name", revision=COMMIT)

@@ -27,11 +27,12 @@ class Executor(Protocol):
         """Does what ``local.run`` says of its arguments."""
 
 
-def chosen(name: Name, *, address: str | None = None, memory: int | None = None) -> Executor:
+def chosen(name: Name, *, cards: Sequence[str] = (), address: str | None = None, memory: int | None = None) -> Executor:
     """Returns the executor of that name.
 
     Args:
         name: ``local`` or ``ray``.
+        cards: Local only: GPUs to share out, one for each worker.
         address: Ray only: where the cluster is; None for the one of RAY_ADDRESS or of this machine.
         memory: Ray only: bytes of memory that a node must have left for a job.
     """
@@ -41,4 +42,4 @@ def chosen(name: Name, *, address: str | None = None, memory: int | None = None)
         return partial(ray_cluster.run, address=address, memory=memory)
     from harness.run.executors import local
 
-    return local.run
+    return partial(local.run, cards=cards)

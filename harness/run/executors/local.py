@@ -9,25 +9,29 @@ and nothing else.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import sys
 import time
-import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from harness.records import CellResult, Job, Status, Submission
+from harness import provenance
+from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run import fence, offline
+from harness.run.executors.worker import Work, be_worker, quote
+from harness.run.redaction import redact_file
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
+# harness.cli as well: a worker imports the main module again, and the command line takes as long as a small cell.
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
-              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "landlockpy",
-              "pyseccomp"]  # fmt: skip
+              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "harness.cli",
+              "landlockpy", "pyseccomp"]  # fmt: skip
+_OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
+_BATCH_OF_ONE = "Scored one row at a time, because larger batches ran out of memory."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +51,30 @@ class Event:
     job_ended: bool = False
 
 
-Work = Callable[..., None]
-"""Does one job; ``runner.run_job`` but for tests of this module."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Try:
+    """A job that waits, and what an attempt before this one has taught."""
+
+    job: Job
+    is_second: bool = False
+    batch_of_one: bool = False
 
 
 @dataclass(slots=True)
 class _Running:
-    job: Job
+    attempt: _Try
     process: BaseProcess
     pipe: Connection
     log: Path
     deadline: float | None
+    card: str | None
+    stage: str = "run"
     ended: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
+
+    @property
+    def job(self) -> Job:
+        return self.attempt.job
 
     @property
     def is_late(self) -> bool:
@@ -67,12 +83,15 @@ class _Running:
 
 def run(
     jobs: Sequence[Job], submissions: Mapping[str, Submission], settings: Settings, *, workers: int, spool: Path,
-    on_event: Callable[[Event], None], timeout: float | None = None, work: Work = run_job,
+    on_event: Callable[[Event], None], timeout: float | None = None, cards: Sequence[str] = (), work: Work = run_job,
 ) -> bool:  # fmt: skip
-    """Runs all jobs; returns, when every cell of every job has ended as an event, whether Ctrl-C was pressed.
+    """Runs all jobs; returns, when every cell of every job has ended as an event, whether it was interrupted.
 
-    The first Ctrl-C lets running jobs finish and starts no more; the second
-    ends them. Cells that were not reached end as ``cancelled``.
+    The first Ctrl-C lets running jobs finish and starts no more; the second,
+    SIGTERM and a closed terminal end them. Cells that were not reached end as
+    ``cancelled``. A job whose worker was killed from outside, and cells that
+    ran out of memory while they were scored (then one row at a time), are
+    tried once more; nothing else is.
 
     Args:
         jobs: In the order to start them.
@@ -82,19 +101,23 @@ def run(
         spool: Folder for cell records and job logs.
         on_event: Told everything, in this process.
         timeout: Seconds a job may take; None means no limit.
+        cards: GPUs as CUDA_VISIBLE_DEVICES names them; each worker sees the
+            one that has the fewest jobs. Empty leaves the device to torch.
         work: What a worker does with its job.
     """
     (spool / "logs").mkdir(parents=True, exist_ok=True)
     crew = _Crew(dict(submissions), settings, spool, timeout, work, on_event)
-    waiting, running = list(jobs), list[_Running]()
+    waiting, running = [_Try(job=job) for job in jobs], list[_Running]()
     with _Interrupts() as interrupts:
         while waiting or running:
             if interrupts.count:
-                for job in waiting:
-                    crew.end(job, "cancelled", "The run was interrupted before this job began.")
+                for attempt in waiting:
+                    crew.end(attempt.job, "cancelled", "The run was interrupted before this job began.")
                 waiting.clear()
             while waiting and len(running) < workers:
-                running.append(crew.start(waiting.pop(0)))
+                busy = Counter(worker.card for worker in running)
+                card = min(cards, key=lambda each: busy[each]) if cards else None
+                running.append(crew.start(waiting.pop(0), card))
             for worker in running:
                 if worker.is_late or interrupts.count > 1:
                     worker.process.kill()
@@ -102,7 +125,7 @@ def run(
             for worker in [worker for worker in running if worker.pipe in ready]:
                 if not crew.listen(worker):
                     running.remove(worker)
-                    crew.bury(worker, interrupted=interrupts.count > 1)
+                    waiting[:0] = crew.bury(worker, interrupted=interrupts.count > 1)
         return interrupts.count > 0
 
 
@@ -117,123 +140,128 @@ class _Crew:
     work: Work
     on_event: Callable[[Event], None]
 
-    def start(self, job: Job) -> _Running:
+    def start(self, attempt: _Try, card: str | None) -> _Running:
+        job, settings = attempt.job, self.settings
+        if card is not None:
+            settings = replace(settings, device="cuda", card=card)
+        if attempt.batch_of_one:
+            settings = replace(settings, batch_size=1)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         receive, send = context.Pipe(duplex=False)
         log = self.spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
+        remark = _BATCH_OF_ONE if attempt.batch_of_one else None
         process = context.Process(
-            target=_be_worker,
-            args=(self.work, job, self.submissions, self.settings, send, self.spool, log),
+            target=be_worker,
+            args=(self.work, job, self.submissions, settings, send, self.spool, log, remark, provenance.code_state()),
             daemon=True,
         )
         process.start()
         send.close()
         deadline = time.monotonic() + self.timeout if self.timeout is not None else None
-        return _Running(job=job, process=process, pipe=receive, log=log, deadline=deadline)
+        return _Running(attempt=attempt, process=process, pipe=receive, log=log, deadline=deadline, card=card)
 
     def listen(self, worker: _Running) -> bool:
         """Takes one message; returns False when the worker has closed its pipe."""
         try:
-            kind, text = worker.pipe.recv()
+            kind, told = worker.pipe.recv()
         except (EOFError, OSError):
             return False
         if kind == "stage":
-            self.on_event(Event(job=worker.job, stage=text))
+            worker.stage = told
+            self.on_event(Event(job=worker.job, stage=told))
+            return True
+        if kind == "unwritten":
+            key, _, why = told.partition(" ")
+            (cell,) = (cell for cell in worker.job.cells if cell.key == key)
+            worker.ended.add(key)
+            self.on_event(Event(job=worker.job, result=self._row(worker.job, cell, "failed", why, "store", "OSError")))
+            return True
+        result = cell_files.read(Path(told))
+        while_scoring = result.stage == result.cell.task
+        if result.error_type in _OUT_OF_MEMORY and while_scoring and not worker.attempt.is_second:
+            worker.again.add(result.cell.key)
         else:
-            result = cell_files.read(Path(text))
             worker.ended.add(result.cell.key)
             self.on_event(Event(job=worker.job, result=result))
         return True
 
-    def bury(self, worker: _Running, *, interrupted: bool) -> None:
-        """Ends whatever cells the worker left behind, with the reason that fits."""
+    def bury(self, worker: _Running, *, interrupted: bool) -> list[_Try]:
+        """Ends whatever cells the worker left behind, with the reason that fits; returns what is to be tried again."""
         late = worker.is_late
         worker.process.join(timeout=30)
         worker.pipe.close()
+        left = tuple(cell for cell in worker.job.cells if cell.key not in worker.ended)
+        again: list[_Try] = []
+        code = worker.process.exitcode
         if interrupted:
             self.end(worker.job, "cancelled", "The run was interrupted while this job ran.", worker)
         elif late:
             reason = f"The job ran past its time limit of {self.timeout:g} s and was ended: raise --timeout."
             self.end(worker.job, "failed", reason, worker, error="TimeoutError")
-        elif (why := offline.why_stopped(worker.process.exitcode, worker.log)) is not None:
+        elif left and not worker.attempt.is_second and (worker.again or code == -signal.SIGKILL):
+            job = replace(worker.job, cells=left)
+            again.append(_Try(job=job, is_second=True, batch_of_one=bool(worker.again)))
+        elif (why := offline.why_stopped(code, worker.log)) is not None:
             self.end(worker.job, "failed", why, worker, error="NetworkError")
         else:
-            self.end(worker.job, "failed", _cause_of_death(worker.process.exitcode), worker, error="WorkerLost")
+            self.end(worker.job, "failed", _cause_of_death(code), worker, error="WorkerLost")
         fence.clear(worker.log)
-        self.on_event(Event(job=worker.job, job_ended=True))
+        redact_file(worker.log)
+        if not again:
+            self.on_event(Event(job=worker.job, job_ended=True))
+        return again
 
     def end(
         self, job: Job, status: Status, reason: str, worker: _Running | None = None, error: str | None = None
     ) -> None:
         """Makes a row without scores of every cell of ``job`` that has not ended yet."""
         ended = worker.ended if worker else set()
-        tail = _tail(worker.log) if worker and status == "failed" else None
+        tail = quote(worker.log) if worker and status == "failed" else None
         for cell in job.cells:
             if cell.key not in ended:
-                row = unfinished(job, cell, status, reason, stage="run", error=error, log_tail=tail,
-                                 device=self.settings.device, seed=self.settings.seed)  # fmt: skip
+                row = self._row(job, cell, status, reason, worker.stage if worker else "run", error, tail)
                 self.on_event(Event(job=job, result=row))
 
-
-def _be_worker(
-    work: Work, job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path,
-    log: Path,
-) -> None:  # fmt: skip
-    """What a worker process does: one job; its records go to files and their paths through the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with log.open("w", buffering=1, encoding="utf-8") as sink:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-        sys.stdout = sys.stderr = sink
-
-        def emit(result: CellResult) -> None:
-            result = fenced.complete(result)
-            if result.status == "failed":
-                result = replace(result, log_tail=_tail(log))
-            pipe.send(("result", str(cell_files.write(result, spool))))
-
-        try:
-            fenced = fence.enter(job, submissions, settings, log)
-            work(job, submissions, settings, emit=emit, on_stage=lambda stage: pipe.send(("stage", stage)))
-        except BaseException:
-            # Here, while the log is open: the row of a lost worker quotes its end.
-            traceback.print_exc()
-            raise
-    pipe.close()
+    def _row(
+        self, job: Job, cell: Cell, status: Status, reason: str, stage: str, error: str | None, tail: str | None = None
+    ) -> CellResult:
+        return unfinished(job, cell, status, reason, stage=stage, error=error, log_tail=tail,
+                          device=self.settings.device, seed=self.settings.seed)  # fmt: skip
 
 
 def _cause_of_death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        more = " (often: the machine ran out of memory)" if name == "SIGKILL" else ""
+        more = " twice (often: the machine ran out of memory)" if name == "SIGKILL" else ""
         return f"The worker process was ended by {name}{more}."
     return f"The worker process ended early with exit code {code}."
 
 
-def _tail(log: Path, lines: int = 20) -> str:
-    """Returns the last lines of a log, at most 4,000 characters."""
-    try:
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])[-4000:]
-    except OSError:
-        return ""
-
-
 class _Interrupts:
-    """Counts Ctrl-C instead of raising, so that a run always ends with a consistent store."""
+    """Counts Ctrl-C instead of raising, so that a run always ends with a consistent store.
+
+    SIGTERM and the end of the terminal count as two: whoever sends them won't
+    wait. A signal that was ignored before (``nohup``) stays so.
+    """
 
     count = 0
+    _WEIGHT = {signal.SIGINT: 1, signal.SIGTERM: 2, signal.SIGHUP: 2}
 
     def __enter__(self) -> _Interrupts:
-        try:
-            self._before = signal.signal(signal.SIGINT, self._count_one)
-        except ValueError:  # not the main thread: whoever is there handles Ctrl-C
-            self._before = None
+        self._before = {}
+        for number in self._WEIGHT:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            try:
+                self._before[number] = signal.signal(number, self._count)
+            except ValueError:  # not the main thread: whoever is there handles signals
+                return self
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _count_one(self, *arguments: object) -> None:
-        self.count += 1
+    def _count(self, number: int, frame: object) -> None:
+        self.count += self._WEIGHT[signal.Signals(number)]

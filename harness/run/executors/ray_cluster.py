@@ -23,7 +23,8 @@ from typing import Any
 from harness.errors import InputError, first_line
 from harness.records import Job, Status, Submission
 from harness.run.executors import local
-from harness.run.executors.local import Event, Work
+from harness.run.executors.local import Event
+from harness.run.executors.worker import Work
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
