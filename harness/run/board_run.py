@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import QuenchError, StoreError
-from harness.records import Cell, Job, Status, Submission
+from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run import live_status, references
 from harness.run.executors import Executor, local
 from harness.run.planner import Plan
@@ -34,15 +34,20 @@ def spool_of(store: Path) -> Path:
 
 
 def finished_keys(store: Path) -> frozenset[str]:
-    """Returns the keys of stored finished cells; none where there is no store yet.
+    """Returns the keys of finished cells: those in the store, and those that a killed run recorded and did not store.
 
     Raises:
         StoreError: The store can't be read.
     """
-    if not store.exists():
-        return frozenset()
-    with Store.open(store, read_only=True) as opened:
-        return opened.keys("finished")
+    known: Mapping[str, Status] = {}
+    if store.exists():
+        with Store.open(store, read_only=True) as opened:
+            known = opened.statuses()
+    stored = {key for key, status in known.items() if status == "finished"}
+    # `execute` stores them before it begins: they must not be planned again.
+    return frozenset(
+        stored | {result.cell.key for result in _left_behind(known, spool_of(store)) if result.status == "finished"}
+    )
 
 
 def default_workers(device: str, cards: int = 0) -> int:
@@ -52,7 +57,7 @@ def default_workers(device: str, cards: int = 0) -> int:
 
 def execute(
     plan: Plan, submissions: Mapping[str, Submission], settings: Settings, *, store: Path, workers: int,
-    console: Console, timeout: float | None = None, executor: Executor = local.run,
+    console: Console, timeout: float | None = None, executor: Executor | None = None,
 ) -> Counter[str]:  # fmt: skip
     """Does what ``plan`` says and stores every outcome as it comes.
 
@@ -67,7 +72,7 @@ def execute(
         workers: Jobs at the same time.
         console: Where progress is shown.
         timeout: Seconds a job may take.
-        executor: Where jobs run; see ``executors.chosen``.
+        executor: Where jobs run; see ``executors.chosen``; None for workers of this machine.
 
     Returns:
         Number of cells by how they ended in this run.
@@ -115,7 +120,7 @@ def execute(
                 continue
             ready, told = _with_references(jobs, plan, opened, settings, take)
             if ready:
-                interrupted = executor(
+                interrupted = (executor or local.run)(
                     ready, submissions, told, workers=workers, spool=spool, on_event=take, timeout=timeout
                 )
         log.write("ended", interrupted=interrupted, **progress.counts)
@@ -202,7 +207,11 @@ def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Pa
 def recover(store: Store, spool: Path) -> int:
     """Stores records that a run before this one wrote but could not store; returns how many."""
     known = store.statuses()
-    stored = 0
+    return sum(store.add(result) for result in _left_behind(known, spool))
+
+
+def _left_behind(known: Mapping[str, Status], spool: Path) -> Iterator[CellResult]:
+    """Yields the records that a store of these outcomes lacks, finished ones also where it has another outcome."""
     for path in sorted(spool.glob("*.json")):
         if known.get(path.stem) == "finished":
             continue
@@ -211,8 +220,7 @@ def recover(store: Store, spool: Path) -> int:
         except StoreError:
             continue  # a record cut short by a crash: its cell is still to do
         if result.status == "finished" or result.cell.key not in known:
-            stored += store.add(result)
-    return stored
+            yield result
 
 
 def threads_for(device: str, workers: int) -> int:

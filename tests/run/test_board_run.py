@@ -119,6 +119,15 @@ def test_records_that_a_killed_run_left_behind_are_stored_by_the_next(
     assert lost.cells[1].key not in board_run.finished_keys(store)
 
 
+def test_what_a_killed_run_recorded_and_did_not_store_is_not_planned_again(tmp_path: Path) -> None:
+    store = tmp_path / "store.duckdb"
+    lost = make_job("lost")
+    cell_files.write(finished(lost), board_run.spool_of(store))
+    cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), board_run.spool_of(store))
+    (board_run.spool_of(store) / "cut-short.json").write_text('{"schema": "quench.cell/1", ', encoding="utf-8")
+    assert board_run.finished_keys(store) == {lost.cells[0].key}
+
+
 def test_ingesting_records_twice_stores_them_once(tmp_path: Path) -> None:
     store, folder = tmp_path / "store.duckdb", tmp_path / "records"
     for name in ("a", "b", "c"):
