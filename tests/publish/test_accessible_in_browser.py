@@ -11,7 +11,7 @@ import site_faults
 import synthetic_board as synthetic
 from browsing import OPEN, PAGES, Visit
 
-from harness.publish import pages
+from harness.publish import index_page, pages
 from harness.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,9 @@ def test_a_board_of_a_thousand_entries_can_be_used_on_a_phone(
     seen = visit(360, site=site)
     page = seen.go("index.html")
     page.set_default_timeout(120_000)
+    assert page.locator(f"{OPEN} table.board tbody tr").count() <= index_page.MOST
+    assert page.locator('a[href="all-index.html"]').count() > 0
+    page = seen.go("all-index.html")
     text = page.content()
     assert all(f"entry-{number:04d}" in text for number in range(1000))
     assert seen.hangs_over() <= 0

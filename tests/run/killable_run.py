@@ -107,5 +107,7 @@ def die_in_write(number: int) -> None:
 
 
 if __name__ == "__main__":
+    # Where tests run in the background of a script, Ctrl-C is ignored, and a program would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(Path(__file__).parent))
     main()
