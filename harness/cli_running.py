@@ -93,6 +93,7 @@ def run(
     run_jobs = executors.chosen(
         executor, cards=cards, address=ray_address, memory=cache_room.parse_size(ray_memory) if ray_memory else None
     )
+    board_run.bring_up_to_date(grid.store)
     planned = grid.plan()
     if planned.added_controls:
         stderr.print(f"Controls added: {', '.join(planned.added_controls)}", highlight=False)

@@ -169,6 +169,7 @@ def score(
 ) -> Counter[str]:  # fmt: skip
     """Scores the models and their controls; returns how many cells ended how in this run."""
     known = {**submissions, **made}
+    board_run.bring_up_to_date(store)
     planned = planner.plan(
         known, names=list(made), quantizers=specs, finished=board_run.finished_keys(store), data_dir=data_dir,
         device=device, limit=limit,

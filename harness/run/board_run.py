@@ -50,6 +50,18 @@ def finished_keys(store: Path) -> frozenset[str]:
     )
 
 
+def bring_up_to_date(store: Path) -> None:
+    """Gives a store of an older program, or one whose making was cut off, this program's schema; makes no new one.
+
+    Planning only reads, and would refuse such a store.
+
+    Raises:
+        StoreError: The store can't be opened for writing.
+    """
+    if store.exists():
+        Store.open(store).close()
+
+
 def default_workers(device: str, cards: int = 0) -> int:
     """Returns how many jobs run at a time: one per core on the CPU, one on each of so many GPUs."""
     return max(1, cards) if device.startswith("cuda") else max(1, os.cpu_count() or 1)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from jobs_without_models import TASKS, make_job
 from rich.console import Console
 
+from harness.errors import StoreError
 from harness.records import CellResult, Job, Score, Status, Submission
 from harness.run import board_run, live_status
 from harness.run.executors import local
 from harness.run.planner import Plan
 from harness.run.runner import Settings, unfinished
-from harness.store import cell_files, merging
+from harness.store import cell_files, merging, schema
 from harness.store.store import Store
 
 
@@ -126,6 +129,24 @@ def test_what_a_killed_run_recorded_and_did_not_store_is_not_planned_again(tmp_p
     cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), board_run.spool_of(store))
     (board_run.spool_of(store) / "cut-short.json").write_text('{"schema": "quench.cell/1", ', encoding="utf-8")
     assert board_run.finished_keys(store) == {lost.cells[0].key}
+
+
+def test_a_store_of_an_older_program_is_brought_up_to_date_before_planning_reads_it(tmp_path: Path) -> None:
+    store, older = tmp_path / "store.duckdb", tmp_path / "migrations"
+    older.mkdir()
+    for script in schema.scripts()[:3]:
+        shutil.copy(script, older)
+    with duckdb.connect(str(store)) as connection:
+        schema.bring_up_to_date(connection, store, read_only=False, folder=older)
+    with pytest.raises(StoreError, match="has schema 3"):
+        board_run.finished_keys(store)
+    board_run.bring_up_to_date(store)
+    assert board_run.finished_keys(store) == frozenset()
+
+
+def test_bringing_up_to_date_makes_no_store(tmp_path: Path) -> None:
+    board_run.bring_up_to_date(tmp_path / "store.duckdb")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ingesting_records_twice_stores_them_once(tmp_path: Path) -> None:
