@@ -64,6 +64,9 @@ def print_power(corpus: str | None, data_dir: Path | None, store: Path, limit: i
     rows = []
     for name in [corpus] if corpus else corpora.corpus_names():
         known = corpora.load_corpus(name, data_dir=data_dir)
+        if corpus is None and known.hub_repo is None and not (known.folder / "data").is_dir():
+            # Its texts are neither shipped nor on a hub: whoever has them names it with --data-dir.
+            continue
         rows += power.rows(cells, name, power.documents_of(known, cells, limit))
     title = f"Differences found with {POWER:.0%} probability, in points (recovery: a fraction above tau)"
     print_rows(rows, "plan", as_json, title=title, columns=power.COLUMNS)

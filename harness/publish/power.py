@@ -40,7 +40,7 @@ def factor() -> float:
 
 
 def documents_of(corpus: Corpus, cells: Iterable[CellResult], limit: int | None = None) -> dict[str, int]:
-    """Returns how many documents each primary metric of a corpus has.
+    """Returns how many documents each primary metric of a corpus has; a corpus may lack some of them.
 
     Counted in its texts where they are at hand, else in the store, else those
     of MUSE; nothing is fetched.
@@ -52,6 +52,8 @@ def documents_of(corpus: Corpus, cells: Iterable[CellResult], limit: int | None 
     """
     found = {}
     for metric in PRIMARY:
+        if f"{corpus.group}_{metric}" not in corpus.tasks:
+            continue
         if corpus.hub_repo is None or corpus.data_dir is not None:
             splits = [split for split in SPLITS_OF[metric] if not split[1].endswith("_icl")]
             number = sum(len(load_split(corpus, *split)) for split in splits)
@@ -80,7 +82,7 @@ def rows(cells: Iterable[CellResult], corpus: str, documents: Mapping[str, int])
     """
     found = Measurements(cells, corpus)
     controls = Controls(found)
-    return [_row(found, controls, corpus, metric, documents[metric]) for metric in PRIMARY]
+    return [_row(found, controls, corpus, metric, documents[metric]) for metric in PRIMARY if metric in documents]
 
 
 def _row(found: Measurements, controls: Controls, corpus: str, metric: str, documents: int) -> dict[str, Any]:

@@ -165,7 +165,10 @@ def test_progress_names_what_is_trained(built):
 
 def test_the_demo_set_is_that_of_the_specification():
     assert len(ALL_DEMOS) == 9
-    assert {demo.recipe for demo in ALL_DEMOS} == {name for name in recipe_names() if name.startswith("mini_")}
+    # `quench reproduce` has four recipes of its own for the miniature, those with KLR.
+    own = {f"mini_{loss}_klr_{kind}" for loss in ("ga", "npo") for kind in ("full", "lora")}
+    assert {demo.recipe for demo in ALL_DEMOS} == {n for n in recipe_names() if n.startswith("mini_")} - own
+    assert own < set(recipe_names())
     assert [demo.slug for demo in ALL_DEMOS if demo.target == demo_set.PLAIN_TARGET] == ["mini-plain-ga-gdr-full"]
     for demo in ALL_DEMOS:
         if "full" in demo.slug and demo.target == demo_set.BORN_TARGET:
