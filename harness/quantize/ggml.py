@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import QuantizationError
+from harness.quantize.gguf import DENSE_ENDS
 from harness.quantize.k_quants import SUPER_BLOCK, TYPES, read_blocks
 from harness.quantize.libraries import missing_reason
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
@@ -31,8 +32,7 @@ LIBRARY_VARIABLE = "QUENCH_GGML"
 _FILES = ("libggml-base.so", "libggml-base.so.0", "libggml-base.dylib")
 
 _REMARKS = (
-    "llama.cpp's own files also quantize the embeddings and the output head, which stay in 16 bit here as they do for "
-    "every backend.",
+    DENSE_ENDS,
     "One type throughout, as `llama-quantize --pure` makes; its mixtures such as Q4_K_M give some layers another type.",
 )
 

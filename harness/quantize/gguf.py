@@ -23,10 +23,11 @@ BLOCK = 32
 TYPES = {"Q8_0": (8, True), "Q5_1": (5, False), "Q5_0": (5, True), "Q4_1": (4, False), "Q4_0": (4, True)}
 """Bits and symmetry by GGML type."""
 
-_REMARK = (
+DENSE_ENDS = (
     "llama.cpp's own files also quantize the embeddings and the output head, which stay in 16 bit here as they do for "
     "every backend."
 )
+"""What a reader of any GGUF cell must know."""
 
 
 def _spec(kind: str) -> QuantizerSpec:
@@ -156,7 +157,7 @@ class Gguf:
             blocks = quants.quantize(weight.float().cpu().numpy(), ggml)
             return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
 
-        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=(_REMARK,))
+        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=(DENSE_ENDS,))
 
 
 BACKEND = Gguf()

@@ -21,7 +21,7 @@ from pathlib import Path
 from harness import provenance
 from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run import fence, offline
-from harness.run.executors.worker import Work, be_worker, quote
+from harness.run.executors.worker import Work, be_worker, log_of, quote
 from harness.run.redaction import redact_file
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
@@ -108,7 +108,7 @@ def run(
     (spool / "logs").mkdir(parents=True, exist_ok=True)
     crew = _Crew(dict(submissions), settings, spool, timeout, work, on_event)
     waiting, running = [_Try(job=job) for job in jobs], list[_Running]()
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         while waiting or running:
             if interrupts.count:
                 for attempt in waiting:
@@ -149,7 +149,7 @@ class _Crew:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         receive, send = context.Pipe(duplex=False)
-        log = self.spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
+        log = log_of(job, self.spool)
         remark = _BATCH_OF_ONE if attempt.batch_of_one else None
         process = context.Process(
             target=be_worker,
@@ -238,7 +238,7 @@ def _cause_of_death(code: int | None) -> str:
     return f"The worker process ended early with exit code {code}."
 
 
-class _Interrupts:
+class Interrupts:
     """Counts Ctrl-C instead of raising, so that a run always ends with a consistent store.
 
     SIGTERM and the end of the terminal count as two: whoever sends them won't
@@ -248,7 +248,7 @@ class _Interrupts:
     count = 0
     _WEIGHT = {signal.SIGINT: 1, signal.SIGTERM: 2, signal.SIGHUP: 2}
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> Interrupts:
         self._before = {}
         for number in self._WEIGHT:
             if signal.getsignal(number) == signal.SIG_IGN:

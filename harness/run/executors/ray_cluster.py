@@ -24,7 +24,7 @@ from harness.errors import InputError, first_line
 from harness.records import Job, Status, Submission
 from harness.run.executors import local
 from harness.run.executors.local import Event
-from harness.run.executors.worker import Work
+from harness.run.executors.worker import Work, log_of
 from harness.run.runner import Settings, run_job, unfinished
 from harness.store import cell_files
 
@@ -92,7 +92,7 @@ def run(
 
 def _drive(crew: _Crew, waiting: list[Job], workers: int, needs: Mapping[str, float]) -> bool:
     running: list[_Sent] = []
-    with local._Interrupts() as interrupts:
+    with local.Interrupts() as interrupts:
         while waiting or running:
             if interrupts.count:
                 for job in waiting:
@@ -146,7 +146,7 @@ class _Crew:
         if kind == "stage":
             self.on_event(Event(job=sent.job, stage=body.decode()))
         elif kind == "log":
-            (self.spool / "logs" / _log_name(sent.job)).write_bytes(body)
+            log_of(sent.job, self.spool).write_bytes(body)
         elif kind == "unfit":
             self.end(sent.job, "failed", body.decode(), sent.ended, error="InputError")
             sent.ended.update(cell.key for cell in sent.job.cells)
@@ -212,7 +212,7 @@ def _on_node(
     def live(spool: Path) -> None:
         try:
             local.run([job], submissions, settings, workers=1, spool=spool, on_event=take, timeout=timeout, work=work)
-            log = spool / "logs" / _log_name(job)
+            log = log_of(job, spool)
             if log.is_file():
                 heard.put(("log", log.read_bytes()[-_LOG_BYTES:]))
         finally:
@@ -238,10 +238,6 @@ def _next(heard: queue.SimpleQueue[_Message | None]) -> _Message | None:
             return heard.get(timeout=0.2)
         except queue.Empty:
             continue
-
-
-def _log_name(job: Job) -> str:
-    return f"{job.submission.name}--{job.spec.name}.log"
 
 
 def _connected(address: str | None) -> Any:

@@ -26,6 +26,11 @@ Work = Callable[..., None]
 """Does one job; ``runner.run_job`` but for tests of the executor."""
 
 
+def log_of(job: Job, spool: Path) -> Path:
+    """Returns where a job's log stands below the folder of its run's records."""
+    return spool / "logs" / f"{job.submission.name}--{job.spec.name}.log"
+
+
 def be_worker(
     work: Work, job: Job, submissions: Mapping[str, Submission], settings: Settings, pipe: Connection, spool: Path,
     log: Path, remark: str | None, code: tuple[str | None, bool],
