@@ -8,6 +8,7 @@ Run it with ``make gpu-check``; figures belong in docs/performance.md with date 
 - Ratios in bfloat16: ours, stock lm-eval, one text at a time.
 - Floor: FLOPs of the forward passes that must be, over the card's measured
   bfloat16 matmul rate.
+- Quantizing: seconds a billion weights, proof included, on two layers of the 7B shape.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +30,10 @@ from rich.console import Console
 from rich.table import Table
 from working_memory import peak_bytes, weight_bytes
 
+from harness import quantize
+from harness.errors import QuantizationError
 from harness.paths import content_dir
+from harness.records import Checkpoint
 from harness.score.language_model import QuenchLM
 
 VOCABULARY = 32_000
@@ -52,6 +58,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--documents", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quantizers", nargs="*", default=["rtn-4bit-g128", "bnb-nf4", "bnb-int8", "hqq-4bit-g64"])
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing was measured: run this where torch.cuda.is_available().")
@@ -65,6 +72,38 @@ def main() -> None:
         measure(name, model, tokenizer, make_work(tokenizer, asked.documents, 1_000), asked.rounds)
         del model
         torch.cuda.empty_cache()
+    measure_quantizing(SHAPES["7B"] | {"num_hidden_layers": 2}, tokenizer, asked.quantizers, "cuda")
+
+
+def measure_quantizing(shape: dict[str, int], tokenizer: Any, names: Sequence[str], device: str) -> None:
+    """Prints what each quantizer takes for a random model on the device, read from disk and proof included."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_llama(shape, "cpu", torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        checkpoint = Checkpoint(
+            path=folder, tokenizer_path=folder, dtype="bfloat16", sha256="random", merged_from_adapter=False
+        )
+        for name in names:
+            spec = quantize.resolve(name)
+            backend = quantize.backend_of(spec)
+            if reason := backend.unavailable_reason(spec, device):
+                print(f"{name}: {reason}")
+                continue
+            start = time.perf_counter()
+            try:
+                made = backend.quantize(checkpoint, spec, device=device)
+            except QuantizationError as error:
+                print(f"{name}: {error}")
+                continue
+            seconds = time.perf_counter() - start
+            proof = made.proof
+            assert proof is not None
+            weights = 8 * proof.size_bytes / proof.bits_per_weight
+            print(
+                f"{name}: {seconds:.1f} s, {seconds / weights * 1e9:.1f} s a billion weights, "
+                f"{proof.bits_per_weight:.3f} bits a weight"
+            )
+            del made
 
 
 def wide_tokenizer() -> Any:

@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="folder of another base model, with its tokenizer")
     parser.add_argument("--seeds", default="0,1", help="seeds of unlearning")
     parser.add_argument("--quantizers", default=QUANTIZERS)
+    parser.add_argument("--device", default="cpu", help="torch device: cpu or cuda")
+    parser.add_argument("--workers", default="1", help="trainings and scoring jobs at a time")
     parser.add_argument("--steps", type=int, default=0, help="stop every training early, to try the script")
     parser.add_argument("--limit", type=int, help="documents per task, to try the script")
     arguments = parser.parse_args()
@@ -71,15 +74,21 @@ def main() -> None:
     data, submissions = work / "data", work / "submissions"
     write_texts(arguments.data_dir, data, base)
     for name, splits in ((TARGET, ("forget", "retain1")), (RETRAIN, ("retain1",))):
-        fine_tune(name, splits, base, data, submissions, steps=arguments.steps)
-    for entry in ENTRIES:
-        for seed in arguments.seeds.split(","):
-            unlearn(entry, int(seed), int(arguments.seeds.split(",")[0]), data, submissions, steps=arguments.steps)
+        fine_tune(name, splits, base, data, submissions, device=arguments.device, steps=arguments.steps)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    with ThreadPoolExecutor(int(arguments.workers)) as pool:
+        made = [
+            pool.submit(unlearn, entry, seed, seeds[0], data, submissions, arguments.device, steps=arguments.steps)
+            for entry in ENTRIES
+            for seed in seeds
+        ]
+    for one in made:
+        one.result()
     store = str(arguments.store or work / "smol.duckdb")
     # PrivLeak is relative to the retrain control's whole cell, which a limited run does not make.
     limited = ("--limit", str(arguments.limit), "--tasks", "muse_smol_verbmem_f") if arguments.limit else ()
     quench("run", "--submissions", str(submissions), "--corpus", "smol", "--data-dir", str(data), "--quantizers",
-           arguments.quantizers, "--workers", "1", "--store", store, *limited)  # fmt: skip
+           arguments.quantizers, "--device", arguments.device, "--workers", arguments.workers, "--store", store, *limited)  # fmt: skip
     quench("show", "--cells", "--corpus", "smol", "--store", store)
 
 
@@ -129,7 +138,7 @@ def _beginnings(texts: Sequence[str], tokenizer: Any) -> list[str]:
 
 
 def fine_tune(
-    name: str, splits: Sequence[str], base: Path, data: Path, submissions: Path, *, steps: int = 0
+    name: str, splits: Sequence[str], base: Path, data: Path, submissions: Path, *, device: str = "cpu", steps: int = 0
 ) -> None:  # fmt: skip
     """Writes a control: the base fine-tuned in float32 on the splits' texts, stored in bfloat16; once."""
     folder = submissions / name
@@ -149,15 +158,15 @@ def fine_tune(
     length = max(len(window["input_ids"]) for window in windows)
     windows = [window for window in windows if len(window["input_ids"]) == length]
     batches = pair_batches(windows, [], batch_size=BATCH, epochs=EPOCHS, max_steps=steps, seed=0)
-    model, _ = load_dense(base, "cpu")
+    model, _ = load_dense(base, device)
 
     def loss(model: Any, batch: Any) -> dict[str, Any]:
         logits = model(input_ids=batch["forget_input_ids"], attention_mask=batch["forget_attention_mask"]).logits
         return {"loss": losses.nll(logits, batch["forget_labels"])}
 
     print(f"{name}: {len(batches)} steps", flush=True)
-    log = train(model, batches, loss, OptimizerSettings(learning_rate=RATE), seed=0)
-    write_model(model.to(torch.bfloat16), tokenizer, folder / WEIGHTS)
+    log = train(model, batches, loss, OptimizerSettings(learning_rate=RATE), seed=0, device=device)
+    write_model(model.to("cpu", torch.bfloat16), tokenizer, folder / WEIGHTS)
     write_submission(
         folder, title=f"SmolLM2 {name.removeprefix('smol-')}", method="none", corpus="smol", kind="full_model",
         role="target" if name == TARGET else "retrain", license="Apache-2.0", notes=NOTES,
@@ -167,7 +176,9 @@ def fine_tune(
     )  # fmt: skip
 
 
-def unlearn(entry: Entry, seed: int, first: int, data: Path, submissions: Path, *, steps: int = 0) -> None:
+def unlearn(
+    entry: Entry, seed: int, first: int, data: Path, submissions: Path, device: str = "cpu", *, steps: int = 0
+) -> None:  # fmt: skip
     """Unlearns the target one way by ``quench unlearn``, once; further seeds say which entry they repeat."""
     folder = submissions / f"{entry.name}-s{seed}"
     if (folder / MANIFEST).exists():
@@ -176,7 +187,7 @@ def unlearn(entry: Entry, seed: int, first: int, data: Path, submissions: Path, 
     if steps:
         settings = [*(one for one in settings if not one.startswith("max_steps")), f"max_steps={steps}"]
     quench("unlearn", "ga_gdr", "--target", TARGET, "--submissions", str(submissions), "--data-dir", str(data),
-           "--seed", str(seed), *(("--lora", entry.lora) if entry.lora else ("--full",)),
+           "--device", device, "--seed", str(seed), *(("--lora", entry.lora) if entry.lora else ("--full",)),
            *(part for setting in settings for part in ("--set", setting)), "--out", str(folder))  # fmt: skip
     if seed != first:
         with (folder / MANIFEST).open("a", encoding="utf-8") as file:

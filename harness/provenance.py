@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -101,14 +102,16 @@ def take_code_state(state: tuple[str | None, bool]) -> None:
 def code_state() -> tuple[str | None, bool]:
     """Returns the commit and whether anything that scores differs from it.
 
-    Outside a checkout the version of the distribution stands for the code:
+    Outside a checkout ``QUENCH_COMMIT`` names the commit, as an image's build
+    sets it; without it the version of the distribution stands for the code:
     the result is ``(None, False)``.
     """
     if _handed_over is not None:
         return _handed_over
     commit = _git("rev-parse", "HEAD")
     if commit is None:
-        return None, False
+        told = os.environ.get("QUENCH_COMMIT", "")
+        return (told if re.fullmatch(r"[0-9a-f]{40}", told) else None), False
     return commit, bool(_git("status", "--porcelain", "--", *_SCORED_PATHS))
 
 

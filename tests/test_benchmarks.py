@@ -79,6 +79,16 @@ def test_the_gpu_checks_parity_and_table_run_on_a_small_model(capsys):
     assert "over the floor" in shown
 
 
+def test_the_gpu_check_tells_seconds_a_billion_weights_and_what_a_device_lacks(capsys):
+    import gpu_check
+
+    gpu_check.measure_quantizing(TINY, gpu_check.wide_tokenizer(), ["rtn-4bit-g64", "torchao-int4-g64"], "cpu")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("rtn-4bit-g64: ")
+    assert "s a billion weights, 4." in told[0]
+    assert len(told) == 2
+
+
 def test_flops_of_a_pass_count_weights_twice_a_token_and_attention(capsys):
     import gpu_check
     import torch

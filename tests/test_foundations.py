@@ -170,4 +170,14 @@ def test_a_checkout_with_changed_code_is_dirty_and_one_with_changed_docs_is_not(
 
 def test_outside_a_checkout_there_is_no_commit_and_nothing_is_dirty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "checkout_dir", lambda: None)
+    monkeypatch.delenv("QUENCH_COMMIT", raising=False)
     assert provenance.code_state.__wrapped__() == (None, False)
+
+
+@pytest.mark.parametrize(("told", "commit"), [("a1" * 20, "a1" * 20), ("main", None), ("A1" * 20, None), ("", None)])
+def test_outside_a_checkout_the_environment_may_name_a_whole_commit(
+    monkeypatch: pytest.MonkeyPatch, told: str, commit: str | None
+) -> None:
+    monkeypatch.setattr(provenance, "checkout_dir", lambda: None)
+    monkeypatch.setenv("QUENCH_COMMIT", told)
+    assert provenance.code_state.__wrapped__() == (commit, False)
