@@ -88,7 +88,8 @@ def main() -> None:
     # PrivLeak is relative to the retrain control's whole cell, which a limited run does not make.
     limited = ("--limit", str(arguments.limit), "--tasks", "muse_smol_verbmem_f") if arguments.limit else ()
     quench("run", "--submissions", str(submissions), "--corpus", "smol", "--data-dir", str(data), "--quantizers",
-           arguments.quantizers, "--device", arguments.device, "--workers", arguments.workers, "--store", store, *limited)  # fmt: skip
+           arguments.quantizers, "--device", arguments.device, "--workers", arguments.workers, "--store", store,
+           *limited)  # fmt: skip
     quench("show", "--cells", "--corpus", "smol", "--store", store)
 
 

@@ -104,7 +104,7 @@ def run(
         cache=str(paths.cache_dir()),
         cache_limit=room,
         device=grid.device,
-        threads=threads or board_run.threads_for(grid.device, at_a_time),
+        threads=threads or board_run.threads_for(at_a_time),
         seed=grid.seed,
         data_dir=str(grid.data_dir.resolve()) if grid.data_dir else None,
         memory_limit=memory,

@@ -176,7 +176,7 @@ def score(
     )  # fmt: skip
     workers = board_run.default_workers(device)
     settings = Settings(
-        cache=str(cache), device=device, threads=board_run.threads_for(device, workers),
+        cache=str(cache), device=device, threads=board_run.threads_for(workers),
         data_dir=str(data_dir.resolve()) if data_dir else None,
     )  # fmt: skip
     return board_run.execute(planned, known, settings, store=store, workers=workers, console=console)

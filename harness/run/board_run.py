@@ -235,6 +235,6 @@ def _left_behind(known: Mapping[str, Status], spool: Path) -> Iterator[CellResul
             yield result
 
 
-def threads_for(device: str, workers: int) -> int:
-    """Returns torch threads per worker so that workers share the cores; 0 (torch's choice) on a GPU."""
-    return 0 if device.startswith("cuda") else max(1, (os.cpu_count() or 1) // workers)
+def threads_for(workers: int) -> int:
+    """Returns torch threads per worker so that workers share the cores: much is counted on them on a GPU too."""
+    return max(1, (os.cpu_count() or 1) // workers)

@@ -37,6 +37,8 @@ _ETC = ("alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "l
         "timezone")  # fmt: skip
 # No disks and no memory: root could read every file through them.
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "nvidia*", "dri", "kfd", "infiniband")
+# CUDA names its threads there and does not start where it can't.
+_OWN_THREADS = "/proc/self/task"
 # Compiled once and used by the next worker; by default they lie in a home that the fence closes.
 _COMPILED = ("CUDA_CACHE_PATH", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR",
              "TRITON_CACHE_DIR")  # fmt: skip
@@ -55,7 +57,7 @@ class Fence:
     Attributes:
         readable: Files and folders that may be read, and programs in them started.
         writable: Folders in which anything may be done.
-        devices: Of /dev what may be read, written and controlled.
+        devices: Of /dev what may be read, written and controlled, and this process's threads.
         kernel: What of the kernel holds the worker to it, as rows tell it; empty for nothing.
     """
 
@@ -121,7 +123,7 @@ def enter(job: Job, submissions: Mapping[str, Submission], settings: Settings, l
     writable = _present(scratch, log.parent.parent, settings.cache, cache_dir(), "/dev/shm",
                         *(os.environ[name] for name in _COMPILED))  # fmt: skip
     readable = _present(*_software(), *_inputs(job, submissions, settings))
-    devices = _present(*(path for pattern in _DEVICES for path in Path("/dev").glob(pattern)))
+    devices = _present(*(path for pattern in _DEVICES for path in Path("/dev").glob(pattern)), _OWN_THREADS)
     landlock_abi, has_seccomp = _abilities()
     kernel = [*([f"landlock {landlock_abi}"] if landlock_abi else []), *(["seccomp"] if has_seccomp else [])]
     fence = Fence(readable=readable, writable=writable, devices=devices, kernel=" + ".join(kernel))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,37 @@ def test_a_worker_writes_to_the_cache_and_its_own_temporary_folder_alone(tmp_pat
     assert {result.reason for result in outcomes(tmp_path, write_beside, job)} == {"cache, temporary"}
     assert not list(tmp_path.rglob("*.tmp")), "what a worker left is removed"
     assert list(mine.iterdir()) == []
+
+
+def name_a_thread(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    names: list[str] = []
+
+    def rename() -> None:
+        comm = Path(f"/proc/self/task/{threading.get_native_id()}/comm")
+        comm.write_text("cuda", encoding="ascii")
+        names.append(comm.read_text(encoding="ascii").strip())
+
+    def deed() -> str:
+        thread = threading.Thread(target=rename)
+        thread.start()
+        thread.join()
+        return names[0]
+
+    attempt(job, emit, deed)
+
+
+@needs_landlock
+def test_a_worker_may_name_its_own_threads_as_cuda_does_when_it_starts(tmp_path: Path) -> None:
+    assert {result.reason for result in outcomes(tmp_path, name_a_thread)} == {"cuda"}
+
+
+def touch_the_run(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    attempt(job, emit, lambda: Path(f"/proc/{os.getppid()}/comm").write_text("x", encoding="ascii"))
+
+
+@needs_landlock
+def test_a_worker_may_name_no_thread_of_another_process(tmp_path: Path) -> None:
+    assert {result.error_type for result in outcomes(tmp_path, touch_the_run)} == {"PermissionError"}
 
 
 def kill_the_parent(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -213,3 +215,12 @@ def test_workers_take_the_state_of_the_checkout_from_the_run(tmp_path: Path, mon
     monkeypatch.setattr(local.provenance, "code_state", lambda: ("c" * 40, True))
     ended = outcomes(tmp_path, [make_job()], finish)
     assert {(each.provenance.git_commit, each.provenance.dirty) for each in ended.values()} == {("c" * 40, True)}
+
+
+def test_nothing_that_asks_a_card_what_it_can_is_imported_before_workers_for_it_are_forked() -> None:
+    names = local.preloaded("cuda:0")
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules, sep=chr(10))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"bitsandbytes", "torchao", "peft"} & set(done.stdout.split())
+    assert "lm_eval.evaluator" in names
+    assert set(names) < set(local.preloaded("cpu"))

@@ -30,6 +30,8 @@ from harness.store import cell_files
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
               "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "harness.cli",
               "landlockpy", "pyseccomp"]  # fmt: skip
+# They ask the card what it can when they are imported, and CUDA can't be used after a fork of a process that has.
+_ASKS_THE_CARD = {"peft", "transformers.models.llama.modeling_llama"}
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 _BATCH_OF_ONE = "Scored one row at a time, because larger batches ran out of memory."
 
@@ -129,6 +131,11 @@ def run(
         return interrupts.count > 0
 
 
+def preloaded(device: str) -> list[str]:
+    """Returns the modules that are imported before workers for ``device`` are forked."""
+    return [name for name in _PRELOADED if device == "cpu" or name not in _ASKS_THE_CARD]
+
+
 @dataclass(slots=True)
 class _Crew:
     """Starts workers, hears what they say and sees to it that each of their cells ends."""
@@ -147,7 +154,7 @@ class _Crew:
         if attempt.batch_of_one:
             settings = replace(settings, batch_size=1)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        context.set_forkserver_preload(preloaded(settings.device))
         receive, send = context.Pipe(duplex=False)
         log = log_of(job, self.spool)
         remark = _BATCH_OF_ONE if attempt.batch_of_one else None
