@@ -69,6 +69,12 @@ class LayerSurvival:
             is gone; None where dW is zero or negligible.
         cosine: Cosine of dQ with dW; None where either is zero.
         num_weights: Parameters of the layer, to average with.
+        update_norm: Frobenius norm of dW; None in old rows.
+        norm_ratio: Norm of dQ over norm of dW; None where dW is zero, and in
+            old rows.
+        effective_rank: (sum s^2)^2 / sum s^4 over dW's singular values s: r
+            for r equal ones; None where dW is zero, over all layers, and in
+            old rows.
     """
 
     layer: str
@@ -78,6 +84,9 @@ class LayerSurvival:
     survival_ratio: float | None
     cosine: float | None
     num_weights: int
+    update_norm: float | None = None
+    norm_ratio: float | None = None
+    effective_rank: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
