@@ -104,7 +104,7 @@ def _unlearn_at_smallest_rank(
             made.name, None, [spec], {**known, made.name: made}, cache=paths.cache_dir(), data_dir=data_dir,
             device=device,
         )[spec.name]  # fmt: skip
-        return rows[0].survived if rows else None
+        return rows[0] if rows else None
 
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bars: dict[int, Any] = {}

@@ -69,12 +69,13 @@ def relearn(
             name, chosen_quantizers(quantizers), load_submissions(submissions), recipe=recipe, store=store,
             cache=paths.cache_dir(), data_dir=data_dir, device=device, on_progress=show,
         )  # fmt: skip
-    print_rows([_row(probe) for probe in found], "relearn", as_json, title=f"Relearning of {name}, VerbMem x 100",
-               columns=_COLUMNS, form=form)  # fmt: skip
+    rows = [_row(probe, with_curve=as_json) for probe in found]
+    print_rows(rows, "relearn", as_json, title=f"Relearning of {name}, VerbMem x 100", columns=_COLUMNS, form=form)
 
 
-def _row(probe: Relearning) -> dict[str, Any]:
+def _row(probe: Relearning, *, with_curve: bool) -> dict[str, Any]:
     told = asdict(probe)
+    curve = list(told.pop("curve"))
     for name, value in (("start", probe.curve[0].verbmem), ("end", probe.curve[-1].verbmem), ("goal", probe.goal)):
         told[name] = 100 * value
-    return {**told, "curve": list(told["curve"])}
+    return {**told, "curve": curve} if with_curve else told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner, Result
 from harness.cli import app
 from harness.store.store import Store
 
+ROOT = Path(__file__).parent.parent
 SHORT = ("mini-npo-gdr-lora", "--quantizers", "rtn-4bit-g64", "--documents", "2", "--steps", "2")
 
 
@@ -22,8 +25,11 @@ def relearn(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     store = tmp_path_factory.mktemp("relearn") / "s.duckdb"
-    done = relearn(*SHORT, "--store", store, "--json")
-    assert done.exit_code == 0, done.stderr
+    # A process of its own: what libraries print on being imported must not be among the JSON.
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "relearn", *SHORT, "--store", str(store), "--json"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
     document = json.loads(done.stdout)
     assert document["schema"] == "quench.relearn/1"
     return store, document["rows"]
@@ -48,7 +54,9 @@ def test_the_store_has_the_probes_and_a_second_call_trains_nothing(probed: tuple
     again = relearn(*SHORT, "--store", store, "--format", "csv")
     assert again.exit_code == 0
     lines = again.stdout.strip().splitlines()
-    assert lines[0] == "quantizer,submission,start,end,goal,half_step,reason,seconds"
+    assert len(lines) == 3
+    assert "half_step" in lines[0]
+    assert "curve" not in lines[0]
     with Store.open(store, read_only=True) as opened:
         assert [probe.created_at for probe in opened.relearnings()] == [row["created_at"] for row in rows]
 
