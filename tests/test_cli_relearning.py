@@ -15,7 +15,7 @@ from harness.cli import app
 from harness.store.store import Store
 
 ROOT = Path(__file__).parent.parent
-SHORT = ("mini-npo-gdr-lora", "--quantizers", "rtn-4bit-g64", "--documents", "2", "--steps", "2")
+SHORT = ("mini-npo-gdr-lora", "--quantizers", "rtn-4bit-g64", "--documents", "1", "--steps", "1")
 
 
 def relearn(*arguments: str | Path) -> Result:
@@ -42,9 +42,9 @@ def test_an_entry_and_its_retrain_control_are_probed_under_each_quantizer(
     assert [(row["submission"], row["quantizer"]) for row in rows] == [
         ("mini-npo-gdr-lora", "rtn-4bit-g64"), ("mini-retrain", "rtn-4bit-g64"),
     ]  # fmt: skip
-    assert all([point["step"] for point in row["curve"]] == [0, 2] for row in rows)
+    assert all([point["step"] for point in row["curve"]] == [0, 1] for row in rows)
     assert rows[0]["goal"] == rows[1]["goal"] > rows[0]["start"] > 0
-    assert all(row["reason"] == "not within 2 steps" or row["half_step"] == 2 for row in rows)
+    assert all(row["reason"] == "not within 1 steps" or row["half_step"] == 1 for row in rows)
 
 
 def test_the_store_has_the_probes_and_a_second_call_trains_nothing(probed: tuple[Path, list[dict[str, Any]]]) -> None:
