@@ -59,7 +59,7 @@ def measure(blocks: int, names: list[str], shape: dict[str, int]) -> dict[str, f
         found = stream(updated, target, [quantize.resolve(name) for name in names])
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    ratio = found[names[0]][0].survived.survival_ratio
+    ratio = found[names[0]][0].survival_ratio
     return {"pair_bytes": size, "peak_bytes": peak, "seconds": seconds, "ratio": ratio if ratio is not None else -1.0}
 
 

@@ -19,6 +19,7 @@ from harness import (
     cli_exporting,
     cli_logs,
     cli_making,
+    cli_relearning,
     cli_reproduce,
     cli_running,
     cli_showing,
@@ -59,6 +60,7 @@ app.add_typer(cli_showing.app)
 app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
 app.add_typer(cli_survival.app)
+app.add_typer(cli_relearning.app)
 app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 

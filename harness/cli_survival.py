@@ -21,7 +21,7 @@ from harness.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from harness.quantize.survival_stream import SurvivalRow
+    from harness.records import LayerSurvival
 
 app = typer.Typer()
 
@@ -70,10 +70,9 @@ def survival(
     print_rows(rows, "survival", as_json, title=f"What is left of {name}'s update", columns=columns, form=form)
 
 
-def _row(quantizer: str, row: SurvivalRow, predict: bool) -> dict[str, Any]:
+def _row(quantizer: str, told: LayerSurvival, predict: bool) -> dict[str, Any]:
     from harness.quantize.prediction import chance_of_return
 
-    told = row.survived
     values: dict[str, Any] = {
         "quantizer": quantizer,
         "layer": told.layer,
@@ -81,10 +80,10 @@ def _row(quantizer: str, row: SurvivalRow, predict: bool) -> dict[str, Any]:
         "update_in_steps": told.update_in_steps,
         "survival_ratio": told.survival_ratio,
         "cosine": told.cosine,
-        "norm_ratio": row.norm_ratio,
-        "update_norm": row.shape.norm,
+        "norm_ratio": told.norm_ratio,
+        "update_norm": told.update_norm,
         "relative_update": told.relative_update,
-        "effective_rank": row.shape.effective_rank,
+        "effective_rank": told.effective_rank,
         "num_weights": told.num_weights,
     }
     if predict:

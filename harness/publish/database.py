@@ -23,7 +23,8 @@ _WITHOUT = "fsst,dict_fsst"
 
 _SURVIVAL: Mapping[str, Holds] = {
     "corpus": "text", "submission": "text", "quantizer": "text", "layer": "text", "num_weights": "integer",
-    "codes_changed": "number", "survival_ratio": "number", "cosine": "number",
+    "codes_changed": "number", "survival_ratio": "number", "cosine": "number", "norm_ratio": "number",
+    "update_norm": "number", "relative_update": "number", "effective_rank": "number",
 }  # fmt: skip
 _DOCUMENTS: Mapping[str, Holds] = {
     "corpus": "text", "submission": "text", "quantizer": "text", "bits": "integer", "metric": "text",
@@ -120,7 +121,9 @@ def _survival_rows(results: Sequence[CellResult]) -> Iterator[dict[str, Any]]:
             yield {
                 "corpus": prose(place[0]), "submission": prose(place[1]), "quantizer": prose(place[2]),
                 "layer": prose(layer.layer), "num_weights": layer.num_weights, "codes_changed": layer.codes_changed,
-                "survival_ratio": layer.survival_ratio, "cosine": layer.cosine,
+                "survival_ratio": layer.survival_ratio, "cosine": layer.cosine, "norm_ratio": layer.norm_ratio,
+                "update_norm": layer.update_norm, "relative_update": layer.relative_update,
+                "effective_rank": layer.effective_rank,
             }  # fmt: skip
 
 

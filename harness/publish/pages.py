@@ -90,7 +90,7 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
         cells = _stored(store)
         site = _site(store, cells, title, base_url)
         with replacing.replaced(out) as building:
-            _build(building, cells, site)
+            _build(building, cells, site, submission_page.relearning(store))
     drawing.trim()
     return out / "index.html"
 
@@ -199,7 +199,7 @@ def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:
     return sorted({cell.corpus for cell in cells}, key=lambda name: (-finished[name], name))
 
 
-def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
+def _build(folder: Path, cells: Sequence[CellResult], site: Site, relearning: submission_page.Relearned) -> None:
     shutil.copytree(content_dir("leaderboard") / "static", folder / "static")
     for script in (folder / "static").glob("*.js"):
         # What only readers of the source need weighs a quarter.
@@ -211,7 +211,7 @@ def _build(folder: Path, cells: Sequence[CellResult], site: Site) -> None:
         for number, board in enumerate(boards)
     }  # fmt: skip
     links = _links(boards)
-    env.globals["quantizer_pages"] = quantizer_page.pages(cells)
+    env.globals.update(quantizer_pages=quantizer_page.pages(cells), relearning=relearning)
     if not boards:
         _write(folder, env, "empty.html.j2", "index.html", site, section="Leaderboard")
     for board in boards:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -14,6 +15,11 @@ from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, LayerSurvival, Proof
 from harness.score.metrics import METRICS, PRIMARY
+from harness.store.relearned import Relearning
+from harness.store.store import Store
+
+Relearned = Callable[[LeaderboardRow], Sequence[tuple[Relearning, Relearning | None]]]
+"""From a submission's row to its probes, each with its retrain control's under the same quantizer and recipe."""
 
 _SURVIVAL = ("cosine", "survival_ratio", "codes_changed", "update_in_steps")
 
@@ -45,6 +51,24 @@ def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> 
         ],
         "moved": moved,
     }
+
+
+def relearning(store: Path) -> Relearned:
+    """Returns what finds a submission's relearning probes in a store, of the weights that its cells are of."""
+    with Store.open(store, read_only=True) as opened:
+        probes = opened.relearnings()
+    by_place = {(one.submission, one.quantizer, one.recipe_sha256, one.target): one for one in probes}
+
+    def of_row(row: LeaderboardRow) -> list[tuple[Relearning, Relearning | None]]:
+        entry = row.submission
+        return [
+            (one, by_place.get((entry.retrain or "", one.quantizer, one.recipe_sha256, one.target)))
+            for one in probes
+            if one.submission == entry.name and entry.role == "entry"
+            and entry.weights_sha256 in (None, one.weights_sha256)
+        ]  # fmt: skip
+
+    return of_row
 
 
 def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:

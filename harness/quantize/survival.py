@@ -6,11 +6,12 @@ quantized ones: dW = W_u - W_t went in, dQ = Q(W_u) - Q(W_t) came out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import QuantizationError
+from harness.quantize.update_rank import ranks_of
 from harness.records import Checkpoint, LayerSurvival, QuantizedLayer, QuantizedModel
 
 ALL_LAYERS = "all layers"
@@ -66,12 +67,8 @@ class Sums:
         spread = self.inner_inner - 2 * ratio * self.inner_update + ratio**2 * self.update_update
         return float(max(spread, self.chance, 0.0) ** 0.5 / self.update)
 
-    def norm_ratio(self) -> float | None:
-        """Returns norm(dQ) over norm(dW): above 1 where rounding noise is larger than what it carries."""
-        return (self.kept / self.update) ** 0.5 if self.update > 0 else None
-
-    def show(self, layer: str) -> LayerSurvival:
-        """Returns the sums as a record."""
+    def show(self, layer: str, effective_rank: float | None = None) -> LayerSurvival:
+        """Returns the sums as a record, with the rank of the update where it is one layer's."""
         relative = (self.update / self.target) ** 0.5 if self.target > 0 else 0.0
         telling = relative >= LEAST_UPDATE and self.ratio_error() <= NOISE_LIMIT
         both = self.update > 0 and self.kept > 0
@@ -83,6 +80,9 @@ class Sums:
             survival_ratio=self.inner / self.update if telling else None,
             cosine=self.inner / (self.update * self.kept) ** 0.5 if both else None,
             num_weights=self.weights,
+            update_norm=self.update**0.5,
+            norm_ratio=(self.kept / self.update) ** 0.5 if self.update > 0 else None,
+            effective_rank=effective_rank,
         )
 
 
@@ -159,12 +159,17 @@ def measure(
         why updates below the step vanish.
     """
     found = layer_sums(unlearned, target, unlearned_checkpoint, target_checkpoint)
-    if not found:
+    return rows_of(found, ranks_of(unlearned_checkpoint, target_checkpoint, found))
+
+
+def rows_of(sums: Mapping[str, Sums], ranks: Mapping[str, float | None]) -> tuple[LayerSurvival, ...]:
+    """Returns the rows of all layers pooled (first) and of each, from sums and effective ranks by layer."""
+    if not sums:
         return ()
     pooled = Sums()
-    for sums in found.values():
-        pooled.add(sums)
-    return (pooled.show(ALL_LAYERS), *(sums.show(name) for name, sums in found.items()))
+    for one in sums.values():
+        pooled.add(one)
+    return (pooled.show(ALL_LAYERS), *(one.show(name, ranks[name]) for name, one in sums.items()))
 
 
 def layer_sums(

@@ -5,44 +5,15 @@ Own rounding goes layer by layer; libraries, which want a model, block by block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from harness.errors import QuantizationError
 from harness.quantize import backend_of, rtn, survival
 from harness.quantize.calibration import recipe_of
 from harness.quantize.carving import Stack, carved, stack_of
-from harness.quantize.survival import ALL_LAYERS, Sums
+from harness.quantize.survival import Sums
+from harness.quantize.update_rank import ranks_of
 from harness.records import Checkpoint, LayerSurvival, QuantizerSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateShape:
-    """What one layer's update is, before any quantizer.
-
-    Attributes:
-        norm: Frobenius norm of dW.
-        effective_rank: (sum s^2)^2 / sum s^4 over dW's singular values s: r
-            for r equal ones; None where dW is zero, and over all layers.
-    """
-
-    norm: float
-    effective_rank: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SurvivalRow:
-    """One layer's update and what a quantizer leaves of it.
-
-    Attributes:
-        survived: As it is stored with a cell.
-        norm_ratio: Norm of dQ over norm of dW; None where dW is zero.
-    """
-
-    survived: LayerSurvival
-    norm_ratio: float | None
-    shape: UpdateShape
 
 
 def streams(spec: QuantizerSpec) -> bool:
@@ -50,46 +21,10 @@ def streams(spec: QuantizerSpec) -> bool:
     return recipe_of(spec) is None and spec.backend != "reference"
 
 
-def rows_of(sums: Mapping[str, Sums], shapes: Mapping[str, UpdateShape]) -> tuple[SurvivalRow, ...]:
-    """Returns the rows of all layers pooled (first) and of each, as ``survival.measure`` orders them."""
-    if not sums:
-        return ()
-    pooled = Sums()
-    for one in sums.values():
-        pooled.add(one)
-    whole = UpdateShape(norm=sum(shape.norm**2 for shape in shapes.values()) ** 0.5, effective_rank=None)
-    return (
-        SurvivalRow(survived=pooled.show(ALL_LAYERS), norm_ratio=pooled.norm_ratio(), shape=whole),
-        *(
-            SurvivalRow(survived=one.show(name), norm_ratio=one.norm_ratio(), shape=shapes[name])
-            for name, one in sums.items()
-        ),
-    )
-
-
-def update_shape(update: Any) -> UpdateShape:
-    """Returns norm and effective rank of a matrix, from its Gram matrix: no singular value is computed."""
-    square = float(update.double().square().sum())
-    if square == 0:
-        return UpdateShape(norm=0.0, effective_rank=None)
-    # Scaled to norm 1 first: fourth powers of small updates leave float32's range.
-    scaled = update.float() / square**0.5
-    gram = scaled @ scaled.T if scaled.shape[0] <= scaled.shape[1] else scaled.T @ scaled
-    return UpdateShape(norm=square**0.5, effective_rank=1.0 / float(gram.double().square().sum()))
-
-
-def shapes_of(unlearned: Checkpoint, target: Checkpoint, layers: Iterable[str]) -> dict[str, UpdateShape]:
-    """Returns the shape of each layer's update; one layer is in memory at a time."""
-    from harness.quantize.dense import source_weights
-
-    with source_weights(unlearned) as new, source_weights(target) as old:
-        return {name: update_shape(new[name] - old[name]) for name in layers}
-
-
 def stream(
     unlearned: Checkpoint, target: Checkpoint, specs: Sequence[QuantizerSpec], *, device: str = "cpu",
     on_block: Callable[[int, int], None] = lambda done, blocks: None,
-) -> dict[str, tuple[SurvivalRow, ...]]:  # fmt: skip
+) -> dict[str, tuple[LayerSurvival, ...]]:  # fmt: skip
     """Returns the survival of an update under several quantizers, by quantizer's name.
 
     The figures are those of ``survival.measure`` on whole models.
@@ -115,7 +50,7 @@ def stream(
             "model was unlearned from."
         )
     sums: dict[str, dict[str, Sums]] = {spec.name: {} for spec in specs}
-    shapes: dict[str, UpdateShape] = {}
+    ranks: dict[str, float | None] = {}
     alone = [spec for spec in specs if spec.backend == rtn.BACKEND.backend]
     by_block = [spec for spec in specs if spec not in alone]
     for block in range(stack.depth):
@@ -126,9 +61,9 @@ def stream(
             with carved(unlearned, stack, block) as new, carved(target, stack, block) as old:
                 for spec in by_block:
                     _measure_block(new, old, spec, device, stack, block, sums[spec.name])
-        shapes |= shapes_of(unlearned, target, names)
+        ranks |= ranks_of(unlearned, target, names)
         on_block(block + 1, stack.depth)
-    return {name: rows_of(found, shapes) for name, found in sums.items()}
+    return {name: survival.rows_of(found, ranks) for name, found in sums.items()}
 
 
 def _measure_layer(unlearned: Checkpoint, target: Checkpoint, spec: QuantizerSpec, name: str, depth: int) -> Sums:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from harness.errors import InputError, UnknownNameError
 from harness.quantize import backend_of, kept, survival
-from harness.quantize.survival_stream import SurvivalRow, rows_of, shapes_of, stream, streams
-from harness.records import Checkpoint, QuantizerSpec, Submission
+from harness.quantize.survival_stream import stream, streams
+from harness.records import Checkpoint, LayerSurvival, QuantizerSpec, Submission
 from harness.run import calibrating
 from harness.score import corpora
 from harness.submit import checkpoints, intake
@@ -18,7 +18,7 @@ def survive(
     name: str, against: str | None, specs: Sequence[QuantizerSpec], submissions: Mapping[str, Submission], *,
     cache: Path, data_dir: Path | None = None, device: str = "cpu",
     on_block: Callable[[int, int], None] = lambda done, blocks: None,
-) -> dict[str, tuple[SurvivalRow, ...]]:  # fmt: skip
+) -> dict[str, tuple[LayerSurvival, ...]]:  # fmt: skip
     """Returns the survival of a submission's update by quantizer's name: all layers pooled, then each.
 
     Quantizers that look at no activations are measured block by block; the
@@ -69,7 +69,7 @@ def survive(
 
 def _whole(
     new: Checkpoint, old: Checkpoint, spec: QuantizerSpec, texts: Sequence[str], *, cache: Path, device: str
-) -> tuple[SurvivalRow, ...]:
+) -> tuple[LayerSurvival, ...]:
     """Returns the rows from two whole models; none where the backend hands on no codes."""
     made = [
         kept.quantize_once(
@@ -77,5 +77,4 @@ def _whole(
         )
         for one in (new, old)
     ]  # fmt: skip
-    sums = survival.layer_sums(made[0], made[1], new, old)
-    return rows_of(sums, shapes_of(new, old, sums))
+    return survival.measure(made[0], made[1], new, old)

@@ -130,7 +130,16 @@ def _numbers(result: CellResult) -> Iterator[tuple[str, float | None]]:
     for stage, seconds in result.timings.items():
         yield f"seconds of {stage}", seconds
     for layer in result.survival:
-        for name in ("codes_changed", "update_in_steps", "relative_update", "survival_ratio", "cosine"):
+        for name in (
+            "codes_changed",
+            "update_in_steps",
+            "relative_update",
+            "survival_ratio",
+            "cosine",
+            "update_norm",
+            "norm_ratio",
+            "effective_rank",
+        ):
             yield f"{name} of {layer.layer}", getattr(layer, name)
     if result.proof is not None:
         for name in (

@@ -17,7 +17,7 @@ import duckdb
 
 from harness.errors import StoreError, StoreInUseError
 from harness.records import CellResult, DocumentRecord, Status
-from harness.store import cell_files, collector, rows, schema
+from harness.store import cell_files, collector, relearned, rows, schema
 
 # 16 KiB instead of 256 KiB: a store of few hundred cells is committed to git, and a
 # table of ten rows should not take a quarter of a megabyte per column.
@@ -199,6 +199,14 @@ class Store:
         if found is None:
             raise StoreError(f"The store {self._path} has no cell {key[:12]}: `quench show --cells` lists what it has.")
         return tuple(rows.read_documents(self._connection, "cell_id = ?", found).get(found[0], ()))
+
+    def add_relearning(self, probe: relearned.Relearning) -> None:
+        """Stores a relearning probe; one of the same key gives way."""
+        relearned.insert(self._connection, probe)
+
+    def relearnings(self) -> list[relearned.Relearning]:
+        """Returns every relearning probe, by corpus, quantizer and submission."""
+        return relearned.read(self._connection)
 
     def _undo(self) -> None:
         try:

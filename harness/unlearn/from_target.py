@@ -25,11 +25,17 @@ from harness.unlearn.trainer import unlearn
 CHECKPOINTS = ".checkpoints-"
 """What the name of the folder begins with in which an unfinished entry keeps its checkpoints."""
 
+AUTO = "auto"
+"""The rank that leaves the choice to a search."""
+
+ALPHA_PER_RANK = 2.0
+"""alpha / rank in a search from a recipe without adapters: what the recipes that have them use."""
+
 _LORA = {"r": "lora_rank", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
 def recipe_from_options(
-    name: str, *, lora: str | None, full: bool, settings: Sequence[str]
+    name: str, *, lora: str | None, full: bool, settings: Sequence[str], rank: str | None = None
 ) -> tuple[Recipe, Execution]:
     """Returns the recipe that the command line's options describe, and how the machine is to go about it.
 
@@ -38,29 +44,68 @@ def recipe_from_options(
         lora: ``r=8,alpha=16[,dropout=0.05]``; None leaves the recipe's own choice.
         full: Whether to train all parameters, whatever the recipe says.
         settings: ``key=value`` for any other setting, of ``Recipe`` or ``Execution``.
+        rank: Rank of the adapters, as ``r`` of ``lora``.
 
     Raises:
         InputError: An option is malformed, contradicts another, or names no setting.
     """
-    if lora is not None and full:
-        raise InputError("--lora and --full exclude each other: give one of them.")
+    values = _given(lora, full, settings, rank)
+    how = execution_from({key: values.pop(key) for key in FIELDS if key in values})
+    recipe = load_recipe(name, **values)
+    if lora is not None and "lora_rank" not in values and not recipe.lora_rank:
+        raise InputError("--lora names no rank, and the recipe trains all parameters: add r=8, for example.")
+    return recipe, how
+
+
+def asks_for_search(*, lora: str | None, full: bool, settings: Sequence[str], rank: str | None) -> bool:
+    """Returns whether the options leave the rank to a search.
+
+    Raises:
+        InputError: An option is malformed or contradicts another.
+    """
+    return _given(lora, full, settings, rank).get("lora_rank") == AUTO
+
+
+def recipes_by_rank(
+    name: str, ranks: Sequence[int], *, lora: str | None, full: bool, settings: Sequence[str], rank: str | None
+) -> tuple[dict[int, Recipe], Execution]:
+    """Returns what ``recipe_from_options`` does, with one recipe for each rank that a search may try.
+
+    They differ in nothing but the rank and, unless alpha is given, in an alpha
+    that keeps the adapters' scale alpha / rank: the recipe's own, or
+    ``ALPHA_PER_RANK`` where the recipe has no adapters.
+
+    Raises:
+        InputError: As ``recipe_from_options``.
+    """
+    values = _given(lora, full, settings, rank)
+    del values["lora_rank"]
+    how = execution_from({key: values.pop(key) for key in FIELDS if key in values})
+    own = load_recipe(name, **values)
+    scale = own.lora_alpha / own.lora_rank if own.lora_rank else ALPHA_PER_RANK
+    return {each: load_recipe(name, **{"lora_alpha": scale * each, **values, "lora_rank": each}) for each in ranks}, how
+
+
+def _given(lora: str | None, full: bool, settings: Sequence[str], rank: str | None) -> dict[str, Any]:
+    """Returns the text of every setting that the options give, by its name."""
+    for option, used in (("--lora", lora is not None), ("--rank", rank is not None)):
+        if used and full:
+            raise InputError(f"{option} and --full exclude each other: give one of them.")
     given = [_pair(setting, "--set") for setting in settings]
     for part in (lora or "").split(",") if lora is not None else ():
         key, value = _pair(part, "--lora")
         if key not in _LORA:
             raise InputError(f"--lora: there is no {key!r}; accepted are {', '.join(_LORA)}, e.g. r=8,alpha=16.")
         given.append((_LORA[key], value))
+    if rank is not None:
+        given.append(("lora_rank", _pair(f"rank={rank}", "--rank")[1]))
     if full:
         given.append(("lora_rank", "0"))
     values: dict[str, Any] = {}
     for key, value in given:
         if values.setdefault(key, value) != value:
             raise InputError(f"{key} is given as {values[key]} and as {value}: give it once.")
-    how = execution_from({key: values.pop(key) for key in FIELDS if key in values})
-    recipe = load_recipe(name, **values)
-    if lora is not None and "lora_rank" not in values and not recipe.lora_rank:
-        raise InputError("--lora names no rank, and the recipe trains all parameters: add r=8, for example.")
-    return recipe, how
+    return values
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

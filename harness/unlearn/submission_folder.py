@@ -108,7 +108,19 @@ def _write_manifest(submission: Submission, path: Path) -> None:
         if key != "folder" and value not in (None, (), {})
     }
     values["weights"] = WEIGHTS
+    _dump(values, path)
+
+
+def _dump(values: Mapping[str, Any], path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+
+
+def add_hyperparameters(folder: Path, more: Mapping[str, Any]) -> None:
+    """Adds hyperparameters to a manifest that ``write_submission`` wrote, and leaves its other fields as they are."""
+    path = folder / MANIFEST
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["hyperparameters"] = {**values.get("hyperparameters", {}), **more}
+    _dump(values, path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -288,7 +288,8 @@ def _survival(plan: Plan, spec: QuantizerSpec) -> tuple[LayerSurvival, ...]:
             update_in_steps=0.05 if drowned else 0.6,
             relative_update=0.03 * math.exp(0.2 * _normal(plan.name, layer, module)),
             survival_ratio=0.06 if drowned else 0.95, cosine=0.1 + 0.02 * layer if drowned else 0.95,
-            num_weights=16_384 if "attn" in module else 49_152,
+            num_weights=16_384 if "attn" in module else 49_152, update_norm=0.2 + 0.1 * layer,
+            norm_ratio=0.6 if drowned else 1.0, effective_rank=layer + (40.0 if plan.kind == "full_model" else 8.0),
         )
         for layer in range(4)
         for module in modules

@@ -75,6 +75,12 @@ def test_layers_are_listed_from_least_survival_and_each_once(
     }
     assert len(places) == len(set(places))
     assert set(places) == wanted
+    columns = "submission, quantizer, layer, update_norm, norm_ratio, effective_rank"
+    told = {tuple(row[:3]): tuple(row[3:]) for row in opened.execute(f"SELECT {columns} FROM survival").fetchall()}
+    for cell in page_cells:
+        for layer in cell.survival:
+            shown = told[cell.cell.submission, cell.cell.quantizer, layer.layer]
+            assert shown == (layer.update_norm, layer.norm_ratio, layer.effective_rank)
 
 
 def test_a_table_holds_what_the_json_holds(site: Path, opened: duckdb.DuckDBPyConnection) -> None:

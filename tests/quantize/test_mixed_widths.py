@@ -91,4 +91,4 @@ def test_its_size_and_error_lie_between_those_of_its_two_widths(checkpoint_of: C
 def test_its_survival_is_measured_with_each_layer_s_own_width(checkpoint_of: Callable[[str], Checkpoint]) -> None:
     old = checkpoint_of("llama")
     found = stream(old, old, [quantize.resolve(NAME)])[NAME]
-    assert tuple(row.survived for row in found) == measure(_quantize(NAME, old), _quantize(NAME, old), old, old)
+    assert found == measure(_quantize(NAME, old), _quantize(NAME, old), old, old)

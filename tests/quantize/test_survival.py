@@ -44,6 +44,10 @@ def test_the_sums_are_those_of_the_definition(target: Checkpoint, moved: Mover) 
             assert row.survival_ratio == pytest.approx(float((dw * dq).sum() / (dw * dw).sum()))
             assert row.cosine == pytest.approx(float((dw * dq).sum() / (dw.norm() * dq.norm())))
             assert row.relative_update == pytest.approx(float(dw.norm() / then[name].double().norm()))
+            assert row.update_norm == pytest.approx(float(dw.norm()))
+            assert row.norm_ratio == pytest.approx(float(dq.norm() / dw.norm()))
+            squares = torch.linalg.svdvals(dw).square()
+            assert row.effective_rank == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-4)
             assert row.update_in_steps == pytest.approx(float(dw.abs().mean()) / (old.layers[name].step or 0))
             inner, square = inner + float((dw * dq).sum()), square + float((dw * dw).sum())
             kept, weight = kept + float((dq * dq).sum()), weight + float(then[name].double().square().sum())
@@ -55,6 +59,9 @@ def test_the_sums_are_those_of_the_definition(target: Checkpoint, moved: Mover) 
     assert pooled.survival_ratio == pytest.approx(inner / square)
     assert pooled.cosine == pytest.approx(inner / (square * kept) ** 0.5)
     assert pooled.relative_update == pytest.approx((square / weight) ** 0.5)
+    assert pooled.update_norm == pytest.approx(square**0.5)
+    assert pooled.norm_ratio == pytest.approx((kept / square) ** 0.5)
+    assert pooled.effective_rank is None
     assert pooled.codes_changed == changed / total
     assert pooled.num_weights == total == sum(layer.num_weights for layer in layers[1:])
     assert len(layers) == 15
@@ -138,4 +145,5 @@ def test_values_that_are_shown_are_finite(target: Checkpoint, moved: Mover) -> N
     for preset in ("rtn-2bit-g64", "bnb-nf4", "bnb-int8"):
         for layer in _measure(preset, moved(target, 0.003), target):
             numbers = [layer.codes_changed, layer.relative_update, layer.survival_ratio, layer.cosine]
+            numbers += [layer.update_norm, layer.norm_ratio, layer.effective_rank]
             assert all(number is None or torch.tensor(number).isfinite() for number in numbers)

@@ -16,7 +16,7 @@ from harness.errors import QuantizationError
 from harness.quantize.carving import carved, stack_of
 from harness.quantize.dense import block_linears, load_dense, source_weights
 from harness.quantize.survival import ALL_LAYERS, measure
-from harness.quantize.survival_stream import shapes_of, stream, streams, update_shape
+from harness.quantize.survival_stream import stream, streams
 from harness.records import Checkpoint
 
 Mover = Callable[[Checkpoint, float], Checkpoint]
@@ -38,8 +38,8 @@ def test_the_figures_are_those_of_whole_models(shape: str, checkpoint_of: Maker,
     found = stream(new, old, specs)
     for spec in specs:
         rows = found[spec.name]
-        assert tuple(row.survived for row in rows) == _whole(spec.name, new, old)
-        assert rows[0].survived.layer == ALL_LAYERS
+        assert rows == _whole(spec.name, new, old)
+        assert rows[0].layer == ALL_LAYERS
         assert len(rows) == 1 + len(block_linears(load_dense(old, device="cpu")))
 
 
@@ -48,7 +48,7 @@ def test_a_library_gives_a_block_alone_the_codes_of_the_model(name: str, checkpo
     old = checkpoint_of("even128")
     new = moved(old, 0.004)
     found = stream(new, old, [quantize.resolve(name)])[name]
-    assert tuple(row.survived for row in found) == _whole(name, new, old)
+    assert found == _whole(name, new, old)
 
 
 def test_norms_are_those_of_the_weights(checkpoint_of: Maker, moved: Mover) -> None:
@@ -58,38 +58,19 @@ def test_norms_are_those_of_the_weights(checkpoint_of: Maker, moved: Mover) -> N
     with source_weights(new) as now, source_weights(old) as then:
         total = 0.0
         for row in rows[1:]:
-            update = now[row.survived.layer] - then[row.survived.layer]
-            assert row.shape.norm == pytest.approx(float(update.norm()), rel=1e-5)
+            update = now[row.layer] - then[row.layer]
+            assert row.update_norm == pytest.approx(float(update.norm()), rel=1e-5)
             total += float(update.norm()) ** 2
             # cosine = <dQ, dW> / (|dQ| |dW|) and ratio = <dQ, dW> / |dW|^2.
-            ratio = row.survived.survival_ratio / row.survived.cosine
+            ratio = row.survival_ratio / row.cosine
             assert row.norm_ratio == pytest.approx(ratio)
-    assert rows[0].shape.norm == pytest.approx(total**0.5, rel=1e-5)
-
-
-@pytest.mark.parametrize("rank", [1, 3, 8])
-def test_the_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
-    drawn = torch.Generator().manual_seed(0)
-    left, _ = torch.linalg.qr(torch.randn(40, rank, generator=drawn))
-    right, _ = torch.linalg.qr(torch.randn(24, rank, generator=drawn))
-    found = update_shape(1e-5 * left @ right.T)
-    assert found.effective_rank == pytest.approx(rank, rel=1e-4)
-    assert found.norm == pytest.approx(1e-5 * rank**0.5, rel=1e-4)
-
-
-def test_the_effective_rank_is_that_of_the_singular_values() -> None:
-    update = torch.randn(30, 50, generator=torch.Generator().manual_seed(1))
-    squares = torch.linalg.svdvals(update).double().square()
-    wanted = float(squares.sum() ** 2 / squares.square().sum())
-    assert update_shape(update).effective_rank == pytest.approx(wanted, rel=1e-4)
+    assert rows[0].update_norm == pytest.approx(total**0.5, rel=1e-5)
 
 
 def test_no_update_has_no_rank(checkpoint_of: Maker) -> None:
     old = checkpoint_of("llama")
-    (name, *_) = block_linears(load_dense(old, device="cpu"))
-    shape = shapes_of(old, old, [name])[name]
-    assert (shape.norm, shape.effective_rank) == (0.0, None)
-    assert stream(old, old, [quantize.resolve("rtn-4bit-g64")])["rtn-4bit-g64"][0].norm_ratio is None
+    for row in stream(old, old, [quantize.resolve("rtn-4bit-g64")])["rtn-4bit-g64"]:
+        assert (row.update_norm, row.norm_ratio, row.effective_rank) == (0.0, None, None)
 
 
 def test_a_carved_block_holds_that_block_s_weights_and_vanishes(checkpoint_of: Maker) -> None:

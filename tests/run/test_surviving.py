@@ -28,27 +28,27 @@ def test_the_miniature_s_figures_are_those_of_its_page(shipped: dict[str, Submis
     """docs/muse_mini.md: on the target's own grid 0.02 is left of a full update; on another one half of it, or all."""
     found = survive("mini-npo-gdr-full", None, _specs("rtn-4bit-g128", "rtn-4bit-g64", "bnb-nf4", "rtn-8bit-g128"),
                     shipped, cache=tmp_path)  # fmt: skip
-    ratios = {name: rows[0].survived.survival_ratio for name, rows in found.items()}
+    ratios = {name: rows[0].survival_ratio for name, rows in found.items()}
     assert ratios["rtn-4bit-g128"] == pytest.approx(0.02, abs=0.01)
     assert ratios["rtn-4bit-g64"] == pytest.approx(0.51, abs=0.02)
     assert ratios["bnb-nf4"] == pytest.approx(1.09, abs=0.02)
     assert ratios["rtn-8bit-g128"] == pytest.approx(1.0, abs=0.01)
-    assert all(rows[0].survived.layer == ALL_LAYERS and len(rows) == 29 for rows in found.values())
+    assert all(rows[0].layer == ALL_LAYERS and len(rows) == 29 for rows in found.values())
 
 
 def test_an_adapter_s_update_has_its_rank_and_survives(shipped: dict[str, Submission], tmp_path: Path) -> None:
     rows = survive("mini-ga-gdr-lora", None, _specs("rtn-4bit-g128"), shipped, cache=tmp_path)["rtn-4bit-g128"]
-    assert rows[0].survived.survival_ratio == pytest.approx(0.98, abs=0.02)
-    lora = [row.shape.effective_rank for row in rows[1:]]
+    assert rows[0].survival_ratio == pytest.approx(0.98, abs=0.02)
+    lora = [row.effective_rank for row in rows[1:]]
     assert max(lora) < 8.5, "rank 8, but for what rounding the merged weights to 16 bit adds"
     full = survive("mini-npo-gdr-full", None, _specs("rtn-4bit-g128"), shipped, cache=tmp_path)["rtn-4bit-g128"]
-    ranks = [row.shape.effective_rank for row in full[1:]]
+    ranks = [row.effective_rank for row in full[1:]]
     assert sum(ranks) > 2 * sum(lora)
 
 
 def test_another_model_can_be_named_to_compare_with(shipped: dict[str, Submission], tmp_path: Path) -> None:
     rows = survive("mini-retrain", "mini-target-plain", _specs("rtn-4bit-g64"), shipped, cache=tmp_path)
-    assert rows["rtn-4bit-g64"][0].survived.relative_update > 0.1
+    assert rows["rtn-4bit-g64"][0].relative_update > 0.1
 
 
 def test_the_reference_quantizes_nothing_and_is_left_out(shipped: dict[str, Submission], tmp_path: Path) -> None:
@@ -72,4 +72,4 @@ def test_quantizers_that_look_at_activations_are_calibrated_on_the_corpus(
 ) -> None:
     pytest.importorskip("gptqmodel")
     found = survive("mini-npo-gdr-full", None, _specs("gptq-4bit-g128-sym"), shipped, cache=tmp_path)
-    assert found["gptq-4bit-g128-sym"][0].survived.survival_ratio == pytest.approx(0.87, abs=0.05)
+    assert found["gptq-4bit-g128-sym"][0].survival_ratio == pytest.approx(0.87, abs=0.05)

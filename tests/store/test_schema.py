@@ -28,12 +28,16 @@ def _take_back(path: Path, version: int) -> None:
         3: ("quantized_models", ["mean_abs_error", "symmetric"]),
         4: ("quantized_models", native),
         5: ("submissions", ["seed_of"]),
+        6: ("survival", ["update_norm", "norm_ratio", "effective_rank"]),
+        7: ("relearning", []),
     }
     with duckdb.connect(str(path)) as connection:
         for number in range(version + 1, len(schema.scripts()) + 1):
             table, columns = added[number]
             for column in columns:
                 connection.execute(f'ALTER TABLE {table} DROP COLUMN "{column}"')
+            if not columns:
+                connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM schema_version WHERE version > ?", [version])
 
 
@@ -77,7 +81,7 @@ def test_proofs_of_a_store_without_mean_errors_are_kept_and_say_none(tmp_path: P
     with Store.open(path) as store:
         store.add(replace(make_cell(), proof=measured))
     _take_back(path, 2)
-    with pytest.raises(StoreError, match="has schema 2 and needs 5"):
+    with pytest.raises(StoreError, match=f"has schema 2 and needs {len(schema.scripts())}"):
         Store.open(path, read_only=True)
     unknown = replace(measured, max_abs_error=None, relative_error=None, mean_abs_error=None, symmetric=None)
     with Store.open(path) as store:
@@ -112,6 +116,23 @@ def test_submissions_from_before_seeds_are_read_and_not_stored_a_second_time(tmp
         assert store.cells()[-1].submission.seed_of == "first"
     with duckdb.connect(str(path), read_only=True) as connection:
         assert connection.execute("SELECT seed_of FROM submissions ORDER BY id").fetchall() == [(None,), ("first",)]
+
+
+def test_layers_from_before_norms_and_ranks_are_kept_and_new_ones_have_them(tmp_path: Path, make_cell: Any) -> None:
+    path = tmp_path / "s.duckdb"
+    (old,) = make_cell().survival
+    new = replace(old, update_norm=0.5, norm_ratio=1.5, effective_rank=7.25)
+    with Store.open(path) as store:
+        store.add(make_cell())
+    _take_back(path, 5)
+    with Store.open(path) as store:
+        assert store.cells()[0].survival == (old,)
+        assert store.add(make_cell("b" * 64, survival=(new,)))
+    with Store.open(path, read_only=True) as store:
+        assert [cell.survival for cell in store.cells()] == [(old,), (new,)]
+    with duckdb.connect(str(path), read_only=True) as connection:
+        found = connection.execute("SELECT update_norm, norm_ratio, effective_rank FROM survival ORDER BY model_id")
+        assert found.fetchall() == [(None, None, None), (0.5, 1.5, 7.25)]
 
 
 def test_an_older_store_can_not_be_migrated_while_it_is_only_read(tmp_path: Path) -> None:

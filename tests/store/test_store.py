@@ -109,6 +109,8 @@ def test_nan_is_refused_wherever_it_hides(tmp_path: Path, make_cell: Any) -> Non
         "min_k_40 of document 0": make_cell(documents=(replace(document, scores={"min_k_40": float("inf")}),)),
         "seconds of score": make_cell(timings={"score": nan}),
         "cosine of": make_cell(survival=(replace(layer, cosine=nan),)),
+        "effective_rank of": make_cell(survival=(replace(layer, effective_rank=nan),)),
+        "norm_ratio of": make_cell(survival=(replace(layer, norm_ratio=float("inf")),)),
         "proof relative_error": make_cell(proof=replace(make_cell().proof, relative_error=nan)),
         "hyperparameters.lr": make_cell(submission=replace(make_cell().submission, hyperparameters={"lr": [nan]})),
     }

@@ -54,6 +54,7 @@ proofs = st.builds(
 layers = st.builds(
     LayerSurvival, layer=text, codes_changed=real, update_in_steps=st.none() | real, relative_update=real,
     survival_ratio=st.none() | real, cosine=st.none() | real, num_weights=big,
+    update_norm=st.none() | real, norm_ratio=st.none() | real, effective_rank=st.none() | real,
 )  # fmt: skip
 documents = st.builds(
     DocumentRecord, index=small, split=text, prompt_sha256=text, prompt_excerpt=text, response=text,
