@@ -149,12 +149,18 @@ def _run(
         "data_dir": str(data_dir) if data_dir is not None else "",
         "reference_auc": reference_auc,
     }
-    manager = TaskManager(include_path=str(corpora.task_yaml(task).parent), include_defaults=False, metadata=metadata)
+    if corpora.is_outside(task):
+        # lm-eval would run whatever code such a file names.
+        manager = TaskManager(include_defaults=False, metadata=metadata)
+        chosen: str | dict[str, Any] = lm_eval_hooks.with_functions(corpora.task_settings(task))
+    else:
+        folder = str(corpora.task_yaml(task).parent)
+        manager, chosen = TaskManager(include_path=folder, include_defaults=False, metadata=metadata), task
     # lm-eval's index passes over a YAML that it can't read without a word.
-    if task not in manager.all_tasks:
+    if chosen == task and task not in manager.all_tasks:
         raise ScoringError(f"lm-eval can't load {corpora.task_yaml(task)}: restore it from the repository.")
     result = lm_eval.evaluator.evaluate(
-        lm=lm, task_dict=manager.load([task]), limit=limit, bootstrap_iters=0, log_samples=True
+        lm=lm, task_dict=manager.load([chosen]), limit=limit, bootstrap_iters=0, log_samples=True
     )
     return sorted(result["samples"][task], key=lambda sample: sample["doc"]["index"])
 

@@ -5,32 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
-from harness import plugins, quantize
-from harness.quantize import plugged
-
-EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "extending"
-
-Declare = Callable[..., Path]
-
-
-def _forget() -> None:
-    for cached in (plugins.found, plugged.look, quantize.discover):
-        cached.cache_clear()
-
-
-def write_package(folder: Path, name: str, version: str, groups: Mapping[str, Mapping[str, str]]) -> None:
-    """Writes what pip would leave of a package beside its code: its name, version and entry points."""
-    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
-    lines = [f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in sorted(entries.items()))
-             for group, entries in groups.items()]  # fmt: skip
-    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+from stranger_packages import EXAMPLE, Declare, forget, write_package
 
 
 @pytest.fixture
@@ -48,16 +27,16 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Declare
         for module, code in modules.items():
             (site / f"{module}.py").write_text(code, encoding="utf-8")
         write_package(site, name, version, groups)
-        _forget()
+        forget()
         return site
 
-    _forget()
+    forget()
     yield install
     for module in set(sys.modules) - known:
         if str(getattr(sys.modules[module], "__file__", None) or "").startswith(str(site)):
             del sys.modules[module]
     monkeypatch.undo()
-    _forget()
+    forget()
 
 
 @pytest.fixture
