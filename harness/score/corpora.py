@@ -29,7 +29,7 @@ from harness.score.corpus_texts import (
     load_split,
     reference_auc,
 )
-from harness.score.metrics import PRIMARY
+from harness.score.metric_table import PRIMARY, plugged_in
 
 __all__ = [
     "SPLITS_OF", "Corpus", "Documents", "ReferenceAuc", "broken", "check_task", "corpus_names", "corpus_of",
@@ -200,13 +200,15 @@ def is_outside(task: str) -> bool:
 
 
 def task_digest(task: str) -> str:
-    """Returns the digest of a task's whole configuration: any setting changes it.
+    """Returns the digest of a task's whole configuration: any setting changes it, and a package that adds a metric.
 
     Raises:
         UnknownNameError: There is no such task.
         CorpusError: The YAML is broken.
     """
-    return sha256_json(task_settings(task))
+    settings = dict(task_settings(task))
+    added = {key: metric.plugin.origin for key, metric in plugged_in(metric_of(task)).items()}
+    return sha256_json(settings | {"metrics of packages": added} if added else settings)
 
 
 def check_task(task: str, *, data_dir: Path | None = None, reference: ReferenceAuc = None) -> None:

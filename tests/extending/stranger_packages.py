@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness import plugins, quantize
 from harness.quantize import plugged
+from harness.score import metric_plugins
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "extending"
 
@@ -15,7 +16,7 @@ Declare = Callable[..., Path]
 
 def forget() -> None:
     """Has Quench look again at what is installed."""
-    for cached in (plugins.found, plugged.look, quantize.discover):
+    for cached in (plugins.found, plugged.look, quantize.discover, metric_plugins.look):
         cached.cache_clear()
 
 
