@@ -19,7 +19,7 @@ mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a gen
     "`quench unlearn ga --target my-target --data-dir DIR --set max_steps=10 --out submissions/ga-short`"
 )
 def unlearn(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, e.g. ga, ga_gdr, npo, npo_gdr.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, e.g. ga, ga_gdr, npo, npo_gdr, or path of one.")],
     target: Annotated[str, typer.Option("--target", help="Control of role target to unlearn from.")],
     out: Annotated[Path, typer.Option("--out", help="New submission folder; its name becomes the submission's.")],
     submissions: SubmissionsOption = None,

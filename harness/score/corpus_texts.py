@@ -81,7 +81,8 @@ class Corpus:
             CorpusError: Texts are missing or malformed, or the shipped ones
                 are not those that ``corpus.json`` pins.
         """
-        used = sorted({split for metric in SPLITS_OF.values() for split in metric})
+        metrics = (task.removeprefix(f"{self.group}_") for task in self.tasks)
+        used = sorted({split for metric in metrics for split in SPLITS_OF[metric]})
         digest = sha256_json({f"{config}/{split}": load_split(self, config, split) for config, split in used})
         if self.data_dir is None and self.pinned_sha256 not in (None, digest):
             raise CorpusError(
