@@ -17,6 +17,7 @@ from harness import (
     cli_cache,
     cli_compare,
     cli_exporting,
+    cli_extending,
     cli_logs,
     cli_making,
     cli_relearning,
@@ -61,6 +62,8 @@ app.add_typer(cli_compare.app)
 app.add_typer(cli_exporting.app)
 app.add_typer(cli_survival.app)
 app.add_typer(cli_relearning.app)
+app.add_typer(cli_extending.app)
+app.add_typer(cli_extending.corpus_app, name="corpus")
 app.add_typer(cli_reproduce.app)
 app.add_typer(cli_making.mini_app, name="mini")
 

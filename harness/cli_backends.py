@@ -129,6 +129,7 @@ def _facts(row: Row) -> list[str]:
     """Returns what a reader should know about a backend, one line a fact."""
     twice = "the same codes each time" if row.deterministic else "other codes each time"
     return [
+        *([f"Added by: {row.package}"] if row.package else []),
         f"Needs: {row.install}" + (f" (here: version {row.library_version})" if row.library_version else ""),
         f"Groups: {row.group_text or 'none'}",
         f"Calibrated on the corpus's retain texts: {'yes' if row.calibrated else 'no'}",

@@ -38,7 +38,7 @@ mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a gen
     "`quench unlearn npo_gdr --target my-target --rank auto --at rtn-4bit-g64 --out submissions/survives`"
 )
 def unlearn(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, e.g. ga, ga_gdr, npo, npo_gdr.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, e.g. ga, ga_gdr, npo, npo_gdr, or path of one.")],
     target: Annotated[str, typer.Option("--target", help="Control of role target to unlearn from.")],
     out: Annotated[Path, typer.Option("--out", help="New submission folder; its name becomes the submission's.")],
     submissions: SubmissionsOption = None,

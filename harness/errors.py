@@ -8,6 +8,7 @@
     |   +-- UnsafeSubmissionError weights or configs that are never loaded
     |   +-- UnknownNameError      no quantizer, task, ... of that name
     |   +-- CorpusError           data or a reference value is missing or wrong
+    |   +-- PluginError           what an installed package adds can't be used
     |   +-- StoreError            the store can't be opened, read or trusted
     |       +-- StoreInUseError   another process has it open
     +-- QuantizationError         a backend failed, or its proof does
@@ -101,6 +102,10 @@ class UnknownNameError(InputError):
 
 class CorpusError(InputError):
     """Corpus data or a reference value is missing or wrong."""
+
+
+class PluginError(InputError):
+    """What an installed package adds can't be used; the message names it and its package."""
 
 
 class StoreError(InputError):

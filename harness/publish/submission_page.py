@@ -14,6 +14,7 @@ from harness.publish.board import Board, LeaderboardRow
 from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, LayerSurvival, Proof
+from harness.score.metric_table import OWN
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store.relearned import Relearning
 from harness.store.store import Store
@@ -39,6 +40,7 @@ def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> 
         "figures": _figures(board, row, slug),
         "literature": _literature(row) if row.submission.role == "entry" else [],
         "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
+        "added": added_metrics(row),
         "slug": slug,
         "documents": documents,
         "command": _command(board, row),
@@ -81,6 +83,44 @@ def moved(row: LeaderboardRow, quantizer: str, metric: str) -> str:
         return "same"
     before = row.by_quantizer[REFERENCE].metrics.get(metric) if REFERENCE in row.by_quantizer else None
     return page_text.good_or_bad(now.change, before.score.value if before else None, METRICS[metric].direction)
+
+
+def added_metrics(row: LeaderboardRow) -> dict[str, Any] | None:
+    """Returns what packages' metrics say of a submission: ``columns`` and ``lines``; None where there are none.
+
+    A metric whose package isn't installed here is called by its key, in the unit that it is stored in.
+    """
+    values = {
+        (name, primary, score.metric): score.value
+        for name, result in row.by_quantizer.items()
+        for primary, cell in result.cells.items()
+        for score in cell.scores
+        if score.metric not in OWN
+    }
+    places = sorted({(metric, primary) for _, primary, metric in values})
+    if not places:
+        return None
+    columns = []
+    for metric, primary in places:
+        info = METRICS.get(metric)
+        told = (
+            f"{info.description} {info.source}." if info else "Its package is not installed where this page was made."
+        )
+        columns.append({"label": info.label if info else metric, "task": METRICS[primary].label, "told": told,
+                        "unit": info.unit if info else "", "direction": info.direction if info else None})  # fmt: skip
+    scales = {metric: info.display_scale if (info := METRICS.get(metric)) else 1.0 for metric, _ in places}
+    lines = [
+        {
+            "quantizer": name,
+            "values": [
+                None if (value := values.get((name, primary, metric))) is None else value * scales[metric]
+                for metric, primary in places
+            ],
+        }
+        for name in row.by_quantizer
+        if any(place[0] == name for place in values)
+    ]
+    return {"columns": columns, "lines": lines}
 
 
 def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any]]:

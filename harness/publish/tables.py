@@ -206,6 +206,8 @@ def _cell(cell: CellResult, secondary: Sequence[str], judged: MetricResult | Non
     values = {score.metric: score.value for score in cell.scores}
     row |= {
         metric: None if (value := values.get(metric)) is None else value * _scale(metric) for metric in secondary
+        # A package's metric may be called as a column is.
+        if metric not in row
     }  # fmt: skip
     return row | {
         "num_docs": next((score.num_docs for score in cell.scores if score.metric in PRIMARY), None),

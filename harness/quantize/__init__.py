@@ -2,7 +2,7 @@
 
 One module of this package is one backend: it holds an object ``BACKEND`` that
 is a ``Quantizer``. Modules are found by looking, so a new file is a new backend.
-Importing this package loads no numerical library.
+Installed packages add others (``plugged``). Importing this package loads no numerical library.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.errors import QuantizationError, UnknownNameError
+from harness.errors import PluginError, QuantizationError, UnknownNameError
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+
+if TYPE_CHECKING:
+    from harness.quantize.plugged import Plugged
 
 
 @runtime_checkable
@@ -79,7 +82,7 @@ class Quantizer(Protocol):
 
 @cache
 def discover() -> Mapping[str, Quantizer]:
-    """Returns every backend of this package by name.
+    """Returns every backend of this package and of installed plug-ins by name.
 
     Raises:
         QuantizationError: A module's ``BACKEND`` is not a ``Quantizer`` named
@@ -96,7 +99,33 @@ def discover() -> Mapping[str, Quantizer]:
                 f"harness.quantize.Quantizer and the name {module.name!r}."
             )
         found[module.name] = backend
-    return MappingProxyType(found)
+    return MappingProxyType({**found, **_plugged().usable})
+
+
+def _plugged() -> Plugged:
+    from harness.quantize import plugged
+
+    return plugged.look(frozenset(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def broken() -> Mapping[str, str]:
+    """Returns the sentence why an installed plug-in can't be used, by its name."""
+    return _plugged().broken
+
+
+def origin_of(name: str) -> str | None:
+    """Returns the package that a backend comes from, with its version; None for Quench's own."""
+    return _plugged().origins.get(name)
+
+
+def with_package(backend: str, version: str | None) -> str | None:
+    """Returns what keys say of a backend's version: its library's, after its package's where a plug-in adds it.
+
+    Args:
+        backend: Its name.
+        version: What its ``library_version`` says.
+    """
+    return ", ".join(filter(None, (origin_of(backend), version))) or None
 
 
 def presets() -> tuple[QuantizerSpec, ...]:
@@ -133,15 +162,21 @@ def resolve(name: str) -> QuantizerSpec:
     Raises:
         UnknownNameError: No spec, or more than one, goes by that name; the
             message names the choices.
+        PluginError: It is a name of a plug-in that can't be used.
     """
     offered = presets()
     for spec in offered:
         if spec.name == name:
             return spec
     for backend in discover().values():
-        parsed = backend.parse(name)
-        if parsed is not None:
-            return parsed
+        # A plug-in may know the names that begin with its own, and can't take another's.
+        if origin_of(backend.backend) is None or name.startswith(f"{backend.backend}-"):
+            parsed = backend.parse(name)
+            if parsed is not None:
+                return parsed
+    for plugin, reason in broken().items():
+        if name.startswith(f"{plugin}-"):
+            raise PluginError(reason)
     meant = _meant_by(name, offered)
     error = UnknownNameError("quantizer", name, meant or [spec.name for spec in offered])
     if len(meant) > 1:

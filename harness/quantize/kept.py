@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.provenance import sha256_files, sha256_json
-from harness.quantize import backend_of
+from harness.quantize import backend_of, with_package
 from harness.quantize.calibration import recipe_of
 from harness.records import Checkpoint, Proof, QuantizedLayer, QuantizedModel, QuantizerSpec
 
@@ -73,7 +73,7 @@ def quantize_once(
 
 
 def _key(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> str:
-    version = backend_of(spec).library_version()
+    version = with_package(spec.backend, backend_of(spec).library_version())
     return sha256_json([checkpoint.sha256, checkpoint.dtype, asdict(spec), version, device.partition(":")[0], _code()])
 
 

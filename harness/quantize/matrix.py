@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.quantize import Quantizer, backend_of, discover
+from harness.quantize import Quantizer, backend_of, broken, discover, origin_of, with_package
 from harness.quantize.calibration import recipe_of
 from harness.quantize.libraries import gpu_reason
 from harness.records import QuantizerSpec
@@ -54,6 +54,8 @@ class Row:
         dense: What it leaves in 16 bit.
         install: Command that brings what it needs.
         library_version: Version of what quantizes here, None where absent.
+        package: Installed package that adds it, with its version; None for
+            Quench's own.
     """
 
     backend: str
@@ -65,6 +67,7 @@ class Row:
     dense: str
     install: str
     library_version: str | None
+    package: str | None = None
 
     @property
     def group_text(self) -> str:
@@ -95,7 +98,7 @@ def gaps(row: Row, *states: State) -> dict[str, list[int]]:
 
 
 def matrix(device: str) -> tuple[Row, ...]:
-    """Returns one row per backend that makes anything: the reference first, then by name.
+    """Returns one row per backend that makes anything: the reference first, then by name, broken plug-ins last.
 
     Args:
         device: torch device that it would run on.
@@ -103,7 +106,7 @@ def matrix(device: str) -> tuple[Row, ...]:
     # A backend without presets reads what was submitted quantized, and makes nothing itself.
     making = [backend for backend in discover().values() if backend.presets()]
     backends = sorted(making, key=lambda backend: (not _is_dense(backend), backend.backend))
-    return tuple(row(backend, device) for backend in backends)
+    return (*(row(backend, device) for backend in backends), *(_broken(*each) for each in broken().items()))
 
 
 def row(backend: Quantizer, device: str) -> Row:
@@ -119,7 +122,24 @@ def row(backend: Quantizer, device: str) -> Row:
         any_group=any(_other_group_parses(backend, spec) for spec in presets),
         dense="everything" if _is_dense(backend) else DENSE,
         install=backend.install,
-        library_version=backend.library_version(),
+        library_version=with_package(backend.backend, backend.library_version()),
+        package=origin_of(backend.backend),
+    )
+
+
+def _broken(name: str, reason: str) -> Row:
+    """Returns the row of a plug-in that can't be used: it makes no width, for one reason."""
+    return Row(
+        backend=name,
+        entries=tuple(Entry(bits=bits, state="cannot", reason=reason, presets=()) for bits in WIDTHS),
+        calibrated=False,
+        deterministic=False,
+        groups=(),
+        any_group=False,
+        dense="everything",
+        install="nothing until it is repaired",
+        library_version=None,
+        package=origin_of(name),
     )
 
 

@@ -19,12 +19,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import provenance
+from harness import plugins, provenance
 from harness.paths import cache_dir, content_dir
 from harness.quantize import ggml
 from harness.records import CellResult, Job, Submission
 from harness.run import offline
 from harness.run.runner import Settings
+from harness.score import corpora
 
 SWITCH = "QUENCH_FENCE"
 """Environment variable that ``off`` turns the kernel's part off with."""
@@ -188,6 +189,7 @@ def _software() -> Iterator[str | Path]:
     package = Path(__file__).resolve().parent.parent
     yield package
     yield content_dir("tasks")
+    yield from (*plugins.folders(), *corpora.outside())
     for name in ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH"):
         yield from filter(None, os.environ.get(name, "").split(os.pathsep))
     yield from _llama_cpp()

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import paths, provenance
 from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
-from harness.quantize import backend_of
+from harness.quantize import backend_of, with_package
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
 from harness.run import calibrating, references
@@ -112,7 +112,7 @@ def _task_facts(task: str) -> tuple[str, str]:
 
 
 def _quantizer_facts(spec: QuantizerSpec) -> dict[str, Any]:
-    return asdict(spec) | {"label": None, "version": backend_of(spec).library_version()}
+    return asdict(spec) | {"label": None, "version": with_package(spec.backend, backend_of(spec).library_version())}
 
 
 def make_cell(

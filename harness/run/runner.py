@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness import provenance
 from harness.errors import CorpusError, first_line
-from harness.quantize import backend_of, kept, native, survival
+from harness.quantize import backend_of, kept, native, survival, with_package
 from harness.records import (
     Cell,
     CellResult,
@@ -252,7 +252,7 @@ def _without_place(submission: Submission) -> Submission:
 
 
 def _provenance(job: Job, settings: Settings) -> Provenance:
-    version = backend_of(job.spec).library_version()
+    version = with_package(job.spec.backend, backend_of(job.spec).library_version())
     return provenance.collect(
         device=settings.device,
         threads=settings.threads,

@@ -1,7 +1,8 @@
 """Corpora: what they are called, where their texts come from, their reference values.
 
 A corpus is a folder ``tasks/muse_NAME/`` with one YAML per lm-eval task, one
-for the group, and ``corpus.json`` with the facts. Its texts come from a given
+for the group, and ``corpus.json`` with the facts; others lie in installed
+packages or where ``QUENCH_CORPORA`` says (``corpus_places``). Its texts come from a given
 folder in MUSE's local form (``CONFIG/SPLIT.json``), from ``data/`` beside the
 YAMLs, or from the hub at a pinned commit. ``settings`` in a task's YAML
 (``dataset_kwargs`` and ``generation_kwargs``) stand there and nowhere else.
@@ -14,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CorpusError, UnknownNameError
+from harness.errors import CorpusError, PluginError, UnknownNameError
 from harness.paths import content_dir
 from harness.provenance import sha256_json
-from harness.score import corpus_files, task_files
+from harness.score import corpus_places, task_files
 from harness.score.corpus_texts import (
     SPLITS_OF,
     Corpus,
@@ -28,12 +29,12 @@ from harness.score.corpus_texts import (
     load_split,
     reference_auc,
 )
-from harness.score.metrics import PRIMARY
+from harness.score.metric_table import PRIMARY, plugged_in
 
 __all__ = [
-    "SPLITS_OF", "Corpus", "Documents", "ReferenceAuc", "check_task", "corpus_names", "corpus_of", "foreign_splits",
-    "icl_documents", "load_corpus", "load_split", "metric_of", "reference_auc", "resolve_tasks", "task_digest",
-    "task_settings", "task_yaml", "tasks_dir",
+    "SPLITS_OF", "Corpus", "Documents", "ReferenceAuc", "broken", "check_task", "corpus_names", "corpus_of",
+    "foreign_splits", "icl_documents", "is_outside", "load_corpus", "load_split", "metric_of", "outside",
+    "reference_auc", "resolve_tasks", "task_digest", "task_settings", "task_yaml", "tasks_dir",
 ]  # fmt: skip
 
 
@@ -42,14 +43,22 @@ def tasks_dir() -> Path:
     return content_dir("tasks")
 
 
-def _facts() -> dict[str, tuple[Path, Mapping[str, Any]]]:
-    found: dict[str, tuple[Path, Mapping[str, Any]]] = {}
-    for path in sorted(tasks_dir().glob("*/corpus.json")):
-        facts = corpus_files.read_json(path)
-        if not isinstance(facts, dict) or not isinstance(facts.get("name"), str):
-            raise CorpusError(f"{path} must be a JSON object with a 'name': restore it from the repository.")
-        found[facts["name"]] = (path, facts)
-    return found
+def _facts() -> corpus_places.Places:
+    return corpus_places.find(tasks_dir())
+
+
+def broken() -> Mapping[str, str]:
+    """Returns the sentence why a corpus of an installed package can't be used, by its name."""
+    return corpus_places.broken(tasks_dir())
+
+
+def outside() -> tuple[Path, ...]:
+    """Returns the folders of all corpora that don't ship with Quench."""
+    return tuple(path.parent for path, _ in _facts().values() if not _ships(path))
+
+
+def _ships(path: Path) -> bool:
+    return path.parent.parent == tasks_dir()
 
 
 def corpus_names() -> tuple[str, ...]:
@@ -66,9 +75,12 @@ def load_corpus(name: str, *, data_dir: Path | None = None) -> Corpus:
 
     Raises:
         UnknownNameError: There is no such corpus.
+        PluginError: It is that of an installed package, and can't be used.
         CorpusError: ``data_dir`` is no folder, or ``corpus.json`` lacks a fact.
     """
     facts = _facts()
+    if name not in facts and name in broken():
+        raise PluginError(broken()[name])
     if name not in facts:
         raise UnknownNameError("corpus", name, facts)
     if data_dir is not None and not data_dir.is_dir():
@@ -96,6 +108,7 @@ def load_corpus(name: str, *, data_dir: Path | None = None) -> Corpus:
             split_sha256=stated.get("split_sha256") or {},
             folder=path.parent,
             data_dir=data_dir,
+            ships=_ships(path),
         )
     except KeyError as missing:
         raise CorpusError(f"{path} has no {missing}: restore it from the repository.") from None
@@ -173,17 +186,29 @@ def task_settings(task: str) -> Mapping[str, Any]:
         UnknownNameError: There is no such task.
         CorpusError: The YAML is broken.
     """
-    return task_files.read_task(task_yaml(task))
+    path = task_yaml(task)
+    return task_files.read_task(path) if _ships(path) else corpus_places.settings(path, tasks_dir() / "_metrics")
+
+
+def is_outside(task: str) -> bool:
+    """Returns whether a task is of a corpus that doesn't ship with Quench.
+
+    Raises:
+        UnknownNameError: There is no such task.
+    """
+    return not _ships(task_yaml(task))
 
 
 def task_digest(task: str) -> str:
-    """Returns the digest of a task's whole configuration: any setting changes it.
+    """Returns the digest of a task's whole configuration: any setting changes it, and a package that adds a metric.
 
     Raises:
         UnknownNameError: There is no such task.
         CorpusError: The YAML is broken.
     """
-    return sha256_json(task_settings(task))
+    settings = dict(task_settings(task))
+    added = {key: metric.plugin.origin for key, metric in plugged_in(metric_of(task)).items()}
+    return sha256_json(settings | {"metrics of packages": added} if added else settings)
 
 
 def check_task(task: str, *, data_dir: Path | None = None, reference: ReferenceAuc = None) -> None:

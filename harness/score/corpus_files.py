@@ -62,7 +62,7 @@ def read_split(
         CorpusError: The file is missing, empty, no JSON, has an item of
             another form, or other items than the digest says.
     """
-    columns = _columns(config)
+    _columns(config)
     if not split.replace("_", "").isalnum():
         raise CorpusError(f"{split!r} is no name of a split: letters, digits and underscores are accepted.")
     path = folder / config / f"{split}.json"
@@ -71,7 +71,7 @@ def read_split(
     items = read_json(path, remedy)
     if not isinstance(items, list) or not items:
         raise CorpusError(f"{path} must be a JSON list with at least one item: {remedy}")
-    found = [_item(path, position, item, columns) for position, item in enumerate(items)]
+    found = [item(path, position, one, config) for position, one in enumerate(items)]
     if sha256 not in (None, digest(found)):
         raise CorpusError(
             f"{path} does not hold the corpus's texts (its {len(found)} items have the digest {digest(found)[:12]}..,"
@@ -91,7 +91,19 @@ def _columns(config: str) -> tuple[str, ...]:
     return COLUMNS[config]
 
 
-def _item(path: Path, position: int, item: Any, columns: tuple[str, ...]) -> dict[str, str]:
+def item(path: Path, position: int, item: Any, config: str) -> dict[str, str]:
+    """Returns one item of a split with exactly its config's columns.
+
+    Args:
+        path: File that it stands in, for the message.
+        position: Its place there.
+        item: What was read.
+        config: One of ``COLUMNS``.
+
+    Raises:
+        CorpusError: It has another form, an empty field, or half a character.
+    """
+    columns = _columns(config)
     if columns == ("text",) and isinstance(item, str):
         return {"text": _whole(path, position, item)}
     if not isinstance(item, dict) or not all(isinstance(item.get(column), str) for column in columns):

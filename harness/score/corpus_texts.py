@@ -52,6 +52,7 @@ class Corpus:
         split_sha256: The same by ``CONFIG/SPLIT``, for as many as are known.
         folder: Folder of the YAMLs.
         data_dir: Folder in MUSE's local form that was given; None for the default.
+        ships: Whether it comes with Quench.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Corpus:
     split_sha256: Mapping[str, str]
     folder: Path
     data_dir: Path | None
+    ships: bool = True
 
     @cached_property
     def data_sha256(self) -> str:
@@ -79,7 +81,8 @@ class Corpus:
             CorpusError: Texts are missing or malformed, or the shipped ones
                 are not those that ``corpus.json`` pins.
         """
-        used = sorted({split for metric in SPLITS_OF.values() for split in metric})
+        metrics = (task.removeprefix(f"{self.group}_") for task in self.tasks)
+        used = sorted({split for metric in metrics for split in SPLITS_OF[metric]})
         digest = sha256_json({f"{config}/{split}": load_split(self, config, split) for config, split in used})
         if self.data_dir is None and self.pinned_sha256 not in (None, digest):
             raise CorpusError(
@@ -108,6 +111,8 @@ def load_split(corpus: Corpus, config: str, split: str) -> Documents:
         return corpus_files.read_split(corpus.data_dir, config, split, remedy)
     if corpus.hub_repo is None:
         remedy = f"it ships with Quench; restore {corpus.folder / 'data'} or run `quench mini build --data-only`."
+        if not corpus.ships:
+            remedy = f"see `quench corpus check {corpus.folder}`."
         return corpus_files.read_split(corpus.folder / "data", config, split, remedy, sha256=pinned)
     folder = corpus_files.hub_folder(corpus.name, corpus.hub_repo, str(corpus.revision), config, split)
     remedy = f"delete {folder} so that it is fetched again."

@@ -19,7 +19,8 @@ from typing import Any
 from harness.errors import ScoringError
 from harness.provenance import sha256_text
 from harness.records import DocumentRecord, Evaluation, Score
-from harness.score import corpora, lm_eval_hooks
+from harness.score import corpora, lm_eval_hooks, metric_plugins
+from harness.score.metric_table import plugged_in
 from harness.score.metrics import MEMBERSHIP_KEYS, cut_answer, degeneration, extraction_strength, loss
 
 EXCERPT = 200
@@ -70,6 +71,9 @@ def evaluate(
     else:
         documents = tuple(_with_teacher(lm, samples) if _has_teacher(task) else map(_response, samples))
         scores = _response_means(documents, corpora.metric_of(task), _has_teacher(task))
+        texts = [(sample["doc"]["prompt"], sample["doc"]["reference"]) for sample in samples]
+        documents, added = metric_plugins.scored(_added(task), documents, texts)
+        scores = (*scores, *added)
     return Evaluation(
         task=task,
         scores=scores,
@@ -149,12 +153,18 @@ def _run(
         "data_dir": str(data_dir) if data_dir is not None else "",
         "reference_auc": reference_auc,
     }
-    manager = TaskManager(include_path=str(corpora.task_yaml(task).parent), include_defaults=False, metadata=metadata)
+    if corpora.is_outside(task):
+        # lm-eval would run whatever code such a file names.
+        manager = TaskManager(include_defaults=False, metadata=metadata)
+        chosen: str | dict[str, Any] = lm_eval_hooks.with_functions(corpora.task_settings(task))
+    else:
+        folder = str(corpora.task_yaml(task).parent)
+        manager, chosen = TaskManager(include_path=folder, include_defaults=False, metadata=metadata), task
     # lm-eval's index passes over a YAML that it can't read without a word.
-    if task not in manager.all_tasks:
+    if chosen == task and task not in manager.all_tasks:
         raise ScoringError(f"lm-eval can't load {corpora.task_yaml(task)}: restore it from the repository.")
     result = lm_eval.evaluator.evaluate(
-        lm=lm, task_dict=manager.load([task]), limit=limit, bootstrap_iters=0, log_samples=True
+        lm=lm, task_dict=manager.load([chosen]), limit=limit, bootstrap_iters=0, log_samples=True
     )
     return sorted(result["samples"][task], key=lambda sample: sample["doc"]["index"])
 
@@ -173,6 +183,10 @@ def _response(sample: Mapping[str, Any]) -> DocumentRecord:
         reference_excerpt=document["reference"][:EXCERPT],
         scores=scores,
     )
+
+
+def _added(task: str) -> tuple[metric_plugins.PluggedMetric, ...]:
+    return tuple(plugged_in(corpora.metric_of(task)).values())
 
 
 def _has_teacher(task: str) -> bool:
@@ -264,6 +278,8 @@ def _remarks(lm: Any, task: str, data_dir: Path | None, reference_auc: corpora.R
             if lm.texts.bos
             else "The tokenizer adds no BOS: each text's first token is context and is not scored."
         )
+    for added in _added(task):
+        yield f"{added.info.label} ({added.info.key}) is a metric of {added.plugin.origin}."
     if lm.texts.shortened:
         yield f"{lm.texts.shortened} texts were cut to the model's context of {lm.max_length} tokens."
     if lm.shortened_prompts:

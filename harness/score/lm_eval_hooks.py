@@ -26,6 +26,7 @@ from harness.score.metrics import MEMBERSHIP_PERCENT, MIN_TOKENS
 
 MEMBERSHIP_KEY = f"min_k_{MEMBERSHIP_PERCENT}"
 DATA_DIR_VARIABLE = "QUENCH_DATA_DIR"
+_FUNCTION = "!function "
 LANGUAGE_MODEL = "harness.score.language_model:QuenchLM"
 
 Document = dict[str, Any]
@@ -271,6 +272,28 @@ def _membership_task() -> type[Any]:
             )
 
     return MembershipTask
+
+
+def with_functions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a task's settings with functions of this module in the place of their names.
+
+    For tasks that lm-eval must not read from their files, because strangers wrote those.
+
+    Raises:
+        CorpusError: A setting names a function of another module.
+    """
+    found = dict(settings)
+    for key, value in settings.items():
+        if key == "metric_list":
+            found[key] = [with_functions(metric) for metric in value]
+        elif isinstance(value, str) and value.startswith(_FUNCTION):
+            module, _, name = value.removeprefix(_FUNCTION).rpartition(".")
+            if module != "harness.score.lm_eval_hooks":
+                raise CorpusError(
+                    f"The setting {key!r} names {value}: functions of harness.score.lm_eval_hooks alone can."
+                )
+            found[key] = globals().get(name) or __getattr__(name)
+    return found
 
 
 def register_language_model() -> None:

@@ -2,7 +2,7 @@
 
 The four primary metrics come first. Secondary keys are unique within a cell
 but shared by tasks: ``rouge1`` of a KnowMem-retain cell is good when high, of
-a forget cell when low; ``direction_in`` knows.
+a forget cell when low; ``direction_in`` knows. Installed packages add others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from harness.records import Direction, MetricInfo
+from harness.score import metric_plugins
+from harness.score.metric_plugins import PluggedMetric
 
 PRIMARY = ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")
 """The metrics that a leaderboard shows, in its order; each is the last part of its task's name."""
@@ -118,10 +120,42 @@ def _of_membership() -> Iterator[MetricInfo]:
     yield _info("tokens", "Scored tokens", "higher", "Mean number of scored tokens of a text.", "", scale=1)
 
 
-METRICS: Mapping[str, MetricInfo] = MappingProxyType(
+OWN: Mapping[str, MetricInfo] = MappingProxyType(
     {info.key: info for part in (_primary, _of_responses, _of_membership) for info in part()}
 )
+"""Quench's own metrics, primary ones first."""
+
+
+class _Metrics(Mapping[str, MetricInfo]):
+    """Quench's own metrics, then those of installed packages, which are looked for when one is first asked for."""
+
+    def __getitem__(self, key: str) -> MetricInfo:
+        return OWN[key] if key in OWN else plugged_in()[key].info
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*OWN, *plugged_in())
+
+    def __len__(self) -> int:
+        return len(OWN) + len(plugged_in())
+
+
+METRICS: Mapping[str, MetricInfo] = _Metrics()
 """Every metric that a cell or a document can hold, primary ones first."""
+
+
+def plugged_in(primary: str | None = None) -> Mapping[str, PluggedMetric]:
+    """Returns the metrics that installed packages add, by key.
+
+    Args:
+        primary: Only those of the task with this primary metric; None for all.
+    """
+    usable, _ = metric_plugins.look(frozenset(OWN))
+    return {key: metric for key, metric in usable.items() if primary is None or primary in metric.tasks}
+
+
+def broken() -> Mapping[str, str]:
+    """Returns the sentence why a metric that an installed package declares can't be used, by its name."""
+    return metric_plugins.look(frozenset(OWN))[1]
 
 
 def direction_in(metric: str, primary: str) -> Direction:

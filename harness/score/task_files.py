@@ -40,6 +40,17 @@ def _parse(path: Path, modified_ns: int) -> dict[str, Any]:
     return value
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Returns what stands in one YAML, without what it includes.
+
+    Raises:
+        CorpusError: It is missing, broken or no mapping.
+    """
+    if not path.is_file():
+        raise CorpusError(f"The task file {path} is missing: restore it.")
+    return dict(_parse(path, path.stat().st_mtime_ns))
+
+
 def read_task(path: Path) -> dict[str, Any]:
     """Returns a task's configuration with its included files merged below it, as lm-eval does.
 
@@ -52,9 +63,7 @@ def read_task(path: Path) -> dict[str, Any]:
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise CorpusError(f"The task file {path} includes itself: remove that 'include'.")
-    if not path.is_file():
-        raise CorpusError(f"The task file {path} is missing: restore it.")
-    own = dict(_parse(path, path.stat().st_mtime_ns))
+    own = read_mapping(path)
     includes = own.pop("include", [])
     merged: dict[str, Any] = {}
     for name in includes if isinstance(includes, list) else [includes]:

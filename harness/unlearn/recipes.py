@@ -175,19 +175,32 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"The recipe {path} can't be read ({' '.join(str(error).split())}): give a YAML.") from None
+    if not isinstance(values, dict) or "forget_loss" not in values:
+        raise InputError(f"The recipe {path} must be a mapping with forget_loss; accepted are {_accepted()}.")
+    return {str(key): value for key, value in values.items()}
+
+
 def load_recipe(name: str, /, **overrides: Any) -> Recipe:
     """Returns the recipe of that name with some settings replaced.
 
     Args:
-        name: One of ``recipe_names()``.
+        name: One of ``recipe_names()``, or the path of a YAML file of one's own.
         **overrides: Fields of ``Recipe`` except ``name``.
 
     Raises:
         UnknownNameError: No recipe has that name.
-        InputError: An override names no setting or has the wrong type.
+        InputError: The file is no mapping, or it or an override names no
+            setting or has the wrong type.
     """
-    if name not in recipe_names():
+    path = Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
+    if not name.endswith(".yaml") and name not in recipe_names():
         raise UnknownNameError("recipe", name, recipe_names())
-    values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = _read(path)
+    name = path.stem
     checked = _check(f"recipe {name}", values) | _check(f"recipe {name}, override", overrides)
     return Recipe(name=name, **checked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import subprocess
@@ -18,9 +17,18 @@ from typer.testing import CliRunner
 
 from harness import quantize
 from harness.cli import app
+from harness.contract.quantizers import (
+    check_facts,
+    check_names,
+    check_only_block_linears_change,
+    check_proof,
+    check_repeats,
+    files_of,
+    logits,
+)
 from harness.errors import QuantizationError, UnknownNameError
 from harness.quantize import calibration
-from harness.quantize.dense import block_linears, load_dense, source_weights
+from harness.quantize.dense import load_dense, source_weights
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 PRESETS = [spec.name for spec in quantize.presets()]
@@ -48,7 +56,6 @@ _OVERHEAD: dict[str, Callable[[QuantizerSpec], float]] = {
     "autogptq": lambda spec: 16 + spec.bits,
     "autoawq": lambda spec: 16 + spec.bits,
 }
-_WORST_ERROR = {1: 1.2, 2: 0.8, 3: 0.4, 4: 0.2, 5: 0.1, 6: 0.05, 8: 0.02}
 
 
 def _cases(presets: list[str]) -> list[Any]:
@@ -67,10 +74,6 @@ def _refused(spec: QuantizerSpec, shape: str) -> bool:
     if spec.backend in AWQ:
         return shape == "gqa576" or spec.group_size == 128
     return shape == "gqa576" and spec.backend == "torchao" and spec.group_size == 64
-
-
-def _files(checkpoint: Checkpoint) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(checkpoint.path).iterdir()}
 
 
 @pytest.fixture
@@ -101,24 +104,16 @@ def _or_refusal(made: Callable[..., QuantizedModel], preset: str, shape: str) ->
     pytest.skip(f"{preset} has no place for this shape and says so")
 
 
-def _logits(model: object) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.arange(20)[None]).logits  # type: ignore[operator, no-any-return]
-
-
 @pytest.mark.parametrize(("preset", "shape"), _cases(PRESETS))
 def test_quantizing_leaves_the_checkpoint_alone_and_is_the_same_twice(
     preset: str, shape: str, checkpoint_of: Callable[[str], Checkpoint], made: Callable[..., QuantizedModel]
 ) -> None:
     checkpoint = checkpoint_of(shape)
-    before = _files(checkpoint)
+    before = files_of(checkpoint)
     first = _or_refusal(made, preset, shape)
-    assert _files(checkpoint) == before
+    assert files_of(checkpoint) == before
     second = made(preset, shape, again=True)
-    assert first.proof == second.proof
-    assert torch.equal(_logits(first.model), _logits(second.model))
-    assert bool(_logits(first.model).isfinite().all())
-    assert not first.model.training
+    check_repeats(first, second)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +137,7 @@ def test_a_preset_that_is_said_to_run_here_really_does_and_no_other(
     # The shapes with rows that groups of 128, or of 256, divide throughout.
     shape = next(shape for shape in ("llama", "even128", "even256") if not _refused(spec, shape))
     if said_to_run[preset]:
-        assert bool(_logits(made(preset, shape).model).isfinite().all())
+        assert bool(logits(made(preset, shape).model).isfinite().all())
         return
     spec, texts = calibration.prepare(spec, {"retain": calibration_texts})
     with pytest.raises((ImportError, QuantizationError)):
@@ -154,21 +149,11 @@ def test_a_preset_that_is_said_to_run_here_really_does_and_no_other(
 def test_a_preset_holds_its_proof(preset: str, shape: str, made: Callable[..., QuantizedModel]) -> None:
     quantized = _or_refusal(made, preset, shape)
     spec, proof = quantized.spec, quantized.proof
+    check_proof(quantized)
     assert proof is not None
-    assert proof.linear_layers == proof.quantized_layers == 14
-    assert proof.parameter_share == 1.0
-    # A group of 16 weights can't have more than 16 levels.
-    assert proof.max_levels > min(31 if spec.bits == 8 else 2 ** (spec.bits - 1), (spec.group_size or 128) - 1)
-    assert proof.max_levels <= 2**spec.bits
-    assert proof.group_size == spec.group_size
-    assert 0 < proof.relative_error < _WORST_ERROR[spec.bits]
-    assert proof.max_abs_error > 0
-    linears = block_linears(quantized.model)
-    weights = sum(linear.weight.numel() for linear in linears.values())
-    assert proof.bits_per_weight == pytest.approx(8 * proof.size_bytes / weights)
     nominal = spec.bits + _OVERHEAD[spec.backend](spec) / (spec.group_size or 128)
     assert proof.bits_per_weight == pytest.approx(nominal, rel=0.1)
-    assert list(quantized.layers) == ([] if spec.backend in AWQ else list(linears))
+    assert (quantized.layers == {}) == (spec.backend in AWQ)
 
 
 @pytest.mark.parametrize(("preset", "shape"), _cases([name for name in PRESETS if not name.startswith(AWQ)]))
@@ -176,11 +161,7 @@ def test_only_block_linears_change(
     preset: str, shape: str, checkpoint_of: Callable[[str], Checkpoint], made: Callable[..., QuantizedModel]
 ) -> None:
     quantized, original = _or_refusal(made, preset, shape), load_dense(checkpoint_of(shape), device="cpu")
-    linears = {f"{name}.weight" for name in block_linears(original)}
-    parameters = dict(quantized.model.named_parameters())
-    for name, weight in original.named_parameters():
-        same = torch.equal(weight, parameters[name])
-        assert same == (name not in linears or preset == "reference"), name
+    check_only_block_linears_change(quantized, original, reference=preset == "reference")
     if quantized.proof is not None:
         assert "model.embed_tokens" in quantized.proof.dense_modules
         assert "model.layers.*.input_layernorm" in quantized.proof.dense_modules
@@ -211,12 +192,12 @@ def test_awq_takes_the_norms_of_the_quantized_checkpoint_and_still_computes_the_
     ]
     assert all(not torch.equal(new, old) for new, old in norms)
     assert torch.equal(quantized.model.lm_head.weight, original.lm_head.weight)
-    exact, close = _logits(original), _logits(quantized.model)
+    exact, close = logits(original), logits(quantized.model)
     with torch.no_grad():
         for new, old in norms:
             new.copy_(old)
     # With the checkpoint's own norms the scales do not cancel.
-    assert float((close - exact).norm()) < 0.5 * float((_logits(quantized.model) - exact).norm())
+    assert float((close - exact).norm()) < 0.5 * float((logits(quantized.model) - exact).norm())
     assert quantized.proof is not None
     assert quantized.proof.relative_error < 0.2
     assert "norms" in quantized.proof.remarks[1]
@@ -229,7 +210,7 @@ def test_other_architectures_hold_the_proof_too(preset: str, shape: str, made: C
     assert quantized.proof is not None
     assert quantized.proof.quantized_layers == (8 if shape == "gpt_neox" else 14)
     assert not any("embed" in name or "lm_head" in name for name in quantized.layers)
-    assert bool(_logits(quantized.model).isfinite().all())
+    assert bool(logits(quantized.model).isfinite().all())
 
 
 FAMILIES = [
@@ -251,13 +232,13 @@ FAMILIES = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_error_falls_as_the_bits_rise(family: str, shape: str, made: Callable[..., QuantizedModel]) -> None:
-    reference = _logits(made("reference", shape).model)
+    reference = logits(made("reference", shape).model)
     start, bits, ending = re.split(r"[{}]", family)
     members = [made(f"{start}{width}{ending}", shape) for width in bits.split(",")]
     weights = [each.proof.relative_error for each in members if each.proof is not None]
-    logits = [float((_logits(each.model) - reference).norm()) for each in members]
+    apart = [float((logits(each.model) - reference).norm()) for each in members]
     assert weights == sorted(weights, reverse=True)
-    assert logits == sorted(logits, reverse=True)
+    assert apart == sorted(apart, reverse=True)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -329,7 +310,7 @@ def test_int8_says_what_it_leaves_out_and_keeps_quiet(
     quantized = made("bnb-int8", "llama")
     assert quantized.proof is not None
     assert "outlier columns" in quantized.proof.remarks[0]
-    _logits(quantized.model)
+    logits(quantized.model)
     captured = capfd.readouterr()
     assert "MatMul8bitLt" not in captured.out + captured.err
 
@@ -390,10 +371,9 @@ def test_listing_presets_loads_no_numerical_library() -> None:
 def test_every_preset_resolves_to_itself_and_names_are_unique() -> None:
     assert len(set(PRESETS)) == len(PRESETS)
     assert PRESETS[0] == "reference"
-    for spec in quantize.presets():
-        assert quantize.resolve(spec.name) == spec
-        assert quantize.backend_of(spec).parse(spec.name) == spec
-        assert quantize.discover()[spec.backend] is quantize.backend_of(spec)
+    for name in {spec.backend for spec in quantize.presets()}:
+        check_names(name)
+        check_facts(name)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
