@@ -24,14 +24,17 @@ from harness.unlearn import recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/**/*.md")]
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "THIRD_PARTY.md")),
+        *ROOT.glob("docs/**/*.md"),
+    ]
 )
 COMMAND: Any = typer.main.get_command(app)
 SHIPPED = {path.parent.name for path in ROOT.glob("submissions/*/submission.yaml")}
 
 _FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
-_LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\[[^\]\[]*\]\(|\b(?:src|srcset|href)=\")([^)\"\s]+)")
 # What a reader is to replace, with something that stands for it.
 _PLACEHOLDERS = {"RECIPE": "npo", "FOLDER": "submissions/my-entry", "DIR": "data"}
 
