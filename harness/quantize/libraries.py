@@ -6,6 +6,19 @@ import ctypes
 from collections.abc import Sequence
 from importlib import metadata
 
+EXTRA_OF = {
+    **dict.fromkeys(
+        (
+            "torch", "transformers", "peft", "lm_eval", "accelerate", "datasets", "safetensors", "tokenizers",
+            "rouge_score", "sklearn", "bitsandbytes", "psutil", "huggingface_hub",
+        ),
+        "score",
+    ),
+    **dict.fromkeys(("gptqmodel", "hqq", "optimum", "torchao", "gguf", "auto_round"), "quantizers"),
+    "ray": "ray",
+}  # fmt: skip
+"""The extra of this distribution that brings a module."""
+
 
 def version_of(distribution: str) -> str | None:
     """Returns the version of an installed distribution, None where it is absent.
@@ -22,6 +35,14 @@ def version_of(distribution: str) -> str | None:
 def install_line(extra: str) -> str:
     """Returns the command that installs an extra of this distribution."""
     return f"pip install 'quench-bench[{extra}]'"
+
+
+def absent_module(error: ModuleNotFoundError) -> str | None:
+    """Returns one sentence about a module that an extra would bring; None where none would, and the code is at fault."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRA_OF:
+        return None
+    return f"This needs {module}, which is not installed here: run {install_line(EXTRA_OF[module])}."
 
 
 def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str = "quantizers") -> str | None:
