@@ -38,7 +38,7 @@ def install_line(extra: str) -> str:
 
 
 def absent_module(error: ModuleNotFoundError) -> str | None:
-    """Returns one sentence about a module that an extra would bring; None where none would, and the code is at fault."""
+    """Returns one sentence about a module that an extra would bring; None where none would: the code is at fault."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRA_OF:
         return None
