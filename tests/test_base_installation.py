@@ -67,7 +67,8 @@ def test_reading_checking_and_publishing_work_without_any_extra(tmp_path: Path) 
     answers = base(
         tmp_path, "validate --json", "validate --schema", f"show --store {store} --at 4",
         f"show mini-npo-gdr-lora --store {store} --json",
-        f"compare mini-npo-gdr-lora mini-npo-gdr-full --store {store}", "plan mini-noop-lora --quantizers rtn-4bit-g128 --store new.duckdb", "plan --power --corpus mini",
+        f"compare mini-npo-gdr-lora mini-npo-gdr-full --store {store}", "plan --power --corpus mini",
+        "plan mini-noop-lora --quantizers rtn-4bit-g128 --store new.duckdb",
         f"status --store {store}", f"export --store {store} --out data --format csv", "backends --json", "cache",
         "reproduce 2602.13151 --corpus mini --dry-run", "mini build --data-only --out generated",
     )  # fmt: skip
