@@ -42,10 +42,10 @@ class _OneSentenceErrors(TyperGroup):
         except ModuleNotFoundError as error:
             from harness.quantize import libraries
 
-            sentence = libraries.absent_module(error)
-            if sentence is None:
+            told = libraries.absent_module(error)
+            if told is None:
                 raise
-            typer.echo(f"Error: {sentence}", err=True)
+            typer.echo(f"Error: {told}", err=True)
             raise typer.Exit(2) from error
 
 

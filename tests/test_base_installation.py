@@ -13,7 +13,9 @@ import logged_runs
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.quantize import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +107,22 @@ def test_every_module_that_code_imports_inside_functions_is_told_with_its_own_ex
     for module, extra in libraries.EXTRA_OF.items():
         name = canonicalize_name(distributions.get(module) or carried.get(module) or module)
         assert name in {canonicalize_name(Requirement(text).name) for text in EXTRAS[extra]}, module
+
+
+def test_with_quantizers_alone_cells_are_skipped_with_what_scoring_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = libraries.version_of
+    monkeypatch.setattr(libraries, "version_of", lambda name: None if name in ("peft", "lm_eval") else version(name))
+    told = CliRunner().invoke(
+        app, ["plan", "mini-noop-lora", "--quantizers", "rtn-4bit-g128", "--store", f"{tmp_path}/x.duckdb", "--json"]
+    )  # fmt: skip
+    assert {(row["state"], row["reason"]) for row in json.loads(told.stdout)["rows"]} == {
+        (
+            "impossible",
+            "rtn-4bit-g128 needs peft and lm_eval, not installed here: run pip install 'quench-bench[score]'.",
+        )
+    }
 
 
 def test_an_error_of_the_code_itself_is_not_taken_for_a_missing_extra() -> None:

@@ -59,6 +59,11 @@ def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str =
     return f"{spec_name} needs {' and '.join(missing)}, not installed here: run {install_line(extra)}."
 
 
+def scoring_reason(spec_name: str) -> str | None:
+    """Returns why nothing can be scored under a backend that is here: ``[quantizers]`` alone brings no metrics."""
+    return missing_reason(spec_name, ("transformers", "peft", "lm_eval", "rouge-score", "scikit-learn"), extra="score")
+
+
 def cuda_devices() -> int:
     """Returns how many CUDA cards the driver offers to this process; 0 where there is no driver."""
     try:
