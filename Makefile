@@ -9,7 +9,7 @@ SITE   ?= leaderboard/site
 BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all check format site board mini wheel clean
+.PHONY: help demo test test-all check format site board picture mini wheel sbom clean
 .PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ board: $(VENV)/.quantizers  ## bring results.duckdb up to date: every submission
 	$(BIN)/quench backends install autogptq
 	$(BIN)/quench run --corpus mini --quantizers $(BOARD) --store results.duckdb
 
+picture: $(VENV)/.score  ## draw the README's picture from results.duckdb
+	$(BIN)/python benchmarks/board_picture.py
+
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini
 
@@ -89,7 +92,17 @@ gpu-check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
 wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# In an environment of its own, so that the tool is not in its own list.
+build/sbom/.installed: Makefile
+	test -x build/sbom/bin/python || $(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	@touch $@
+
+sbom: $(VENV)/.score build/sbom/.installed  ## list what .venv holds, with versions and licences, in dist/sbom.json (CycloneDX)
+	mkdir -p dist
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json $(BIN)/python
 
 clean:  ## remove what was built, but not the store and not .venv
 	rm -rf build dist $(SITE) .pytest_cache .mypy_cache .ruff_cache

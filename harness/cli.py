@@ -41,6 +41,14 @@ class _OneSentenceErrors(TyperGroup):
             for sentence in error.faults if isinstance(error, ManifestError) else (str(error),):
                 typer.echo(f"Error: {sentence}", err=True)
             raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
+        except ModuleNotFoundError as error:
+            from harness.quantize import libraries
+
+            told = libraries.absent_module(error)
+            if told is None:
+                raise
+            typer.echo(f"Error: {told}", err=True)
+            raise typer.Exit(2) from error
 
 
 app = typer.Typer(

@@ -24,14 +24,17 @@ from harness.unlearn import recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/**/*.md")]
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "THIRD_PARTY.md")),
+        *ROOT.glob("docs/**/*.md"),
+    ]
 )
 COMMAND: Any = typer.main.get_command(app)
 SHIPPED = {path.parent.name for path in ROOT.glob("submissions/*/submission.yaml")}
 
 _FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
-_LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\[[^\]\[]*\]\(|\b(?:src|srcset|href)=\")([^)\"\s]+)")
 # What a reader is to replace, with something that stands for it.
 _PLACEHOLDERS = {"RECIPE": "npo", "FOLDER": "submissions/my-entry", "DIR": "data"}
 
@@ -53,10 +56,19 @@ def inline(page: Path) -> list[str]:
 
 
 def quoted(page: Path, program: str) -> list[str]:
-    """Returns every command of a program that a page quotes, with placeholders filled in."""
-    lines = [line.split("  #")[0].strip() for block in blocks(page, "bash", "sh", "") for line in block.splitlines()]
-    found = [code for code in (*lines, *inline(page)) if code.startswith(f"{program} ")]
-    return [" ".join(_PLACEHOLDERS.get(word, word) for word in code.split()) for code in found]
+    """Returns every command of a program that a page quotes, with placeholders filled in.
+
+    Settings before it (``NAME=value``) are left out, and a container's program is that of its image.
+    """
+    whole = [re.sub(r"\\\n\s*", " ", block) for block in blocks(page, "bash", "sh", "")]
+    lines = [line.split("  #")[0].strip() for block in whole for line in block.splitlines()]
+    found = []
+    for code in (*lines, *inline(page)):
+        for part in re.split(r" (?:&&|;|\|) ", code):
+            plain = re.sub(rf"^(?:[A-Z_]+=\S+ )*(?:docker run .* ({program})(?::[\w.]+)? )?", r"\1 ", part).strip()
+            if plain.startswith(f"{program} "):
+                found.append(" ".join(_PLACEHOLDERS.get(word, word) for word in plain.split()))
+    return found
 
 
 def anchors(page: Path) -> set[str]:
@@ -179,6 +191,25 @@ def test_a_quoted_quench_command_has_a_command_and_options_of_that_name(
 def test_enough_commands_are_quoted_for_the_test_above_to_mean_something() -> None:
     named = {line.split()[1] for page in PAGES for line in quoted(page, "quench")}
     assert {"validate", "run", "show", "render", "unlearn", "mini", "backends"} <= named
+
+
+def test_a_command_is_quoted_without_what_stands_before_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`A=1 B=x quench show`, `cd x && quench run a  b`\n```bash\n"
+        'docker run -v "$PWD:/b" quench:cuda plan \\\n  a  # why\nmake site\n```\n', encoding="utf-8",
+    )  # fmt: skip
+    assert sorted(quoted(page, "quench")) == ["quench plan a", "quench run a b", "quench show"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_option_that_a_page_names_alone_is_one_of_some_command(page: Path) -> None:
+    known = {name for leaf in _leaves(COMMAND) for parameter in leaf.params for name in getattr(parameter, "opts", ())}
+    # Of other programs, named where their commands are.
+    known |= {"--build-arg", "--gpus", "--user", "--help", "--network"}
+    for code in inline(page):
+        if code.startswith("--"):
+            assert code.split()[0].split("=")[0] in known, f"{page_id(page)} names {code}, which no command takes"
 
 
 @pytest.mark.parametrize("line", ["quench runn", "quench run --workerz 2", "quench mini bild", "quench run --limit 0"])

@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from documented import ROOT, SLOW, Clone, blocks
 
-ROOT = Path(__file__).resolve().parents[1]
-SECTION = "## From an adapter to a ranked row"
+PAGE = ROOT / "docs" / "submitting.md"
 
 
 def documented() -> str:
     """Returns the commands of the worked example."""
-    page = (ROOT / "docs" / "submitting.md").read_text(encoding="utf-8")
-    found = re.search(r"^```bash\n(.*?)^```", page.split(SECTION)[1], re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    return blocks(PAGE)[0].commands
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Path:
-    """The code as a release has it, without a history that could be dirty, and somebody's adapter beside it."""
-    folder = tmp_path / "quench"
-    for name in ("harness", "tasks", "leaderboard"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("mini-target-4bit", "mini-target-plain", "mini-retrain"):
-        shutil.copytree(ROOT / "submissions" / name, folder / "submissions" / name)
-    shutil.copytree(ROOT / "submissions" / "mini-ga-gdr-lora" / "weights", folder / "my-adapter")
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "quench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli "$@"\n', encoding="utf-8")
-    (tools / "quench").chmod(0o755)
-    return folder
-
-
-def bash(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
-    """Runs commands as a person in ``folder`` would; fails with their output where one fails."""
-    done = subprocess.run(
-        ["bash", "-e", "-c", commands], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, env=os.environ | {
-            "PATH": f"{folder.parent / 'tools'}:{os.environ['PATH']}", "PYTHONPATH": str(folder),
-            "QUENCH_CACHE": str(folder.parent / "cache"),
-        },
+def fresh(tmp_path: Path) -> Clone:
+    """A clone with the three controls alone, and somebody's adapter beside them."""
+    controls = ("mini-target-4bit", "mini-target-plain", "mini-retrain")
+    clone = Clone(
+        tmp_path / "quench", cache=tmp_path / "cache", store=ROOT / "results.duckdb", submissions=controls
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    shutil.copytree(ROOT / "submissions" / "mini-ga-gdr-lora" / "weights", clone.folder / "my-adapter")
+    return clone
 
 
 def test_the_example_goes_from_init_to_a_page_and_fits_a_minute_of_typing() -> None:
@@ -64,16 +39,26 @@ def test_the_example_goes_from_init_to_a_page_and_fits_a_minute_of_typing() -> N
 
 
 @pytest.mark.slow
-def test_the_documented_commands_lead_from_an_adapter_to_a_ranked_row_and_a_page(fresh: Path) -> None:
-    done = bash(fresh, documented())
-    assert "my-entry" in done.stdout
-    assert "has no rank" not in done.stdout
-    shown = json.loads(bash(fresh, "quench show --store my-entry.duckdb --json").stdout)["rows"]
+def test_the_documented_commands_lead_from_an_adapter_to_a_ranked_row_and_a_page(fresh: Clone) -> None:
+    said = fresh.type(documented())
+    assert "my-entry" in said
+    assert "has no rank" not in said
+    shown = json.loads(fresh.type("quench show --store my-entry.duckdb --json"))["rows"]
     (row,) = (row for row in shown if row["submission"] == "my-entry")
     assert (row["rank"], row["bits"], row["quantizer"]) == (1, 4, "rtn-4bit-g128")
     assert row["rho"] is not None
-    page = (fresh / "my-site" / "submission" / "my-entry.html").read_text(encoding="utf-8")
+    page = (fresh.folder / "my-site" / "submission" / "my-entry.html").read_text(encoding="utf-8")
     assert "my-entry" in page
-    assert "submission/my-entry.html" in (fresh / "my-site" / "index.html").read_text(encoding="utf-8")
+    assert "submission/my-entry.html" in (fresh.folder / "my-site" / "index.html").read_text(encoding="utf-8")
     # What the page says of sending results: the folder of records is there, one file for each cell.
-    assert len(list((fresh / "my-entry.records").glob("*.json"))) == 3 * 2 * 4
+    assert len(list((fresh.folder / "my-entry.records").glob("*.json"))) == 3 * 2 * 4
+    # The other block of the page: only now, because what is scored in a checkout without a commit is not ranked.
+    fresh.type("git init --quiet")
+    fresh.type(blocks(PAGE)[1].commands)
+    staged = fresh.type("git diff --cached --name-only").splitlines()
+    assert "submissions/my-entry/submission.yaml" in staged
+    assert sum(name.startswith("records/my-entry/") for name in staged) == 3 * 2 * 4
+
+
+def test_every_block_of_the_page_is_typed_by_the_test_above() -> None:
+    assert [block.mark for block in blocks(PAGE)] == [SLOW, SLOW]

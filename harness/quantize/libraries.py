@@ -6,6 +6,19 @@ import ctypes
 from collections.abc import Sequence
 from importlib import metadata
 
+EXTRA_OF = {
+    **dict.fromkeys(
+        (
+            "torch", "transformers", "peft", "lm_eval", "accelerate", "datasets", "safetensors", "tokenizers",
+            "rouge_score", "sklearn", "bitsandbytes", "psutil", "huggingface_hub",
+        ),
+        "score",
+    ),
+    **dict.fromkeys(("gptqmodel", "hqq", "optimum", "torchao", "gguf", "auto_round"), "quantizers"),
+    "ray": "ray",
+}  # fmt: skip
+"""The extra of this distribution that brings a module."""
+
 
 def version_of(distribution: str) -> str | None:
     """Returns the version of an installed distribution, None where it is absent.
@@ -24,6 +37,14 @@ def install_line(extra: str) -> str:
     return f"pip install 'quench-bench[{extra}]'"
 
 
+def absent_module(error: ModuleNotFoundError) -> str | None:
+    """Returns one sentence about a module that an extra would bring; None where none would: the code is at fault."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRA_OF:
+        return None
+    return f"This needs {module}, which is not installed here: run {install_line(EXTRA_OF[module])}."
+
+
 def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str = "quantizers") -> str | None:
     """Returns one sentence that says what ``spec_name`` lacks and how to get it; None where all is there.
 
@@ -36,6 +57,11 @@ def missing_reason(spec_name: str, distributions: Sequence[str], *, extra: str =
     if not missing:
         return None
     return f"{spec_name} needs {' and '.join(missing)}, not installed here: run {install_line(extra)}."
+
+
+def scoring_reason(spec_name: str) -> str | None:
+    """Returns why nothing can be scored under a backend that is here: ``[quantizers]`` alone brings no metrics."""
+    return missing_reason(spec_name, ("transformers", "peft", "lm_eval", "rouge-score", "scikit-learn"), extra="score")
 
 
 def cuda_devices() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import paths, provenance
 from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
-from harness.quantize import backend_of, with_package
+from harness.quantize import backend_of, libraries, with_package
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
 from harness.run import calibrating, references
@@ -185,7 +185,10 @@ def plan(
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
     crossed = {each.name: _quantizers_of(each, quantizers) for each in chosen}
     every = {spec.name: spec for specs in crossed.values() for spec in specs}.values()
-    reasons = {spec.name: backend_of(spec).unavailable_reason(spec, device) for spec in every}
+    reasons = {
+        spec.name: backend_of(spec).unavailable_reason(spec, device) or libraries.scoring_reason(spec.name)
+        for spec in every
+    }
     calibrated = {
         (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in every
     }
