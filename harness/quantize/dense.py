@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import shards
 from harness.errors import QuantizationError
 from harness.records import Checkpoint
 
@@ -98,14 +98,26 @@ class SourceWeights(Mapping[str, Any]):
         Raises:
             QuantizationError: The files hold none of that name.
         """
-        # A checkpoint saved from the bare body lacks the first part of the name.
-        for name in (tensor, tensor.partition(".")[2]):
-            if name in self._files:
-                return self._files[name].get_tensor(name)
+        name = self.stored_name(tensor)
+        if name is not None:
+            return self._files[name].get_tensor(name)
         raise QuantizationError(
             f"The checkpoint's files hold no tensor {tensor} to compare the quantized layer with: "
             "save the model with transformers' save_pretrained."
         )
+
+    def stored_name(self, tensor: str) -> str | None:
+        """Returns what a tensor is called in the files, None where they hold none of that name."""
+        # A checkpoint saved from the bare body lacks the first part of the name.
+        return next((name for name in (tensor, tensor.partition(".")[2]) if name in self._files), None)
+
+    def shape(self, stored: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor by its name in the files; nothing but a header is read."""
+        return tuple(self._files[stored].get_slice(stored).get_shape())
+
+    def stored_names(self) -> frozenset[str]:
+        """Returns what all tensors are called in the files."""
+        return frozenset(self._files)
 
     def __iter__(self) -> Iterator[str]:
         return (name.removesuffix(".weight") for name in self._files)
@@ -117,14 +129,5 @@ class SourceWeights(Mapping[str, Any]):
 @contextmanager
 def source_weights(checkpoint: Checkpoint) -> Iterator[SourceWeights]:
     """Opens a checkpoint's safetensors files for reading weights by module name."""
-    from safetensors import safe_open
-
-    folder = Path(checkpoint.path)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-    with ExitStack() as stack:
-        opened = [stack.enter_context(safe_open(folder / name, framework="pt", device="cpu")) for name in files]
-        yield SourceWeights({name: file for file in opened for name in file.keys()})  # noqa: SIM118 - not a mapping
+    with shards.opened(Path(checkpoint.path)) as files:
+        yield SourceWeights(files)
