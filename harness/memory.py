@@ -13,7 +13,7 @@ from typing import Literal
 Streaming = Literal["auto", "always", "never"]
 
 RESERVE = 2 * 2**30
-"""Bytes that are left for libraries' buffers, activations, keys and values."""
+"""Most bytes that are left for activations, keys and values; of a small model as many as it takes itself."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 _LOG = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def streaming(mode: Streaming) -> Iterator[None]:
 def must_stream(need: int, what: str, *, device: str = "cpu") -> bool:
     """Returns whether something is to be read layer by layer instead of whole, and logs it if so.
 
-    The rule: it is, where ``need`` and ``RESERVE`` are more than what is free.
+    The rule: it is, where ``need`` and the reserve are more than what is free.
 
     Args:
         need: Bytes that it takes whole.
@@ -44,7 +44,7 @@ def must_stream(need: int, what: str, *, device: str = "cpu") -> bool:
     if mode != "auto":
         return mode == "always"
     free = free_bytes(device)
-    if need + RESERVE <= free:
+    if need + min(need, RESERVE) <= free:
         return False
     _LOG.warning(
         "%s takes %.1f GB whole and %.1f GB are free: its layers are read one after the other, which is slower.",

@@ -212,9 +212,9 @@ class QuantizedModel:
         model: transformers model with dequantized float weights.
         spec: How it was quantized.
         proof: Read-back proof; None only for the 16-bit reference.
-        layers: Codes by module name; empty for the 16-bit reference and for
-            a checkpoint submitted quantized, whose target has no such codes.
+        layers: Codes by module name; none of the 16-bit reference, a streamed model, one submitted quantized.
         quantize_seconds: Time inside the backend, loading included.
+        streamed: Whether its blocks are read from disk when they run.
     """
 
     model: Any
@@ -222,6 +222,7 @@ class QuantizedModel:
     proof: Proof | None
     layers: Mapping[str, QuantizedLayer]
     quantize_seconds: float
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,12 @@ def test_what_fits_beside_the_reserve_is_taken_whole_and_one_byte_more_is_not(
     ]
 
 
+def test_a_small_model_needs_no_more_room_beside_it_than_it_takes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    assert not memory.must_stream(500, "a model")
+    assert memory.must_stream(501, "a model")
+
+
 def test_both_ways_can_be_forced_and_the_rule_holds_again_afterwards(free: None) -> None:
     with memory.streaming("always"):
         assert memory.must_stream(1, "")

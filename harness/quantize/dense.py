@@ -43,6 +43,27 @@ def load_dense(checkpoint: Checkpoint, *, device: str) -> Any:
     return model.to(device).eval()
 
 
+def depth_of(checkpoint: Checkpoint) -> int:
+    """Returns how many transformer blocks a checkpoint's config says it has."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def block_stacks(model: Any) -> dict[str, Any]:
+    """Returns the lists of a model's transformer blocks by module name; none lies within another."""
+    from torch import nn
+
+    depth = model.config.get_text_config().num_hidden_layers
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
+            found[name] = module
+    return found
+
+
 def block_linears(model: Any) -> dict[str, Any]:
     """Returns the linear layers inside the transformer blocks by module name, in model order.
 
@@ -54,18 +75,16 @@ def block_linears(model: Any) -> dict[str, Any]:
     """
     from torch import nn
 
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    stacks = {name: module for name, module in lists.items() if len(module) == depth}
     found = {
         f"{prefix}.{name}": module
-        for prefix, stack in stacks.items()
+        for prefix, stack in block_stacks(model).items()
         for name, module in stack.named_modules()
         if isinstance(module, nn.Linear)
     }
     if not found:
         raise QuantizationError(
-            f"{type(model).__name__} has no list of {depth} transformer blocks with torch.nn.Linear layers in it: "
+            f"{type(model).__name__} has no list of transformer blocks, as many as its config says, with "
+            "torch.nn.Linear layers in it: "
             "Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
         )
     return found

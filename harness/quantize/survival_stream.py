@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import memory
 from harness.errors import QuantizationError
 from harness.quantize import backend_of, rtn, survival
 from harness.quantize.calibration import recipe_of
@@ -123,7 +124,10 @@ def stream(
         for spec in alone:
             sums[spec.name] |= {name: _measure_layer(unlearned, target, spec, name, stack.depth) for name in names}
         if by_block:
-            with carved(unlearned, stack, block) as new, carved(target, stack, block) as old:
+            # A block is small, and the codes of its layers are compared in memory.
+            with (
+                memory.streaming("never"), carved(unlearned, stack, block) as new, carved(target, stack, block) as old
+            ):  # fmt: skip
                 for spec in by_block:
                     _measure_block(new, old, spec, device, stack, block, sums[spec.name])
         shapes |= shapes_of(unlearned, target, names)
