@@ -209,12 +209,11 @@ class QuantizedModel:
     """A quantized model as it is scored: dense weights with their proof.
 
     Attributes:
-        model: transformers model with dequantized float weights.
+        model: transformers model with dequantized float weights; where ``streamed``, blocks are read as they run.
         spec: How it was quantized.
         proof: Read-back proof; None only for the 16-bit reference.
         layers: Codes by module name; none of the 16-bit reference, a streamed model, one submitted quantized.
         quantize_seconds: Time inside the backend, loading included.
-        streamed: Whether its blocks are read from disk when they run.
     """
 
     model: Any
