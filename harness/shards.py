@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-SHARD_BYTES = 2**30
+SHARD_BYTES = 2**29
 """Bytes from which on a file is closed and the next one begun; so much is in memory while weights are written."""
 
 INDEX = "model.safetensors.index.json"
 
 
-@contextmanager
-def opened(folder: Path) -> Iterator[dict[str, Any]]:
-    """Opens a folder's safetensors files and gives for each tensor's name the file that it is read from."""
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a safetensors file, which is open only while it is read: what was mapped would stay resident.
+
+    Attributes:
+        path: The file.
+        name: The tensor's name in it.
+    """
+
+    path: Path
+    name: str
+
+    def read(self) -> Any:
+        """Returns the tensor in its own dtype, on the CPU."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return file.get_tensor(self.name)
+
+    def shape(self) -> tuple[int, ...]:
+        """Returns the tensor's shape; only the file's header is read."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return tuple(file.get_slice(self.name).get_shape())
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of a folder's safetensors files by name, file by file."""
     from safetensors import safe_open
 
     index = folder / INDEX
@@ -25,15 +50,16 @@ def opened(folder: Path) -> Iterator[dict[str, Any]]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(folder / name, framework="pt", device="cpu")) for name in names]
-        yield {tensor: file for file in files for tensor in file.keys()}  # noqa: SIM118 - not a mapping
+    found: dict[str, StoredTensor] = {}
+    for name in names:
+        with safe_open(folder / name, framework="pt", device="cpu") as file:
+            found |= {tensor: StoredTensor(folder / name, tensor) for tensor in file.keys()}  # noqa: SIM118 - no mapping
+    return found
 
 
 def count_numbers(folder: Path) -> int:
     """Returns how many numbers a folder's weights hold; only the files' headers are read."""
-    with opened(folder) as files:
-        return sum(prod(file.get_slice(name).get_shape()) for name, file in files.items())
+    return sum(prod(tensor.shape()) for tensor in stored_tensors(folder).values())
 
 
 class ShardWriter:

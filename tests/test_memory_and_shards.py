@@ -110,9 +110,10 @@ def test_many_tensors_are_shards_whose_index_tells_where_each_is(tmp_path: Path)
         "layer.2": "model-00002-of-00003.safetensors", "layer.3": "model-00002-of-00003.safetensors",
         "layer.4": "model-00003-of-00003.safetensors",
     }  # fmt: skip
-    with shards.opened(tmp_path) as files:
-        assert list(files) == list(_tensors())
-        assert all(torch.equal(files[name].get_tensor(name), tensor.T) for name, tensor in _tensors().items())
+    stored = shards.stored_tensors(tmp_path)
+    assert list(stored) == list(_tensors())
+    assert all(torch.equal(stored[name].read(), tensor.T) for name, tensor in _tensors().items())
+    assert {tensor.shape() for tensor in stored.values()} == {(8, 4)}
     assert shards.count_numbers(tmp_path) == 5 * 32
 
 

@@ -105,8 +105,8 @@ class SourceWeights(Mapping[str, Any]):
     CPU, read anew each time so that only one is in memory.
     """
 
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self._files = names
+    def __init__(self, files: Mapping[str, shards.StoredTensor]) -> None:
+        self._files = files
 
     def __getitem__(self, module: str) -> Any:
         return self.raw(f"{module}.weight").float()
@@ -119,7 +119,7 @@ class SourceWeights(Mapping[str, Any]):
         """
         name = self.stored_name(tensor)
         if name is not None:
-            return self._files[name].get_tensor(name)
+            return self._files[name].read()
         raise QuantizationError(
             f"The checkpoint's files hold no tensor {tensor} to compare the quantized layer with: "
             "save the model with transformers' save_pretrained."
@@ -132,7 +132,7 @@ class SourceWeights(Mapping[str, Any]):
 
     def shape(self, stored: str) -> tuple[int, ...]:
         """Returns the shape of a tensor by its name in the files; nothing but a header is read."""
-        return tuple(self._files[stored].get_slice(stored).get_shape())
+        return self._files[stored].shape()
 
     def stored_names(self) -> frozenset[str]:
         """Returns what all tensors are called in the files."""
@@ -148,5 +148,4 @@ class SourceWeights(Mapping[str, Any]):
 @contextmanager
 def source_weights(checkpoint: Checkpoint) -> Iterator[SourceWeights]:
     """Opens a checkpoint's safetensors files for reading weights by module name."""
-    with shards.opened(Path(checkpoint.path)) as files:
-        yield SourceWeights(files)
+    yield SourceWeights(shards.stored_tensors(Path(checkpoint.path)))

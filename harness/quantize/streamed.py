@@ -8,7 +8,6 @@ weights are made anew each time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from typing import Any
 from harness import memory, shards
 from harness.errors import QuantizationError
 from harness.paths import cache_dir
-from harness.quantize.dense import SourceWeights, block_stacks, source_weights
+from harness.quantize.dense import SourceWeights, block_stacks
 from harness.quantize.readback import ReadBack
 from harness.records import Checkpoint
 
@@ -79,9 +78,7 @@ class _DenseWeights(Mapping[str, Any]):
 
     def __init__(self, checkpoint: Checkpoint, names: list[str], layers: Mapping[str, ReadBack]) -> None:
         self._names, self._layers = names, layers
-        # Closed with this object: a model is in use for as long as somebody has it.
-        self._open = ExitStack()
-        self.source: SourceWeights = self._open.enter_context(source_weights(checkpoint))
+        self.source = SourceWeights(shards.stored_tensors(Path(checkpoint.path)))
 
     def __getitem__(self, name: str) -> Any:
         layer = self._layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
@@ -92,9 +89,6 @@ class _DenseWeights(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def __del__(self) -> None:
-        self._open.close()
 
 
 def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, ReadBack] = _NOTHING) -> Any:

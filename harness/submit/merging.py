@@ -127,9 +127,9 @@ def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any]
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     config.dtype = rounded
     config.save_pretrained(folder)
-    with torch.no_grad(), shards.opened(source) as files, shards.ShardWriter(folder) as out:
-        for name, file in files.items():
-            tensor = file.get_tensor(name)
+    with torch.no_grad(), shards.ShardWriter(folder) as out:
+        for name, stored in shards.stored_tensors(source).items():
+            tensor = stored.read()
             out.put(name, change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor)
 
 
