@@ -8,7 +8,7 @@ the checkpoint and their codes go to disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from harness.quantize.readback import ReadBack
@@ -17,6 +17,9 @@ from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, Quantize
 QuantizeWeight = Callable[[str, Any], tuple[ReadBack, Any]]
 """Takes a module name and its weight in the checkpoint's dtype; returns what was read back and the library's own
 dequantized weight, which the proof holds against each other."""
+
+Quantized = tuple[str, ReadBack, Any]
+"""A module's name, and what ``QuantizeWeight`` returns of its weight."""
 
 
 def quantize_layers(
@@ -54,9 +57,10 @@ def quantize_layers(
 
     dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
     if must_stream(checkpoint, device=device, quantized=True):
-        return _quantize_on_disk(
-            checkpoint, spec, quantize_weight, device, dtype, tuple(remarks), any_group=any_group, any_bits=any_bits
-        )
+        return stream_layers(
+            checkpoint, spec, lambda model: _one_by_one(checkpoint, quantize_weight, model, device, dtype),
+            device=device, remarks=remarks, any_group=any_group, any_bits=any_bits,
+        )  # fmt: skip
     started = time.perf_counter()
     model = load_dense(checkpoint, device=device)
     layers: dict[str, ReadBack] = {}
@@ -75,28 +79,62 @@ def quantize_layers(
     )  # fmt: skip
 
 
-def _quantize_on_disk(
-    checkpoint: Checkpoint, spec: QuantizerSpec, quantize_weight: QuantizeWeight, device: str, dtype: Any,
-    remarks: tuple[str, ...], **allowed: bool,
-) -> QuantizedModel:  # fmt: skip
-    """Returns a streamed model whose codes are on disk; one layer is in memory."""
+def _one_by_one(
+    checkpoint: Checkpoint, quantize_weight: QuantizeWeight, model: Any, device: str, dtype: Any
+) -> Iterator[Quantized]:
+    """Quantizes the weights of a streamed model's layers as they are read from the checkpoint."""
+    from harness.quantize.dense import block_linears, source_weights
+
+    with source_weights(checkpoint) as source:
+        for name, linear in block_linears(model).items():
+            # First as the whole model would hold it.
+            weight = source.raw(f"{name}.weight").to(device, linear.weight.dtype)
+            yield (name, *quantize_weight(name, weight.to(dtype or linear.weight.dtype)))
+
+
+def stream_layers(
+    checkpoint: Checkpoint,
+    spec: QuantizerSpec,
+    made_of: Callable[[Any], Iterator[Quantized]],
+    *,
+    device: str,
+    remarks: Sequence[str] = (),
+    any_group: bool = False,
+    any_bits: bool = False,
+) -> QuantizedModel:
+    """Returns a streamed model whose codes are on disk, and its proof; one layer at a time is in memory.
+
+    Args:
+        checkpoint: The 16-bit model.
+        spec: What is asked for.
+        made_of: Takes the model, whose block weights are not in memory, and
+            yields its quantized layers in model order.
+        device: Where the model computes.
+        remarks: What a reader must know about the backend.
+        any_group: Whether the library chooses each layer's group itself.
+        any_bits: Whether each layer may have a width of its own.
+
+    Raises:
+        QuantizationError: The model can't be streamed, or the proof fails.
+    """
     from harness.quantize.dense import block_linears, source_weights
     from harness.quantize.proof import Prover
     from harness.quantize.streamed import LayersOnDisk, streamed_model
 
     layers, seconds = LayersOnDisk(), 0.0
     model = streamed_model(checkpoint, device=device, layers=layers)
+    linears = block_linears(model)
     with source_weights(checkpoint) as source:
-        prover = Prover(spec, source, **allowed)
-        for name, linear in block_linears(model).items():
-            started = time.perf_counter()
-            # First as the whole model would hold it.
-            weight = source.raw(f"{name}.weight").to(device, linear.weight.dtype)
-            layer, dense = quantize_weight(name, weight.to(dtype or linear.weight.dtype))
+        prover = Prover(spec, source, any_group=any_group, any_bits=any_bits)
+        started = time.perf_counter()
+        for name, layer, dense in made_of(model):
             seconds += time.perf_counter() - started
-            prover.add(name, dense.to(linear.weight.dtype).cpu(), layer)
+            # Another name than a block's linear layer is what the proof finds fault with in the end.
+            dtype = linears[name].weight.dtype if name in linears else dense.dtype
+            prover.add(name, dense.to(dtype).cpu(), layer)
             layers.put(name, layer)
-    proof = prover.proof(model, remarks=remarks)
+            started = time.perf_counter()
+    proof = prover.proof(model, remarks=tuple(remarks))
     return QuantizedModel(
         model=model, spec=spec, proof=proof, layers={}, quantize_seconds=seconds, streamed=True
     )  # fmt: skip

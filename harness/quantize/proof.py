@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +42,7 @@ class _Tally:
     # Whether every layer has zero points, and is centred on 0 all the same.
     zeros_in_the_middle: bool = True
     group_sizes: Counter[int | None] = field(default_factory=Counter)
+    names: list[str] = field(default_factory=list)
 
 
 def most_levels(weight: Any, *, group_size: int | None, flat: bool = False, group_index: Any = None) -> int:
@@ -77,7 +78,7 @@ def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
     return QuantizationError(f"{spec.name} doesn't hold its proof: {what}; this is a fault {blame}.")
 
 
-def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
+def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Collection[str]) -> None:
     missing = [name for name in linears if name not in layers]
     if missing:
         raise _refuse(spec, f"{len(missing)} of {len(linears)} linear layers stay dense, the first is {missing[0]}")
@@ -213,6 +214,7 @@ class Prover:
             tally.size_bytes += len(chunk)
         tally.weights += dense.numel()
         tally.group_sizes[layer.group_size] += 1
+        tally.names.append(name)
         centred = layer.symmetric
         tally.zeros_in_the_middle = tally.zeros_in_the_middle and layer.zeros is not None and bool(centred)
         if centred is not None:
@@ -235,18 +237,19 @@ class Prover:
         """Returns the proof once every linear layer of ``model`` was added; its weights are not looked at.
 
         Raises:
-            QuantizationError: Grids are centred on 0 throughout where the
-                preset says asymmetric: a group may be by chance, all groups of
-                a model are not.
+            QuantizationError: Others were, or not all. Or grids are centred on
+                0 throughout where the preset says asymmetric: a group may be
+                by chance, all groups of a model are not.
         """
         tally, known = self._tally, self._originals is not None
+        linears = block_linears(model)
+        _check_coverage(self._spec, linears, tally.names)
         if self._spec.symmetric is False and tally.zeros_in_the_middle:
             raise _refuse(self._spec, "0 has the middle code in every group, and the preset says asymmetric")
-        linears = block_linears(model)
         relative = (tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0
         return Proof(
             linear_layers=len(linears),
-            quantized_layers=sum(tally.group_sizes.values()),
+            quantized_layers=len(tally.names),
             parameter_share=tally.weights / sum(linear.weight.numel() for linear in linears.values()),
             max_levels=tally.max_levels,
             group_size=self._spec.group_size,

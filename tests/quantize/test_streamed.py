@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,27 @@ def test_a_streamed_layer_that_is_not_what_its_codes_say_is_refused(
 
     with memory.streaming("always"), pytest.raises(QuantizationError, match=r"in model\.layers\.0\.self_attn\.o_proj"):
         layerwise.quantize_layers(checkpoint_of("llama"), spec, cheat, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(["model.layers.0.mlp.up_proj"], r"13 of 14 linear layers stay dense, .* model\.layers\.0\.self_attn\.q"),
+     (["lm_head"], "stay dense")],
+)  # fmt: skip
+def test_layers_left_out_or_beside_the_blocks_are_refused(
+    checkpoint_of: Callable[[str], Checkpoint], names: list[str], told: str
+) -> None:
+    spec = resolve("rtn-4bit-g64")
+    backend: Any = backend_of(spec)
+    weights = load_file(Path(checkpoint_of("llama").path) / "model.safetensors")
+
+    def some(model: Any) -> Iterator[layerwise.Quantized]:
+        for name in names:
+            layer = backend.read_layer(spec, name, 2, weights[f"{name}.weight"].float())
+            yield name, layer, layer.dequantize()
+
+    with pytest.raises(QuantizationError, match=told):
+        layerwise.stream_layers(checkpoint_of("llama"), spec, some, device="cpu")
 
 
 def test_a_streamed_model_is_given_one_text_at_a_time(
