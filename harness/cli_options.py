@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import InputError
+from harness.memory import Streaming
 
 if TYPE_CHECKING:
     from harness.records import QuantizerSpec, Submission
@@ -44,6 +45,10 @@ LimitOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="torch device: cpu, cuda, cuda:1.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+StreamOption = Annotated[
+    Streaming,
+    typer.Option("--stream", help="Read models layer by layer; auto: those that memory doesn't hold whole."),
+]
 ControlsOption = Annotated[bool, typer.Option("--controls/--no-controls", help="Add the controls that entries need.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 FormatOption = Annotated[

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from harness import cli_showing
-from harness.cli_options import DEFAULT_STORE, ExecutorName, JsonOption, StoreOption, print_rows, stderr, stdout
+from harness.cli_options import (
+    DEFAULT_STORE,
+    ExecutorName,
+    JsonOption,
+    StoreOption,
+    StreamOption,
+    print_rows,
+    stderr,
+    stdout,
+)  # fmt: skip
 from harness.cli_planning import Grid, with_grid
 from harness.errors import InputError
 
@@ -81,6 +90,7 @@ def run(
     cache_limit: Annotated[
         str, typer.Option("--cache-limit", help="Room for kept quantized models; 0 keeps none.")
     ] = "32GB",
+    stream: StreamOption = "auto",
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
@@ -107,6 +117,7 @@ def run(
         threads=threads or board_run.threads_for(at_a_time),
         seed=grid.seed,
         data_dir=str(grid.data_dir.resolve()) if grid.data_dir else None,
+        stream=stream,
         memory_limit=memory,
     )
     if planned.jobs:

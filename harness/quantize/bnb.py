@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from harness.quantize.carving import carved, stack_of
 from harness.quantize.libraries import install_line, version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
+    from harness.quantize.layerwise import Quantized
     from harness.quantize.readback import ReadBack
 
 _BLOCK = 64
@@ -167,11 +169,20 @@ class BitsAndBytes:
         Raises:
             QuantizationError: The proof fails.
         """
-        import bitsandbytes
-
         from harness.quantize.dense import block_linears, load_dense, replace_weight
+        from harness.quantize.layerwise import stream_layers
         from harness.quantize.proof import prove
+        from harness.quantize.streamed import must_stream
 
+        remarks = (INT8_REMARK,) if spec.bits == 8 else ()
+        if must_stream(checkpoint, device=device, quantized=True):
+            return stream_layers(
+                checkpoint,
+                spec,
+                lambda model: _block_by_block(checkpoint, spec, device),
+                device=device,
+                remarks=remarks,
+            )
         started = time.perf_counter()
         layers: dict[str, ReadBack] = {}
         with _quiet():
@@ -179,23 +190,38 @@ class BitsAndBytes:
             seconds = time.perf_counter() - started
             model = load_dense(checkpoint, device=device)
             linears = block_linears(model)
-            for name, layer in quantized.named_modules():
-                if isinstance(layer, bitsandbytes.nn.Linear4bit):
-                    layers[name] = _read_4bit(layer.weight)
-                elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-                    layers[name] = _read_int8(layer.weight)
-                else:
-                    continue
+            for name, layer, weight in _layers_of(quantized):
+                layers[name] = layer
                 if name in linears:
-                    replace_weight(linears[name], _library_weight(bitsandbytes, layer))
+                    replace_weight(linears[name], weight)
             del quantized
         return QuantizedModel(
             model=model,
             spec=spec,
-            proof=prove(model, checkpoint, spec, layers, remarks=(INT8_REMARK,) if spec.bits == 8 else ()),
+            proof=prove(model, checkpoint, spec, layers, remarks=remarks),
             layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
             quantize_seconds=seconds,
         )
+
+
+def _layers_of(model: Any) -> Iterator[Quantized]:
+    """Yields what the library quantized in a model: name, codes and scales, and the weight as it dequantizes it."""
+    import bitsandbytes
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+            yield name, _read_4bit(layer.weight), _library_weight(bitsandbytes, layer)
+        elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            yield name, _read_int8(layer.weight), _library_weight(bitsandbytes, layer)
+
+
+def _block_by_block(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Iterator[Quantized]:
+    """Yields the layers of a checkpoint, of which the library loads one block at a time."""
+    stack = stack_of(checkpoint)
+    for block in range(stack.depth):
+        with carved(checkpoint, stack, block) as one, _quiet():
+            for name, layer, weight in _layers_of(_load(one, spec, device)):
+                yield stack.name_in_model(name, block), layer, weight
 
 
 BACKEND = BitsAndBytes()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import shards
 from harness.errors import QuantizationError
 from harness.records import Checkpoint
 
@@ -43,6 +43,27 @@ def load_dense(checkpoint: Checkpoint, *, device: str) -> Any:
     return model.to(device).eval()
 
 
+def depth_of(checkpoint: Checkpoint) -> int:
+    """Returns how many transformer blocks a checkpoint's config says it has."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def block_stacks(model: Any) -> dict[str, Any]:
+    """Returns the lists of a model's transformer blocks by module name; none lies within another."""
+    from torch import nn
+
+    depth = model.config.get_text_config().num_hidden_layers
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
+            found[name] = module
+    return found
+
+
 def block_linears(model: Any) -> dict[str, Any]:
     """Returns the linear layers inside the transformer blocks by module name, in model order.
 
@@ -54,18 +75,16 @@ def block_linears(model: Any) -> dict[str, Any]:
     """
     from torch import nn
 
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    stacks = {name: module for name, module in lists.items() if len(module) == depth}
     found = {
         f"{prefix}.{name}": module
-        for prefix, stack in stacks.items()
+        for prefix, stack in block_stacks(model).items()
         for name, module in stack.named_modules()
         if isinstance(module, nn.Linear)
     }
     if not found:
         raise QuantizationError(
-            f"{type(model).__name__} has no list of {depth} transformer blocks with torch.nn.Linear layers in it: "
+            f"{type(model).__name__} has no list of transformer blocks, as many as its config says, with "
+            "torch.nn.Linear layers in it: "
             "Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
         )
     return found
@@ -86,8 +105,8 @@ class SourceWeights(Mapping[str, Any]):
     CPU, read anew each time so that only one is in memory.
     """
 
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self._files = names
+    def __init__(self, files: Mapping[str, shards.StoredTensor]) -> None:
+        self._files = files
 
     def __getitem__(self, module: str) -> Any:
         return self.raw(f"{module}.weight").float()
@@ -98,14 +117,26 @@ class SourceWeights(Mapping[str, Any]):
         Raises:
             QuantizationError: The files hold none of that name.
         """
-        # A checkpoint saved from the bare body lacks the first part of the name.
-        for name in (tensor, tensor.partition(".")[2]):
-            if name in self._files:
-                return self._files[name].get_tensor(name)
+        name = self.stored_name(tensor)
+        if name is not None:
+            return self._files[name].read()
         raise QuantizationError(
             f"The checkpoint's files hold no tensor {tensor} to compare the quantized layer with: "
             "save the model with transformers' save_pretrained."
         )
+
+    def stored_name(self, tensor: str) -> str | None:
+        """Returns what a tensor is called in the files, None where they hold none of that name."""
+        # A checkpoint saved from the bare body lacks the first part of the name.
+        return next((name for name in (tensor, tensor.partition(".")[2]) if name in self._files), None)
+
+    def shape(self, stored: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor by its name in the files; nothing but a header is read."""
+        return self._files[stored].shape()
+
+    def stored_names(self) -> frozenset[str]:
+        """Returns what all tensors are called in the files."""
+        return frozenset(self._files)
 
     def __iter__(self) -> Iterator[str]:
         return (name.removesuffix(".weight") for name in self._files)
@@ -117,14 +148,4 @@ class SourceWeights(Mapping[str, Any]):
 @contextmanager
 def source_weights(checkpoint: Checkpoint) -> Iterator[SourceWeights]:
     """Opens a checkpoint's safetensors files for reading weights by module name."""
-    from safetensors import safe_open
-
-    folder = Path(checkpoint.path)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-    with ExitStack() as stack:
-        opened = [stack.enter_context(safe_open(folder / name, framework="pt", device="cpu")) for name in files]
-        yield SourceWeights({name: file for file in opened for name in file.keys()})  # noqa: SIM118 - not a mapping
+    yield SourceWeights(shards.stored_tensors(Path(checkpoint.path)))

@@ -1,13 +1,14 @@
 """Quantizing one layer after the other, for backends that look at no activations.
 
 Only one layer at a time exists twice, so a model takes little more memory than
-its dense self.
+its dense self; where memory does not hold that either, layers are read from
+the checkpoint and their codes go to disk.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from harness.quantize.readback import ReadBack
@@ -16,6 +17,9 @@ from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, Quantize
 QuantizeWeight = Callable[[str, Any], tuple[ReadBack, Any]]
 """Takes a module name and its weight in the checkpoint's dtype; returns what was read back and the library's own
 dequantized weight, which the proof holds against each other."""
+
+Quantized = tuple[str, ReadBack, Any]
+"""A module's name, and what ``QuantizeWeight`` returns of its weight."""
 
 
 def quantize_layers(
@@ -26,6 +30,8 @@ def quantize_layers(
     device: str,
     remarks: Sequence[str] = (),
     any_group: bool = False,
+    any_bits: bool = False,
+    in_its_dtype: bool = True,
 ) -> QuantizedModel:
     """Returns the checkpoint with every block linear quantized by ``quantize_weight``, and proved.
 
@@ -36,6 +42,9 @@ def quantize_layers(
         device: Where the model is put.
         remarks: What a reader must know about the backend.
         any_group: Whether the library chooses each layer's group itself.
+        any_bits: Whether each layer may have a width of its own.
+        in_its_dtype: Whether ``quantize_weight`` gets weights in the
+            checkpoint's dtype; in the model's own, float32 on a CPU, if not.
 
     Raises:
         QuantizationError: A layer can't be quantized, or the proof fails.
@@ -44,19 +53,88 @@ def quantize_layers(
 
     from harness.quantize.dense import block_linears, load_dense, replace_weight
     from harness.quantize.proof import prove
+    from harness.quantize.streamed import must_stream
 
+    dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
+    if must_stream(checkpoint, device=device, quantized=True):
+        return stream_layers(
+            checkpoint, spec, lambda model: _one_by_one(checkpoint, quantize_weight, model, device, dtype),
+            device=device, remarks=remarks, any_group=any_group, any_bits=any_bits,
+        )  # fmt: skip
     started = time.perf_counter()
     model = load_dense(checkpoint, device=device)
-    dtype = getattr(torch, checkpoint.dtype)
     layers: dict[str, ReadBack] = {}
     for name, linear in block_linears(model).items():
-        layers[name], weight = quantize_weight(name, linear.weight.detach().to(dtype))
+        layers[name], weight = quantize_weight(name, linear.weight.detach().to(dtype or linear.weight.dtype))
         replace_weight(linear, weight)
     seconds = time.perf_counter() - started
     return QuantizedModel(
         model=model,
         spec=spec,
-        proof=prove(model, checkpoint, spec, layers, remarks=tuple(remarks), any_group=any_group),
+        proof=prove(
+            model, checkpoint, spec, layers, remarks=tuple(remarks), any_group=any_group, any_bits=any_bits
+        ),
         layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
         quantize_seconds=seconds,
-    )
+    )  # fmt: skip
+
+
+def _one_by_one(
+    checkpoint: Checkpoint, quantize_weight: QuantizeWeight, model: Any, device: str, dtype: Any
+) -> Iterator[Quantized]:
+    """Quantizes the weights of a streamed model's layers as they are read from the checkpoint."""
+    from harness.quantize.dense import block_linears, source_weights
+
+    with source_weights(checkpoint) as source:
+        for name, linear in block_linears(model).items():
+            # First as the whole model would hold it.
+            weight = source.raw(f"{name}.weight").to(device, linear.weight.dtype)
+            yield (name, *quantize_weight(name, weight.to(dtype or linear.weight.dtype)))
+
+
+def stream_layers(
+    checkpoint: Checkpoint,
+    spec: QuantizerSpec,
+    made_of: Callable[[Any], Iterator[Quantized]],
+    *,
+    device: str,
+    remarks: Sequence[str] = (),
+    any_group: bool = False,
+    any_bits: bool = False,
+) -> QuantizedModel:
+    """Returns a streamed model whose codes are on disk, and its proof; one layer at a time is in memory.
+
+    Args:
+        checkpoint: The 16-bit model.
+        spec: What is asked for.
+        made_of: Takes the model, whose block weights are not in memory, and
+            yields its quantized layers in model order.
+        device: Where the model computes.
+        remarks: What a reader must know about the backend.
+        any_group: Whether the library chooses each layer's group itself.
+        any_bits: Whether each layer may have a width of its own.
+
+    Raises:
+        QuantizationError: The model can't be streamed, or the proof fails.
+    """
+    from harness.quantize.dense import block_linears, source_weights
+    from harness.quantize.proof import Prover
+    from harness.quantize.streamed import LayersOnDisk, streamed_model
+
+    layers, seconds = LayersOnDisk(), 0.0
+    model = streamed_model(checkpoint, device=device, layers=layers)
+    linears = block_linears(model)
+    with source_weights(checkpoint) as source:
+        prover = Prover(spec, source, any_group=any_group, any_bits=any_bits)
+        started = time.perf_counter()
+        for name, layer, dense in made_of(model):
+            seconds += time.perf_counter() - started
+            # Another name than a block's linear layer is what the proof finds fault with in the end.
+            dtype = linears[name].weight.dtype if name in linears else dense.dtype
+            prover.add(name, dense.to(dtype).cpu(), layer)
+            layers.put(name, layer)
+            started = time.perf_counter()
+    proof = prover.proof(model, remarks=tuple(remarks))
+    return QuantizedModel(
+        model=model, spec=spec, proof=proof, layers={}, quantize_seconds=seconds, streamed=True
+    )  # fmt: skip

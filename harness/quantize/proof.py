@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import QuantizationError
@@ -37,6 +37,12 @@ class _Tally:
     abs_error: float = 0.0
     error_square: float = 0.0
     weight_square: float = 0.0
+    # Whether every layer is centred on 0; None where no layer has a zero point to look at.
+    symmetric: bool | None = None
+    # Whether every layer has zero points, and is centred on 0 all the same.
+    zeros_in_the_middle: bool = True
+    group_sizes: Counter[int | None] = field(default_factory=Counter)
+    names: list[str] = field(default_factory=list)
 
 
 def most_levels(weight: Any, *, group_size: int | None, flat: bool = False, group_index: Any = None) -> int:
@@ -72,7 +78,7 @@ def _refuse(spec: QuantizerSpec, what: str) -> QuantizationError:
     return QuantizationError(f"{spec.name} doesn't hold its proof: {what}; this is a fault {blame}.")
 
 
-def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Mapping[str, ReadBack]) -> None:
+def _check_coverage(spec: QuantizerSpec, linears: Mapping[str, Any], layers: Collection[str]) -> None:
     missing = [name for name in linears if name not in layers]
     if missing:
         raise _refuse(spec, f"{len(missing)} of {len(linears)} linear layers stay dense, the first is {missing[0]}")
@@ -145,31 +151,15 @@ def _dense_modules(model: Any, linears: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in kept))
 
 
-def _check_symmetry(spec: QuantizerSpec, layers: Mapping[str, ReadBack]) -> None:
-    """Refuses grids that are centred on 0 throughout where the preset says asymmetric.
-
-    A group may be centred by chance; all groups of a model are not.
-    """
-    if spec.symmetric is False and all(layer.zeros is not None and layer.symmetric for layer in layers.values()):
-        raise _refuse(spec, "0 has the middle code in every group, and the preset says asymmetric")
-
-
-def _own_groups(spec: QuantizerSpec, layers: Mapping[str, ReadBack]) -> tuple[str, ...]:
+def _own_groups(spec: QuantizerSpec, found: Mapping[int | None, int]) -> tuple[str, ...]:
     """Returns a remark on layers whose group is another one than the preset's."""
-    found = Counter(layer.group_size for layer in layers.values())
     other = [
-        f"{count} of {len(layers)} layers are quantized {f'in groups of {size}' if size else 'per row'}"
+        f"{count} of {sum(found.values())} layers are quantized {f'in groups of {size}' if size else 'per row'}"
         for size, count in sorted(found.items(), key=lambda item: item[0] or 0)
         if size != spec.group_size
     ]
     why = "as submitted" if spec.backend == "submitted" else "the library chooses the group by the layer's width"
     return (f"{'; '.join(other)}: {why}.",) if other else ()
-
-
-def _found_symmetric(layers: Iterable[ReadBack]) -> bool | None:
-    """Returns whether every group of every layer is centred on 0; None where no layer has a zero point to look at."""
-    found = [told for layer in layers if (told := layer.symmetric) is not None]
-    return all(found) if found else None
 
 
 @contextmanager
@@ -182,6 +172,97 @@ def _originals(
     else:
         with source_weights(checkpoint) as source:
             yield source
+
+
+class Prover:
+    """The proof of one model, gathered layer by layer in model order, so that no more than one need be in memory.
+
+    Args:
+        spec: What the backend was asked for.
+        originals: Weights that errors are measured against, by module name;
+            None where there are none.
+        any_group: As ``prove``.
+        any_bits: As ``prove``.
+    """
+
+    def __init__(
+        self, spec: QuantizerSpec, originals: Mapping[str, Any] | None, *, any_group: bool = False,
+        any_bits: bool = False,
+    ) -> None:  # fmt: skip
+        self._spec, self._originals = spec, originals
+        self._any_group, self._any_bits = any_group, any_bits
+        self._digest, self._tally = hashlib.sha256(), _Tally()
+
+    def add(self, name: str, dense: Any, layer: ReadBack) -> None:
+        """Proves one layer.
+
+        Args:
+            name: Its module's name.
+            dense: The weight that will be scored, on the CPU.
+            layer: What the backend handed over.
+
+        Raises:
+            QuantizationError: It does not hold.
+        """
+        tally = self._tally
+        levels = _check_layer(self._spec, name, dense, layer, self._any_group, self._any_bits)
+        tally.max_levels = max(tally.max_levels, levels)
+        self._digest.update(f"{name}\n".encode())
+        tally.size_bytes += layer.overhead_bytes
+        for chunk in pack_chunks(layer.codes, layer.bits):
+            self._digest.update(chunk)
+            tally.size_bytes += len(chunk)
+        tally.weights += dense.numel()
+        tally.group_sizes[layer.group_size] += 1
+        tally.names.append(name)
+        centred = layer.symmetric
+        tally.zeros_in_the_middle = tally.zeros_in_the_middle and layer.zeros is not None and bool(centred)
+        if centred is not None:
+            tally.symmetric = centred and tally.symmetric is not False
+        if self._originals is None:
+            return
+        original = self._originals[name].float()
+        if original.shape != dense.shape:
+            raise QuantizationError(
+                f"{name} is {tuple(original.shape)} in the 16-bit model and {tuple(dense.shape)} here: they are "
+                "not of one model, so name the right `base_model` or none."
+            )
+        error = dense.float() - original
+        tally.abs_error += float(error.double().abs().sum())
+        tally.max_abs_error = max(tally.max_abs_error, float(error.abs().max()))
+        tally.error_square += float(error.double().square().sum())
+        tally.weight_square += float(original.double().square().sum())
+
+    def proof(self, model: Any, *, remarks: tuple[str, ...] = ()) -> Proof:
+        """Returns the proof once every linear layer of ``model`` was added; its weights are not looked at.
+
+        Raises:
+            QuantizationError: Others were, or not all. Or grids are centred on
+                0 throughout where the preset says asymmetric: a group may be
+                by chance, all groups of a model are not.
+        """
+        tally, known = self._tally, self._originals is not None
+        linears = block_linears(model)
+        _check_coverage(self._spec, linears, tally.names)
+        if self._spec.symmetric is False and tally.zeros_in_the_middle:
+            raise _refuse(self._spec, "0 has the middle code in every group, and the preset says asymmetric")
+        relative = (tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0
+        return Proof(
+            linear_layers=len(linears),
+            quantized_layers=len(tally.names),
+            parameter_share=tally.weights / sum(linear.weight.numel() for linear in linears.values()),
+            max_levels=tally.max_levels,
+            group_size=self._spec.group_size,
+            bits_per_weight=8 * tally.size_bytes / tally.weights,
+            size_bytes=tally.size_bytes,
+            max_abs_error=tally.max_abs_error if known else None,
+            relative_error=relative if known else None,
+            codes_sha256=self._digest.hexdigest(),
+            dense_modules=_dense_modules(model, linears),
+            remarks=(*remarks, *_own_groups(self._spec, tally.group_sizes)),
+            mean_abs_error=tally.abs_error / tally.weights if known else None,
+            symmetric=tally.symmetric,
+        )
 
 
 def prove(
@@ -218,47 +299,8 @@ def prove(
     """
     linears = block_linears(model)
     _check_coverage(spec, linears, layers)
-    _check_symmetry(spec, layers)
-    digest, tally = hashlib.sha256(), _Tally()
     with _originals(checkpoint, reference) as originals:
+        prover = Prover(spec, originals, any_group=any_group, any_bits=any_bits)
         for name, linear in linears.items():
-            layer, dense = layers[name], linear.weight.detach().cpu()
-            tally.max_levels = max(tally.max_levels, _check_layer(spec, name, dense, layer, any_group, any_bits))
-            digest.update(f"{name}\n".encode())
-            tally.size_bytes += layer.overhead_bytes
-            for chunk in pack_chunks(layer.codes, layer.bits):
-                digest.update(chunk)
-                tally.size_bytes += len(chunk)
-            tally.weights += dense.numel()
-            if originals is None:
-                continue
-            original = originals[name].float()
-            if original.shape != dense.shape:
-                raise QuantizationError(
-                    f"{name} is {tuple(original.shape)} in the 16-bit model and {tuple(dense.shape)} here: they are "
-                    "not of one model, so name the right `base_model` or none."
-                )
-            error = dense.float() - original
-            tally.abs_error += float(error.double().abs().sum())
-            tally.max_abs_error = max(tally.max_abs_error, float(error.abs().max()))
-            tally.error_square += float(error.double().square().sum())
-            tally.weight_square += float(original.double().square().sum())
-    bits_per_weight = 8 * tally.size_bytes / tally.weights
-    relative = (tally.error_square / tally.weight_square) ** 0.5 if tally.weight_square else 0.0
-    known = originals is not None
-    return Proof(
-        linear_layers=len(linears),
-        quantized_layers=len(layers),
-        parameter_share=tally.weights / sum(linear.weight.numel() for linear in linears.values()),
-        max_levels=tally.max_levels,
-        group_size=spec.group_size,
-        bits_per_weight=bits_per_weight,
-        size_bytes=tally.size_bytes,
-        max_abs_error=tally.max_abs_error if known else None,
-        relative_error=relative if known else None,
-        codes_sha256=digest.hexdigest(),
-        dense_modules=_dense_modules(model, linears),
-        remarks=(*remarks, *_own_groups(spec, layers)),
-        mean_abs_error=tally.abs_error / tally.weights if known else None,
-        symmetric=_found_symmetric(layers.values()),
-    )
+            prover.add(name, linear.weight.detach().cpu(), layers[name])
+    return prover.proof(model, remarks=remarks)

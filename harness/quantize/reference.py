@@ -43,12 +43,15 @@ class Reference:
     ) -> QuantizedModel:
         """Returns the checkpoint's own model, without proof and without codes."""
         from harness.quantize.dense import load_dense
+        from harness.quantize.streamed import must_stream, streamed_model
 
         started = time.perf_counter()
-        model = load_dense(checkpoint, device=device)
+        by_block = must_stream(checkpoint, device=device, quantized=False)
+        model = streamed_model(checkpoint, device=device) if by_block else load_dense(checkpoint, device=device)
+        seconds = time.perf_counter() - started
         return QuantizedModel(
-            model=model, spec=spec, proof=None, layers={}, quantize_seconds=time.perf_counter() - started
-        )
+            model=model, spec=spec, proof=None, layers={}, quantize_seconds=seconds, streamed=by_block
+        )  # fmt: skip
 
 
 BACKEND = Reference()

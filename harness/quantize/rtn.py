@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.quantize import mixed_widths
 from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
 from harness.quantize.libraries import install_line, missing_reason
-from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
     from harness.quantize.readback import ReadBack
@@ -112,26 +112,25 @@ class RoundToNearest:
         Raises:
             QuantizationError: A layer can't be rounded, or the proof fails.
         """
-        from harness.quantize.dense import block_linears, load_dense, replace_weight
-        from harness.quantize.proof import prove
+        from harness.quantize.dense import depth_of
+        from harness.quantize.layerwise import quantize_layers
 
-        started = time.perf_counter()
-        model = load_dense(checkpoint, device=device)
-        layers: dict[str, ReadBack] = {}
-        depth = model.config.get_text_config().num_hidden_layers
-        for name, linear in block_linears(model).items():
-            layers[name] = self.read_layer(spec, name, depth, linear.weight.detach().cpu())
-            replace_weight(linear, layers[name].dequantize())
-        seconds = time.perf_counter() - started
-        mixed = "wide_parts" in spec.options
-        told = (mixed_widths.remark({name: layer.bits for name, layer in layers.items()}),) if mixed else ()
-        return QuantizedModel(
-            model=model,
-            spec=spec,
-            proof=prove(model, checkpoint, spec, layers, remarks=told, any_bits=mixed),
-            layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
-            quantize_seconds=seconds,
-        )
+        depth, mixed = depth_of(checkpoint), "wide_parts" in spec.options
+        widths: dict[str, int] = {}
+
+        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
+            layer = self.read_layer(spec, name, depth, weight.cpu())
+            widths[name] = layer.bits
+            return layer, layer.dequantize()
+
+        # Rounded from the weights as they are: a few of a 16-bit model's may be wider.
+        made = quantize_layers(
+            checkpoint, spec, quantize_weight, device=device, any_bits=mixed, in_its_dtype=False
+        )  # fmt: skip
+        if not mixed or made.proof is None:
+            return made
+        remarks = (mixed_widths.remark(widths), *made.proof.remarks)
+        return replace(made, proof=replace(made.proof, remarks=remarks))
 
 
 BACKEND = RoundToNearest()

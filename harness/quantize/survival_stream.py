@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from harness import memory
 from harness.errors import QuantizationError
 from harness.quantize import backend_of, rtn, survival
 from harness.quantize.calibration import recipe_of
@@ -58,7 +59,10 @@ def stream(
         for spec in alone:
             sums[spec.name] |= {name: _measure_layer(unlearned, target, spec, name, stack.depth) for name in names}
         if by_block:
-            with carved(unlearned, stack, block) as new, carved(target, stack, block) as old:
+            # A block is small, and the codes of its layers are compared in memory.
+            with (
+                memory.streaming("never"), carved(unlearned, stack, block) as new, carved(target, stack, block) as old
+            ):  # fmt: skip
                 for spec in by_block:
                     _measure_block(new, old, spec, device, stack, block, sums[spec.name])
         ranks |= ranks_of(unlearned, target, names)

@@ -147,11 +147,10 @@ class QuantizedModel:
     """A quantized model as it is scored: dense weights with their proof.
 
     Attributes:
-        model: transformers model with dequantized float weights.
+        model: transformers model with dequantized float weights; where ``streamed``, blocks are read as they run.
         spec: How it was quantized.
         proof: Read-back proof; None only for the 16-bit reference.
-        layers: Codes by module name; empty for the 16-bit reference and for
-            a checkpoint submitted quantized, whose target has no such codes.
+        layers: Codes by module name; none of the 16-bit reference, a streamed model, one submitted quantized.
         quantize_seconds: Time inside the backend, loading included.
     """
 
@@ -160,6 +159,7 @@ class QuantizedModel:
     proof: Proof | None
     layers: Mapping[str, QuantizedLayer]
     quantize_seconds: float
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,9 @@ NOTHING: Mapping[str, Any] = dict.fromkeys(("seconds", "memory_bytes", "disk_byt
 # Where no cell has run yet. A MUSE task is of the order of 50,000 tokens, a token takes two operations per
 # parameter, and a device does so many of them a second in this program (docs/performance.md).
 _TOKENS = 50_000
-_OPERATIONS = {"cpu": 3e10, "cuda": 2e13}
+OPERATIONS = {"cpu": 3e10, "cuda": 2e13}
+"""Operations a second that forward passes are taken to reach."""
+
 _LIBRARIES_BYTES = 700 * 2**20
 _RECORD_BYTES = 200 * 2**10
 _START_SECONDS = 1.0
@@ -157,7 +159,7 @@ def _cost(job: Job, size: int | None, past: _Past, device: str) -> Cost:
         if found is None:
             # Two bytes per parameter, as nearly all weights are stored.
             operations = 2 * (size or 0) / 2 * _TOKENS
-            near, own = 3, operations / _OPERATIONS["cuda" if device.startswith("cuda") else "cpu"]
+            near, own = 3, operations / OPERATIONS["cuda" if device.startswith("cuda") else "cpu"]
             first, top = 0.0, _LIBRARIES_BYTES + 5.0 * (size or 0)
         else:
             near, own, first, top, like = found

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import provenance
+from harness import memory, provenance
 from harness.errors import CorpusError, first_line
 from harness.quantize import backend_of, kept, native, survival, with_package
+from harness.quantize.survival_stream import stream, streams
 from harness.records import (
     Cell,
     CellResult,
@@ -51,6 +52,8 @@ class Settings:
         seed: Seed of everything random.
         data_dir: Folder of a corpus in MUSE's local form, None for the default.
         batch_size: Rows per batch; None lets scoring choose.
+        stream: Whether models are read layer by layer: always, never, or
+            (``auto``) where memory does not hold them.
         memory_limit: Bytes of data that a worker may take; None means no limit.
         card: GPU that a worker sees, as CUDA_VISIBLE_DEVICES names it; None
             leaves them all visible.
@@ -65,6 +68,7 @@ class Settings:
     seed: int = 0
     data_dir: str | None = None
     batch_size: int | None = None
+    stream: memory.Streaming = "auto"
     memory_limit: int | None = None
     card: str | None = None
     reference_aucs: Mapping[str, ReferenceAuc] = field(default_factory=dict)
@@ -100,7 +104,8 @@ def run_job(
         settings: Device, seed, folders.
         emit: Receives every result; called once per cell.
         on_stage: Told the stage that begins: intake, prepare, quantize,
-            quantize target, survival, or the task being scored.
+            quantize target (or prepare target, of a streamed model), survival,
+            or the task being scored.
     """
     watch = _Stopwatch(on_stage)
     made_with = _provenance(job, settings)
@@ -114,16 +119,17 @@ def run_job(
 
     try:
         _set_up_torch(settings)
-        with watch.during("intake"):
-            intake.scan(job.submission, submissions)
-        with watch.during("prepare"):
-            checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
-            tokenizer = checkpoints.load_tokenizer(checkpoint)
-            files = checkpoints.downloaded(job.submission, submissions, cache=Path(settings.cache))
-            made_with = replace(made_with, versions={**made_with.versions, **files})
-        with watch.during("quantize"):
-            quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
-        survived = _survival(job, submissions, settings, checkpoint, quantized, watch)
+        with memory.streaming(settings.stream):
+            with watch.during("intake"):
+                intake.scan(job.submission, submissions)
+            with watch.during("prepare"):
+                checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
+                tokenizer = checkpoints.load_tokenizer(checkpoint)
+                files = checkpoints.downloaded(job.submission, submissions, cache=Path(settings.cache))
+                made_with = replace(made_with, versions={**made_with.versions, **files})
+            with watch.during("quantize"):
+                quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
+            survived = _survival(job, submissions, settings, checkpoint, quantized, watch)
     except Exception as error:
         return fail(job.cells, error)
     for cell in job.cells:
@@ -171,7 +177,8 @@ def _probed(
     quantized: QuantizedModel, job: Job, checkpoint: Checkpoint, tokenizer: object, settings: Settings
 ) -> QuantizedModel:
     """Runs the library's own kernels once per quantizer, on the control that entries were unlearned from."""
-    if job.submission.role != "target" or quantized.proof is None:
+    # A kernel wants its whole model, and the comparison a copy of the dense one.
+    if job.submission.role != "target" or quantized.proof is None or quantized.streamed:
         return quantized
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     corpus = corpora.load_corpus(corpora.corpus_of(job.cells[0].task), data_dir=data_dir)
@@ -209,6 +216,11 @@ def _survival(
 ) -> tuple[LayerSurvival, ...]:
     """Measures the update's survival against the entry's target under the same quantizer."""
     target = submissions.get(job.submission.target) if job.submission.target else None
+    if target is not None and quantized.streamed and streams(job.spec):
+        with watch.during("prepare target"):
+            target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
+        with watch.during("survival"):
+            return stream(checkpoint, target_checkpoint, [job.spec], device=settings.device)[job.spec.name]
     if target is None or not quantized.layers:
         return ()
     with watch.during("quantize target"):

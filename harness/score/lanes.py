@@ -21,10 +21,14 @@ _LARGE = 2**26
 
 
 def lanes_of(source: LogitSource) -> int:
-    """Returns how many texts a model is given at a time: torch's threads on a CPU, one elsewhere."""
+    """Returns how many texts a model is given at a time: torch's threads on a CPU, one elsewhere.
+
+    One, too, where weights are read from disk: threads would drop each other's.
+    """
     import torch
 
-    return torch.get_num_threads() if source.device.type == "cpu" and source.parameters >= _LARGE else 1
+    alone = source.device.type != "cpu" or source.parameters < _LARGE or not source.in_memory
+    return 1 if alone else torch.get_num_threads()
 
 
 def side_by_side(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item], lanes: int) -> list[Result]:

@@ -38,6 +38,7 @@ class LogitSource:
         slices: Whether logits are made from hidden states slice by slice.
         vocabulary: Number of logits per position.
         parameters: Number of the model's parameters.
+        in_memory: Whether all of them are in memory; some are read whenever they are needed if not.
         takes_places: Whether positions and a mask can be given, as rows of unlike length need.
     """
 
@@ -52,6 +53,7 @@ class LogitSource:
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._keeps_some = not self.slices and "logits_to_keep" in known
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.in_memory = not any(parameter.is_meta for parameter in model.parameters())
         # A small model's pieces must be small beside its weights, too.
         self._piece = min(PIECE, max(1, self.parameters // _SHARE))
         self._linears = replaceable(model)

@@ -16,7 +16,7 @@ from harness.records import Checkpoint, Submission
 from harness.submit import gguf_files, hub
 from harness.submit.configs import check_quantization, read_config
 from harness.submit.intake import check_base, gguf_file, hub_base, read_tensors, scan_folder
-from harness.submit.merging import merge, rounded_model, write_once
+from harness.submit.merging import merge, write_once, write_rounded
 from harness.submit.tensor_files import DTYPE_NAMES, Tensor
 from harness.submit.weights import HUB, folder_digest, weights_digest
 
@@ -41,7 +41,7 @@ def _in_16_bit(folder: Path, cache: Path) -> Path:
     # bfloat16, since it has float32's range: no weight can overflow.
     return write_once(
         cache / "rounded" / sha256_json([folder_digest(folder), _MERGE_VERSION]),
-        lambda scratch: rounded_model(folder, "bfloat16").save_pretrained(scratch),
+        lambda scratch: write_rounded(folder, scratch, "bfloat16"),
     )
 
 

@@ -1,14 +1,22 @@
-"""A LoRA adapter merged into its base: float32 arithmetic, one rounding, written atomically."""
+"""A LoRA adapter merged into its base: float32 arithmetic, one rounding, written atomically.
+
+Whole models where memory holds them, tensor by tensor elsewhere: the weights
+are the same.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import memory, shards
 from harness.errors import InputError
+
+_ADAPTER = "default"
 
 
 def merged_model(base: Path, adapter: Path) -> Any:
@@ -18,21 +26,34 @@ def merged_model(base: Path, adapter: Path) -> Any:
         InputError: peft can't merge the adapter.
     """
     import torch
-    from peft import LoraConfig, PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
+    with _merging(base, adapter):
+        return _attached(model, adapter).merge_and_unload(safe_merge=True).eval()
+
+
+def _attached(model: Any, adapter: Path) -> Any:
+    """Returns peft's model of a float32 base and an adapter."""
+    from peft import LoraConfig, PeftModel
+
     config = LoraConfig.from_pretrained(str(adapter))
     # Factors are overwritten by the file's; drawing them first would cost time and a random state.
     config.init_lora_weights = False
     config.inference_mode = True
+    return PeftModel.from_pretrained(
+        model, str(adapter), adapter_name=_ADAPTER, config=config, torch_device="cpu", low_cpu_mem_usage=False,
+        local_files_only=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def _merging(base: Path, adapter: Path) -> Iterator[None]:
+    """Says what is wrong with an adapter that peft can't merge."""
     try:
-        adapted = PeftModel.from_pretrained(
-            model, str(adapter), config=config, torch_device="cpu", low_cpu_mem_usage=False, local_files_only=True
-        )
-        return adapted.merge_and_unload(safe_merge=True).eval()
+        yield
     except (ValueError, RuntimeError, KeyError) as error:
         problem = " ".join(str(error).split())[:200]
         raise InputError(
@@ -40,14 +61,89 @@ def merged_model(base: Path, adapter: Path) -> Any:
         ) from error
 
 
-def rounded_model(folder: Path, dtype: str) -> Any:
-    """Returns a model loaded in ``dtype``: each weight rounded once."""
+def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any]:
+    """Returns peft's layers by module name; their factors are in memory, the base's weights are not."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # One number seen in every place: peft puts factors where the base is, and meta has no place for them.
+            seen = torch.zeros(()).expand(parameter.shape)
+            module.register_parameter(name, torch.nn.Parameter(seen, requires_grad=False))
+    adapted = _attached(model, adapter)
+    return {name: layer for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
+
+
+def _merged_weight(layer: Any, weight: Any) -> Any:
+    """Returns what peft makes of a layer's weight in the base; the layer is as it was afterwards."""
+    import torch
+
+    linear = layer.get_base_layer()
+    placeholder = linear.weight
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    layer.merge(safe_merge=True, adapter_names=[_ADAPTER])
+    merged = linear.weight.detach()
+    linear.weight = placeholder
+    layer.merged_adapters.clear()
+    return merged
+
+
+def merge_by_tensor(base: Path, adapter: Path, folder: Path, *, dtype: str) -> None:
+    """Writes base plus adapter as one checkpoint of shards; the adapter and one shard are in memory.
+
+    The weights are those of ``merged_model`` rounded: peft does each layer's
+    arithmetic here, too.
+
+    Args:
+        base: Folder of the base model.
+        adapter: Folder of the LoRA adapter.
+        folder: Empty folder to fill.
+        dtype: torch dtype that the merged weights are rounded to, once.
+
+    Raises:
+        InputError: peft can't merge the adapter.
+    """
+    with _merging(base, adapter):
+        layers = _adapted_layers(base, adapter)
+
+        def change(name: str, weight: Any) -> Any:
+            layer = layers.get(name.removesuffix(".weight"))
+            return weight if layer is None else _merged_weight(layer, weight)
+
+        _rewrite(base, folder, dtype, change)
+
+
+def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any], Any]) -> None:
+    """Writes a checkpoint anew in another dtype, each float32 weight through ``change``."""
+    import torch
+    from transformers import AutoConfig
+
+    rounded = getattr(torch, dtype)
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    config.dtype = rounded
+    config.save_pretrained(folder)
+    with torch.no_grad(), shards.ShardWriter(folder) as out:
+        for name, stored in shards.stored_tensors(source).items():
+            tensor = stored.read()
+            out.put(name, change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor)
+
+
+def write_rounded(source: Path, folder: Path, dtype: str) -> None:
+    """Writes a checkpoint into an empty folder with each weight rounded once to ``dtype``."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
+    rounded = getattr(torch, dtype)
+    if memory.must_stream(shards.count_numbers(source) * rounded.itemsize, f"rounding {source.name}"):
+        return _rewrite(source, folder, dtype, lambda name, weight: weight)
+    AutoModelForCausalLM.from_pretrained(
+        source, dtype=rounded, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).save_pretrained(folder)
 
 
 def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
@@ -66,6 +162,8 @@ def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
     def write(folder: Path) -> None:
         import torch
 
+        if memory.must_stream(shards.count_numbers(base) * torch.float32.itemsize, f"merging {adapter.name}"):
+            return merge_by_tensor(base, adapter, folder, dtype=dtype)
         merged_model(base, adapter).to(getattr(torch, dtype)).save_pretrained(folder)
 
     return write_once(destination, write)

@@ -1,0 +1,118 @@
+"""Weights read and written one tensor at a time: safetensors files, one or many with an index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+SHARD_BYTES = 2**29
+"""Bytes from which on a file is closed and the next one begun; so much is in memory while weights are written."""
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a safetensors file, which is open only while it is read: what was mapped would stay resident.
+
+    Attributes:
+        path: The file.
+        name: The tensor's name in it.
+    """
+
+    path: Path
+    name: str
+
+    def read(self) -> Any:
+        """Returns the tensor in its own dtype, on the CPU."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return file.get_tensor(self.name)
+
+    def shape(self) -> tuple[int, ...]:
+        """Returns the tensor's shape; only the file's header is read."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return tuple(file.get_slice(self.name).get_shape())
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of a folder's safetensors files by name, file by file."""
+    from safetensors import safe_open
+
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    found: dict[str, StoredTensor] = {}
+    for name in names:
+        with safe_open(folder / name, framework="pt", device="cpu") as file:
+            found |= {tensor: StoredTensor(folder / name, tensor) for tensor in file.keys()}  # noqa: SIM118 - no mapping
+    return found
+
+
+def count_numbers(folder: Path) -> int:
+    """Returns how many numbers a folder's weights hold; only the files' headers are read."""
+    return sum(prod(tensor.shape()) for tensor in stored_tensors(folder).values())
+
+
+class ShardWriter:
+    """Writes a model's tensors as they come, into ``model.safetensors`` or shards with an index.
+
+    A context manager: what was put last is written when the block ends without
+    an exception.
+
+    Args:
+        folder: Where to, an empty folder.
+        shard_bytes: Bytes of a file from which on the next one is begun.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self._folder, self._shard_bytes = folder, shard_bytes
+        self._waiting: dict[str, Any] = {}
+        self._waiting_bytes = self._total_bytes = 0
+        self._shards: list[list[str]] = []
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
+
+    def put(self, name: str, tensor: Any) -> None:
+        """Takes one tensor, any device; it is on disk once its file is full."""
+        self._waiting[name] = tensor.detach().cpu().contiguous()
+        self._waiting_bytes += tensor.numel() * tensor.element_size()
+        if self._waiting_bytes >= self._shard_bytes:
+            self._write()
+
+    def _write(self) -> None:
+        from safetensors.torch import save_file
+
+        # transformers refuses files that don't say this.
+        save_file(self._waiting, self._folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
+        self._shards.append(list(self._waiting))
+        self._total_bytes += self._waiting_bytes
+        self._waiting, self._waiting_bytes = {}, 0
+
+    def _finish(self) -> None:
+        if self._waiting:
+            self._write()
+        count = len(self._shards)
+        if count == 1:
+            (self._folder / "shard-0").rename(self._folder / "model.safetensors")
+            return
+        where: dict[str, str] = {}
+        for number, names in enumerate(self._shards):
+            name = f"model-{number + 1:05}-of-{count:05}.safetensors"
+            (self._folder / f"shard-{number}").rename(self._folder / name)
+            where |= dict.fromkeys(names, name)
+        index = {"metadata": {"total_size": self._total_bytes}, "weight_map": where}
+        (self._folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
