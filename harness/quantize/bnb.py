@@ -58,6 +58,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _kind(spec: QuantizerSpec) -> str:
+    """Returns the library's name of a 4-bit type."""
+    return spec.name.removeprefix("bnb-").removesuffix("-dq")
+
+
 def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     """Returns the model as transformers loads it with bitsandbytes layers."""
     import torch
@@ -69,7 +74,7 @@ def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=spec.name.removeprefix("bnb-").removesuffix("-dq"),
+            bnb_4bit_quant_type=_kind(spec),
             bnb_4bit_use_double_quant=spec.options["double_quant"],
             bnb_4bit_compute_dtype=dtype,
         )
@@ -110,15 +115,14 @@ def _read_4bit(weight: Any) -> ReadBack:
     )  # fmt: skip
 
 
-def _library_weight(bnb: Any, layer: Any) -> Any:
-    """Returns a layer's weight as the library itself dequantizes it.
+def _library_weight(bnb: Any, weight: Any) -> Any:
+    """Returns a quantized parameter as the library itself dequantizes it.
 
     4-bit weights are handed over as the one row that their blocks run through:
     with AVX-512, bitsandbytes 0.50's CPU kernel starts a new block in each row,
     which is wrong where 64 does not divide the rows.
     """
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear8bitLt):
+    if isinstance(weight, bnb.nn.Int8Params):
         return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
     # As one row: where a CPU has AVX-512 the library's kernel begins a block anew with every row, which the stored
     # blocks, and its kernels elsewhere, do not.
@@ -187,7 +191,7 @@ class BitsAndBytes:
                 else:
                     continue
                 if name in linears:
-                    replace_weight(linears[name], _library_weight(bitsandbytes, layer))
+                    replace_weight(linears[name], _library_weight(bitsandbytes, layer.weight))
             del quantized
         return QuantizedModel(
             model=model,
@@ -196,6 +200,19 @@ class BitsAndBytes:
             layers={name: QuantizedLayer(codes=layer.codes, step=layer.step) for name, layer in layers.items()},
             quantize_seconds=seconds,
         )
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer alone as bitsandbytes quantizes it when a model is loaded, and dequantized by it."""
+        import bitsandbytes
+
+        with _quiet():
+            if spec.bits == 8:
+                made = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False).to(weight.device)
+                return _read_int8(made), _library_weight(bitsandbytes, made)
+            made = bitsandbytes.nn.Params4bit(
+                weight, requires_grad=False, quant_type=_kind(spec), compress_statistics=spec.options["double_quant"]
+            ).to(weight.device)
+            return _read_4bit(made), _library_weight(bitsandbytes, made)
 
 
 BACKEND = BitsAndBytes()

@@ -79,8 +79,8 @@ class RoundToNearest:
         """Returns why it can't run: torch or transformers is not installed."""
         return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
-    def read_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> ReadBack:
-        """Returns one layer's codes and scales: all that rounding needs is the layer's own weight.
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer rounded, and what its codes and scales say.
 
         Raises:
             QuantizationError: The layer can't be rounded.
@@ -93,8 +93,8 @@ class RoundToNearest:
         elif spec.options.get("scales") == "float32":
             rounded = partial(round_to_grid, wide_scales=True)
         bits = mixed_widths.bits_of(spec, name, depth)
-        grid = rounded(weight, bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
-        return ReadBack(
+        grid = rounded(weight.cpu(), bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
+        read = ReadBack(
             codes=grid.codes,
             scales=grid.scales,
             zeros=None if grid.symmetric else grid.zeros,
@@ -103,6 +103,7 @@ class RoundToNearest:
             group_size=spec.group_size,
             step=grid.step,
         )
+        return read, read.dequantize()
 
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
@@ -120,8 +121,8 @@ class RoundToNearest:
         layers: dict[str, ReadBack] = {}
         depth = model.config.get_text_config().num_hidden_layers
         for name, linear in block_linears(model).items():
-            layers[name] = self.read_layer(spec, name, depth, linear.weight.detach().cpu())
-            replace_weight(linear, layers[name].dequantize())
+            layers[name], weight = self.quantize_layer(spec, name, depth, linear.weight.detach())
+            replace_weight(linear, weight)
         seconds = time.perf_counter() - started
         mixed = "wide_parts" in spec.options
         told = (mixed_widths.remark({name: layer.bits for name, layer in layers.items()}),) if mixed else ()
