@@ -55,11 +55,11 @@ def survival(
     from harness.run import surviving
 
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
-        bar = progress.add_task("blocks", total=None)
+        bar = progress.add_task("layers", total=None)
         found = surviving.survive(
             name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),
             data_dir=data_dir, device=device,
-            on_block=lambda done, blocks: progress.update(bar, completed=done, total=blocks),
+            on_layer=lambda done, layers: progress.update(bar, completed=done, total=layers),
         )  # fmt: skip
     rows = [
         _row(quantizer, one, predict)

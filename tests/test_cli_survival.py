@@ -95,7 +95,7 @@ def test_the_memory_benchmark_measures_a_pair_in_several_files() -> None:
 @pytest.mark.slow
 def test_a_pair_of_2_gb_with_the_blocks_of_a_7b_model_takes_less_than_4_gb() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.survival_memory", "--blocks", "3"],
+        [sys.executable, "-m", "benchmarks.survival_memory", "--blocks", "3", "--quantizers", "rtn-4bit-g128,bnb-nf4"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     found = json.loads(re.findall(r"\{.*\}", done.stdout)[-1])

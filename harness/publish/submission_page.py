@@ -9,11 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.publish import page_text
+from harness.publish import page_text, survival_table
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
-from harness.records import CellResult, LayerSurvival, Proof
+from harness.records import CellResult, Proof
 from harness.score.metric_table import OWN
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store.relearned import Relearning
@@ -21,8 +21,6 @@ from harness.store.store import Store
 
 Relearned = Callable[[LeaderboardRow], Sequence[tuple[Relearning, Relearning | None]]]
 """From a submission's row to its probes, each with its retrain control's under the same quantizer and recipe."""
-
-_SURVIVAL = ("cosine", "survival_ratio", "codes_changed", "update_in_steps")
 
 
 def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> dict[str, Any]:
@@ -39,7 +37,9 @@ def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> 
     return {
         "figures": _figures(board, row, slug),
         "literature": _literature(row) if row.submission.role == "entry" else [],
-        "survival": [line for name in row.by_quantizer if (line := _survival(row, name)) is not None],
+        "survival": survival_table.shown(
+            {name: cell.survival for name in row.by_quantizer if (cell := _any_cell(row, name)) is not None}
+        ),
         "added": added_metrics(row),
         "slug": slug,
         "documents": documents,
@@ -178,42 +178,6 @@ def _native_in_words(proof: Proof) -> str:
         return "not run"
     told = f"{page_text.number(mean, 4)} (16-bit rounding: {page_text.number(rounding, 4)})"
     return f"{told}: beyond rounding" if mean > NATIVE_LIMIT * rounding else told
-
-
-def weighted(layers: Sequence[LayerSurvival], name: str) -> float | None:
-    """Returns the mean of one survival figure over layers, weighted by their parameters; None where all lack it."""
-    known = [(value, layer.num_weights) for layer in layers if (value := getattr(layer, name)) is not None]
-    total = sum(weight for _, weight in known)
-    return sum(value * weight for value, weight in known) / total if total else None
-
-
-def _place(layer: str) -> tuple[str, str]:
-    """Returns the block and the module of a layer name: ``model.layers.3.mlp.up_proj`` -> ``3``, ``mlp.up_proj``."""
-    parts = layer.split(".")
-    number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
-    return (layer, "weight") if number is None else (parts[number], ".".join(parts[number + 1 :]) or "weight")
-
-
-def _survival(row: LeaderboardRow, quantizer: str) -> dict[str, Any] | None:
-    cell = _any_cell(row, quantizer)
-    if cell is None or not cell.survival:
-        return None
-    found = {_place(layer.layer): layer for layer in cell.survival}
-    blocks, modules = (list(dict.fromkeys(place[side] for place in found)) for side in (0, 1))
-    return {
-        "quantizer": quantizer,
-        **{name: weighted(cell.survival, name) for name in _SURVIVAL},
-        "modules": modules,
-        "layers": [(block, [_shaded(found.get((block, module))) for module in modules]) for block in blocks],
-    }
-
-
-def _shaded(layer: LayerSurvival | None) -> dict[str, Any]:
-    cosine = layer.cosine if layer else None
-    return {
-        "found": layer,
-        "shade": "none" if cosine is None else str(sum(cosine > limit for limit in (0.2, 0.4, 0.6, 0.8))),
-    }
 
 
 def _command(board: Board, row: LeaderboardRow) -> str:

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.quantize.carving import carved, stack_of
 from harness.quantize.libraries import install_line, version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
@@ -60,6 +59,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _kind(spec: QuantizerSpec) -> str:
+    """Returns the library's name of a 4-bit type."""
+    return spec.name.removeprefix("bnb-").removesuffix("-dq")
+
+
 def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     """Returns the model as transformers loads it with bitsandbytes layers."""
     import torch
@@ -71,7 +75,7 @@ def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=spec.name.removeprefix("bnb-").removesuffix("-dq"),
+            bnb_4bit_quant_type=_kind(spec),
             bnb_4bit_use_double_quant=spec.options["double_quant"],
             bnb_4bit_compute_dtype=dtype,
         )
@@ -112,15 +116,14 @@ def _read_4bit(weight: Any) -> ReadBack:
     )  # fmt: skip
 
 
-def _library_weight(bnb: Any, layer: Any) -> Any:
-    """Returns a layer's weight as the library itself dequantizes it.
+def _library_weight(bnb: Any, weight: Any) -> Any:
+    """Returns a quantized parameter as the library itself dequantizes it.
 
     4-bit weights are handed over as the one row that their blocks run through:
     with AVX-512, bitsandbytes 0.50's CPU kernel starts a new block in each row,
     which is wrong where 64 does not divide the rows.
     """
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear8bitLt):
+    if isinstance(weight, bnb.nn.Int8Params):
         return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
     # As one row: where a CPU has AVX-512 the library's kernel begins a block anew with every row, which the stored
     # blocks, and its kernels elsewhere, do not.
@@ -170,7 +173,7 @@ class BitsAndBytes:
             QuantizationError: The proof fails.
         """
         from harness.quantize.dense import block_linears, load_dense, replace_weight
-        from harness.quantize.layerwise import stream_layers
+        from harness.quantize.layerwise import one_by_one, stream_layers
         from harness.quantize.proof import prove
         from harness.quantize.streamed import must_stream
 
@@ -179,7 +182,7 @@ class BitsAndBytes:
             return stream_layers(
                 checkpoint,
                 spec,
-                lambda model: _block_by_block(checkpoint, spec, device),
+                lambda model: one_by_one(checkpoint, spec, self, model, device),
                 device=device,
                 remarks=remarks,
             )
@@ -203,6 +206,19 @@ class BitsAndBytes:
             quantize_seconds=seconds,
         )
 
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer alone as bitsandbytes quantizes it when a model is loaded, and dequantized by it."""
+        import bitsandbytes
+
+        with _quiet():
+            if spec.bits == 8:
+                made = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False).to(weight.device)
+                return _read_int8(made), _library_weight(bitsandbytes, made)
+            made = bitsandbytes.nn.Params4bit(
+                weight, requires_grad=False, quant_type=_kind(spec), compress_statistics=spec.options["double_quant"]
+            ).to(weight.device)
+            return _read_4bit(made), _library_weight(bitsandbytes, made)
+
 
 def _layers_of(model: Any) -> Iterator[Quantized]:
     """Yields what the library quantized in a model: name, codes and scales, and the weight as it dequantizes it."""
@@ -210,18 +226,9 @@ def _layers_of(model: Any) -> Iterator[Quantized]:
 
     for name, layer in model.named_modules():
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
-            yield name, _read_4bit(layer.weight), _library_weight(bitsandbytes, layer)
+            yield name, _read_4bit(layer.weight), _library_weight(bitsandbytes, layer.weight)
         elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-            yield name, _read_int8(layer.weight), _library_weight(bitsandbytes, layer)
-
-
-def _block_by_block(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Iterator[Quantized]:
-    """Yields the layers of a checkpoint, of which the library loads one block at a time."""
-    stack = stack_of(checkpoint)
-    for block in range(stack.depth):
-        with carved(checkpoint, stack, block) as one, _quiet():
-            for name, layer, weight in _layers_of(_load(one, spec, device)):
-                yield stack.name_in_model(name, block), layer, weight
+            yield name, _read_int8(layer.weight), _library_weight(bitsandbytes, layer.weight)
 
 
 BACKEND = BitsAndBytes()

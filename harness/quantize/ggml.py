@@ -136,28 +136,33 @@ class Ggml:
             widths another type; here they are refused, since the label would
             be wrong.
         """
+        from harness.quantize.layerwise import quantize_layers
+
+        return quantize_layers(checkpoint, spec, self, device=device, remarks=_REMARKS)
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer as llama.cpp quantizes it, and dequantized by gguf-py.
+
+        Raises:
+            QuantizationError: Its width is no multiple of 256, or the library
+                is gone.
+        """
         import torch
         from gguf import GGMLQuantizationType, quants
 
-        from harness.quantize.layerwise import quantize_layers
-
-        kind = spec.options["type"]
-        ggml = GGMLQuantizationType[kind]
         library = load_library()
         if library is None:
-            raise QuantizationError(str(self.unavailable_reason(spec, device)))
-
-        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            rows, width = weight.shape
-            if width % SUPER_BLOCK:
-                raise QuantizationError(
-                    f"{spec.name} can't hold {name}: its rows of {width} weights are no multiple of the super-block of "
-                    f"{SUPER_BLOCK}; choose another quantizer, such as gguf-q4_0."
-                )
-            blocks = _quantized(library, int(ggml.value), kind, weight)
-            return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
-
-        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=_REMARKS)
+            raise QuantizationError(str(self.unavailable_reason(spec, str(weight.device))))
+        rows, width = weight.shape
+        if width % SUPER_BLOCK:
+            raise QuantizationError(
+                f"{spec.name} can't hold {name}: its rows of {width} weights are no multiple of the super-block of "
+                f"{SUPER_BLOCK}; choose another quantizer, such as gguf-q4_0."
+            )
+        kind = spec.options["type"]
+        ggml = GGMLQuantizationType[kind]
+        blocks = _quantized(library, int(ggml.value), kind, weight)
+        return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
 
 
 def _quantized(library: Any, number: int, kind: str, weight: Any) -> Any:

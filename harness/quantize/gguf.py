@@ -139,25 +139,29 @@ class Gguf:
             QuantizationError: A layer's width is no multiple of 32, or the
                 proof fails.
         """
+        from harness.quantize.layerwise import quantize_layers
+
+        return quantize_layers(checkpoint, spec, self, device=device, remarks=(DENSE_ENDS,))
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer as gguf-py quantizes it, and dequantized by gguf-py.
+
+        Raises:
+            QuantizationError: Its width is no multiple of 32.
+        """
         import torch
         from gguf import GGMLQuantizationType, quants
 
-        from harness.quantize.layerwise import quantize_layers
-
+        rows, width = weight.shape
+        if width % BLOCK:
+            raise QuantizationError(
+                f"{spec.name} can't hold {name}: its rows of {width} weights are no multiple of GGUF's block of "
+                f"{BLOCK}; use a backend whose groups may be shorter, such as rtn."
+            )
         kind = spec.options["type"]
         ggml = GGMLQuantizationType[kind]
-
-        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            rows, width = weight.shape
-            if width % BLOCK:
-                raise QuantizationError(
-                    f"{spec.name} can't hold {name}: its rows of {width} weights are no multiple of GGUF's block of "
-                    f"{BLOCK}; use a backend whose groups may be shorter, such as rtn."
-                )
-            blocks = quants.quantize(weight.float().cpu().numpy(), ggml)
-            return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
-
-        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=(DENSE_ENDS,))
+        blocks = quants.quantize(weight.float().cpu().numpy(), ggml)
+        return read_blocks(blocks, kind, (rows, width)), torch.from_numpy(quants.dequantize(blocks, ggml))
 
 
 BACKEND = Gguf()

@@ -87,22 +87,26 @@ class Hqq:
             QuantizationError: A layer doesn't divide into groups the way the
                 library packs them, or the proof fails.
         """
+        from harness.quantize.layerwise import quantize_layers
+
+        return quantize_layers(checkpoint, spec, self, device=device)
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer as HQQ quantizes it, and dequantized by HQQ.
+
+        Raises:
+            QuantizationError: It doesn't divide into groups the way the
+                library packs them.
+        """
         import torch
         from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 
-        from harness.quantize.layerwise import quantize_layers
-
+        _check_shape(spec, name, *weight.shape)
         config = BaseQuantizeConfig(nbits=spec.bits, group_size=spec.group_size, axis=spec.options["axis"])
-        dtype = getattr(torch, checkpoint.dtype)
-
-        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            _check_shape(spec, name, *weight.shape)
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=dtype)
-            linear.weight.data = weight
-            layer = HQQLinear(linear, config, compute_dtype=dtype, device=str(weight.device))
-            return _read(layer, spec), layer.dequantize()
-
-        return quantize_layers(checkpoint, spec, quantize_weight, device=device)
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
+        linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+        layer = HQQLinear(linear, config, compute_dtype=weight.dtype, device=str(weight.device))
+        return _read(layer, spec), layer.dequantize()
 
     def native(self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str) -> Any:
         """Returns the model with HQQ's own layers, which dequantize on every pass."""

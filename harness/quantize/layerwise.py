@@ -1,31 +1,48 @@
 """Quantizing one layer after the other, for backends that look at no activations.
 
 Only one layer at a time exists twice, so a model takes little more memory than
-its dense self; where memory does not hold that either, layers are read from
-the checkpoint and their codes go to disk.
+its dense self, and what becomes of a layer can be told without its model; where
+memory does not hold a model, layers are read from the checkpoint and their
+codes go to disk.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from harness.quantize.readback import ReadBack
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
-QuantizeWeight = Callable[[str, Any], tuple[ReadBack, Any]]
-"""Takes a module name and its weight in the checkpoint's dtype; returns what was read back and the library's own
-dequantized weight, which the proof holds against each other."""
-
 Quantized = tuple[str, ReadBack, Any]
-"""A module's name, and what ``QuantizeWeight`` returns of its weight."""
+"""A module's name, and what ``quantize_layer`` returns of its weight."""
+
+
+@runtime_checkable
+class LayerQuantizer(Protocol):
+    """A backend that needs a layer's own weight and nothing else."""
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns what was read back of one layer, and the library's own dequantized weight to hold against it.
+
+        Args:
+            spec: One of this backend's.
+            name: Full name of the module.
+            depth: Number of the model's blocks.
+            weight: Tensor [out_features, in_features] in the checkpoint's
+                dtype, on the device to quantize on.
+
+        Raises:
+            QuantizationError: The layer can't be quantized.
+        """
+        ...
 
 
 def quantize_layers(
     checkpoint: Checkpoint,
     spec: QuantizerSpec,
-    quantize_weight: QuantizeWeight,
+    backend: LayerQuantizer,
     *,
     device: str,
     remarks: Sequence[str] = (),
@@ -33,17 +50,17 @@ def quantize_layers(
     any_bits: bool = False,
     in_its_dtype: bool = True,
 ) -> QuantizedModel:
-    """Returns the checkpoint with every block linear quantized by ``quantize_weight``, and proved.
+    """Returns the checkpoint with every block linear quantized by ``backend``, and proved.
 
     Args:
         checkpoint: The 16-bit model.
         spec: What is asked for.
-        quantize_weight: One layer's work.
+        backend: What quantizes each layer.
         device: Where the model is put.
         remarks: What a reader must know about the backend.
         any_group: Whether the library chooses each layer's group itself.
         any_bits: Whether each layer may have a width of its own.
-        in_its_dtype: Whether ``quantize_weight`` gets weights in the
+        in_its_dtype: Whether ``backend`` gets weights in the
             checkpoint's dtype; in the model's own, float32 on a CPU, if not.
 
     Raises:
@@ -51,21 +68,22 @@ def quantize_layers(
     """
     import torch
 
-    from harness.quantize.dense import block_linears, load_dense, replace_weight
+    from harness.quantize.dense import block_linears, depth_of, load_dense, replace_weight
     from harness.quantize.proof import prove
     from harness.quantize.streamed import must_stream
 
     dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
     if must_stream(checkpoint, device=device, quantized=True):
         return stream_layers(
-            checkpoint, spec, lambda model: _one_by_one(checkpoint, quantize_weight, model, device, dtype),
+            checkpoint, spec, lambda model: one_by_one(checkpoint, spec, backend, model, device, in_its_dtype=in_its_dtype),
             device=device, remarks=remarks, any_group=any_group, any_bits=any_bits,
         )  # fmt: skip
     started = time.perf_counter()
     model = load_dense(checkpoint, device=device)
-    layers: dict[str, ReadBack] = {}
+    layers, depth = dict[str, ReadBack](), depth_of(checkpoint)
     for name, linear in block_linears(model).items():
-        layers[name], weight = quantize_weight(name, linear.weight.detach().to(dtype or linear.weight.dtype))
+        given = linear.weight.detach().to(dtype or linear.weight.dtype)
+        layers[name], weight = backend.quantize_layer(spec, name, depth, given)
         replace_weight(linear, weight)
     seconds = time.perf_counter() - started
     return QuantizedModel(
@@ -79,17 +97,30 @@ def quantize_layers(
     )  # fmt: skip
 
 
-def _one_by_one(
-    checkpoint: Checkpoint, quantize_weight: QuantizeWeight, model: Any, device: str, dtype: Any
-) -> Iterator[Quantized]:
-    """Quantizes the weights of a streamed model's layers as they are read from the checkpoint."""
-    from harness.quantize.dense import block_linears, source_weights
+def one_by_one(
+    checkpoint: Checkpoint, spec: QuantizerSpec, backend: LayerQuantizer, model: Any, device: str, *,
+    in_its_dtype: bool = True,
+) -> Iterator[Quantized]:  # fmt: skip
+    """Yields the layers of a streamed model quantized, each as it is read from the checkpoint.
 
+    Args:
+        checkpoint: The 16-bit model.
+        spec: What is asked for.
+        backend: What quantizes each layer.
+        model: The streamed model.
+        device: Where a layer is quantized.
+        in_its_dtype: As of ``quantize_layers``.
+    """
+    import torch
+
+    from harness.quantize.dense import block_linears, depth_of, source_weights
+
+    dtype, depth = getattr(torch, checkpoint.dtype) if in_its_dtype else None, depth_of(checkpoint)
     with source_weights(checkpoint) as source:
         for name, linear in block_linears(model).items():
             # First as the whole model would hold it.
             weight = source.raw(f"{name}.weight").to(device, linear.weight.dtype)
-            yield (name, *quantize_weight(name, weight.to(dtype or linear.weight.dtype)))
+            yield (name, *backend.quantize_layer(spec, name, depth, weight.to(dtype or linear.weight.dtype)))
 
 
 def stream_layers(

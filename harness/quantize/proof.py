@@ -107,6 +107,24 @@ def _check_overhead(spec: QuantizerSpec, name: str, layer: ReadBack) -> None:
         raise _refuse(spec, f"the code book of {name} has {layer.book.numel()} levels, more than {2**layer.bits}")
 
 
+def check_codes(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack) -> None:
+    """Checks that a layer's dense weights are what its codes say, bit by bit.
+
+    Raises:
+        QuantizationError: They are not.
+    """
+    import torch
+
+    told = layer.dequantize().to(dense.dtype)
+    if not torch.equal(told, dense):
+        differing = int((told != dense).sum())
+        raise _refuse(
+            spec,
+            f"in {name} {differing} of {dense.numel()} dense weights differ from what the codes say, "
+            f"by up to {float((told - dense).abs().max()):.3g}",
+        )
+
+
 def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, any_group: bool, any_bits: bool) -> int:
     """Returns the largest number of levels in a group of one layer that holds its proof."""
     import torch
@@ -122,14 +140,7 @@ def _check_layer(spec: QuantizerSpec, name: str, dense: Any, layer: ReadBack, an
     _check_overhead(spec, name, layer)
     if not bool(dense.isfinite().all()):
         raise _refuse(spec, f"{name} holds NaN or infinity after dequantizing")
-    told = layer.dequantize().to(dense.dtype)
-    if not torch.equal(told, dense):
-        differing = int((told != dense).sum())
-        raise _refuse(
-            spec,
-            f"in {name} {differing} of {dense.numel()} dense weights differ from what the codes say, "
-            f"by up to {float((told - dense).abs().max()):.3g}",
-        )
+    check_codes(spec, name, dense, layer)
     if spec.symmetric and layer.symmetric is False:
         raise _refuse(spec, f"0 is not the middle code of every group of {name}, and the preset says symmetric")
     levels = most_levels(dense, group_size=layer.group_size, flat=layer.flat, group_index=layer.group_index)

@@ -160,20 +160,20 @@ class Quanto:
         Raises:
             QuantizationError: The proof fails.
         """
+        from harness.quantize.layerwise import quantize_layers
+
+        return quantize_layers(checkpoint, spec, self, device=device, any_group=spec.bits < 8)
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer as quanto quantizes it, and dequantized by quanto."""
         import torch
         from optimum.quanto import QLinear, qtypes
 
-        from harness.quantize.layerwise import quantize_layers
-
         kind = qtypes[f"qint{spec.bits}"]
-
-        def quantize_one(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
-            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-            layer = QLinear.from_module(linear, weights=kind)
-            return _quantize_int8(layer, kind) if spec.bits == 8 else _quantize_bits(layer, kind, spec)
-
-        return quantize_layers(checkpoint, spec, quantize_one, device=device, any_group=spec.bits < 8)
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
+        linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+        layer = QLinear.from_module(linear, weights=kind)
+        return _quantize_int8(layer, kind) if spec.bits == 8 else _quantize_bits(layer, kind, spec)
 
 
 BACKEND = Quanto()

@@ -79,8 +79,8 @@ class RoundToNearest:
         """Returns why it can't run: torch or transformers is not installed."""
         return missing_reason(spec.name, ("torch", "transformers"), extra="score")
 
-    def read_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> ReadBack:
-        """Returns one layer's codes and scales: all that rounding needs is the layer's own weight.
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer rounded, and what its codes and scales say.
 
         Raises:
             QuantizationError: The layer can't be rounded.
@@ -93,8 +93,8 @@ class RoundToNearest:
         elif spec.options.get("scales") == "float32":
             rounded = partial(round_to_grid, wide_scales=True)
         bits = mixed_widths.bits_of(spec, name, depth)
-        grid = rounded(weight, bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
-        return ReadBack(
+        grid = rounded(weight.cpu(), bits=bits, group_size=spec.group_size, symmetric=bool(spec.symmetric))
+        read = ReadBack(
             codes=grid.codes,
             scales=grid.scales,
             zeros=None if grid.symmetric else grid.zeros,
@@ -103,6 +103,7 @@ class RoundToNearest:
             group_size=spec.group_size,
             step=grid.step,
         )
+        return read, read.dequantize()
 
     def quantize(
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
@@ -112,25 +113,17 @@ class RoundToNearest:
         Raises:
             QuantizationError: A layer can't be rounded, or the proof fails.
         """
-        from harness.quantize.dense import depth_of
+        from harness.quantize.dense import block_linears, depth_of
         from harness.quantize.layerwise import quantize_layers
 
-        depth, mixed = depth_of(checkpoint), "wide_parts" in spec.options
-        widths: dict[str, int] = {}
-
-        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            layer = self.read_layer(spec, name, depth, weight.cpu())
-            widths[name] = layer.bits
-            return layer, layer.dequantize()
-
+        mixed = "wide_parts" in spec.options
         # Rounded from the weights as they are: a few of a 16-bit model's may be wider.
-        made = quantize_layers(
-            checkpoint, spec, quantize_weight, device=device, any_bits=mixed, in_its_dtype=False
-        )  # fmt: skip
+        made = quantize_layers(checkpoint, spec, self, device=device, any_bits=mixed, in_its_dtype=False)
         if not mixed or made.proof is None:
             return made
-        remarks = (mixed_widths.remark(widths), *made.proof.remarks)
-        return replace(made, proof=replace(made.proof, remarks=remarks))
+        names, depth = block_linears(made.model), depth_of(checkpoint)
+        told = mixed_widths.remark({name: mixed_widths.bits_of(spec, name, depth) for name in names})
+        return replace(made, proof=replace(made.proof, remarks=(told, *made.proof.remarks)))
 
 
 BACKEND = RoundToNearest()

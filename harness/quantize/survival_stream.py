@@ -1,30 +1,26 @@
-"""Survival of an update measured piece by piece: two blocks are in memory, whatever the size of the models.
-
-Own rounding goes layer by layer; libraries, which want a model, block by block.
-"""
+"""Survival of an update measured layer by layer: one layer of both models is in memory, whatever their size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from harness import memory
 from harness.errors import QuantizationError
-from harness.quantize import backend_of, rtn, survival
-from harness.quantize.calibration import recipe_of
-from harness.quantize.carving import Stack, carved, stack_of
+from harness.quantize import backend_of, survival
+from harness.quantize.layerwise import LayerQuantizer
 from harness.quantize.survival import Sums
-from harness.quantize.update_rank import ranks_of
-from harness.records import Checkpoint, LayerSurvival, QuantizerSpec
+from harness.quantize.update_rank import effective_rank
+from harness.records import Checkpoint, LayerSurvival, QuantizedLayer, QuantizerSpec
 
 
 def streams(spec: QuantizerSpec) -> bool:
-    """Returns whether a quantizer gives a block alone the codes that it gives it within its model."""
-    return recipe_of(spec) is None and spec.backend != "reference"
+    """Returns whether a quantizer gives a layer alone the codes that it gives it within its model."""
+    return isinstance(backend_of(spec), LayerQuantizer)
 
 
 def stream(
     unlearned: Checkpoint, target: Checkpoint, specs: Sequence[QuantizerSpec], *, device: str = "cpu",
-    on_block: Callable[[int, int], None] = lambda done, blocks: None,
+    on_layer: Callable[[int, int], None] = lambda done, layers: None,
 ) -> dict[str, tuple[LayerSurvival, ...]]:  # fmt: skip
     """Returns the survival of an update under several quantizers, by quantizer's name.
 
@@ -34,74 +30,85 @@ def stream(
         unlearned: The unlearned model.
         target: What it was unlearned from.
         specs: Quantizers that ``streams`` is true of.
-        device: Where a block is quantized.
-        on_block: Told (done, blocks) after each block.
+        device: Where a layer is quantized.
+        on_layer: Told (done, layers) after each layer.
 
     Raises:
         QuantizationError: The two models have different shapes, a quantizer
-            needs whole models, or a backend fails.
+            needs whole models, a backend fails, or its codes don't say what
+            it dequantizes.
     """
     whole = [spec.name for spec in specs if not streams(spec)]
     if whole:
-        raise QuantizationError(f"{', '.join(whole)} can't be measured block by block: give whole models.")
-    stack = stack_of(unlearned)
-    if stack != stack_of(target):
+        raise QuantizationError(f"{', '.join(whole)} can't be measured layer by layer: give whole models.")
+    shapes, depth = layers_of(unlearned)
+    if (shapes, depth) != layers_of(target):
         raise QuantizationError(
             "Survival compares two models of one shape, and these have different blocks: name the target that the "
             "model was unlearned from."
         )
     sums: dict[str, dict[str, Sums]] = {spec.name: {} for spec in specs}
     ranks: dict[str, float | None] = {}
-    alone = [spec for spec in specs if spec.backend == rtn.BACKEND.backend]
-    by_block = [spec for spec in specs if spec not in alone]
-    for block in range(stack.depth):
-        names = [stack.name_in_model(name, block) for name in stack.layers]
-        for spec in alone:
-            sums[spec.name] |= {name: _measure_layer(unlearned, target, spec, name, stack.depth) for name in names}
-        if by_block:
-            # A block is small, and the codes of its layers are compared in memory.
-            with (
-                memory.streaming("never"), carved(unlearned, stack, block) as new, carved(target, stack, block) as old
-            ):  # fmt: skip
-                for spec in by_block:
-                    _measure_block(new, old, spec, device, stack, block, sums[spec.name])
-        ranks |= ranks_of(unlearned, target, names)
-        on_block(block + 1, stack.depth)
+    for done, (name, shape) in enumerate(shapes.items(), start=1):
+        before, after = (_weight(checkpoint, name, shape) for checkpoint in (target, unlearned))
+        for spec in specs:
+            sums[spec.name][name] = _measure_layer(before, after, spec, name, depth, device)
+        ranks[name] = effective_rank(after.float() - before.float())
+        on_layer(done, len(shapes))
     return {name: survival.rows_of(found, ranks) for name, found in sums.items()}
 
 
-def _measure_layer(unlearned: Checkpoint, target: Checkpoint, spec: QuantizerSpec, name: str, depth: int) -> Sums:
-    """Returns the sums of one layer, whose two weights alone are read."""
-    from harness.quantize.dense import source_weights
-    from harness.records import QuantizedLayer
+def layers_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Returns the shapes of a checkpoint's block linears by name, and its number of blocks; no weight is loaded.
 
-    with source_weights(unlearned) as new, source_weights(target) as old:
-        before, after = old[name], new[name]
-    if before.shape != after.shape:
+    Raises:
+        QuantizationError: There is no causal language model of its config, or
+            its blocks can't be told.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from harness.quantize.dense import block_linears
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
         raise QuantizationError(
-            f"{name} is {tuple(after.shape)} in one model and {tuple(before.shape)} in the other, and survival "
-            "compares two models of one shape: name the target that the model was unlearned from."
+            f"A model of type {config.model_type} generates no text, so nothing of it is scored: "
+            "use a causal language model."
+        ) from error
+    shapes = {name: tuple(linear.weight.shape) for name, linear in block_linears(model).items()}
+    return shapes, config.get_text_config().num_hidden_layers
+
+
+def _weight(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Any:
+    """Returns one layer's weight in the checkpoint's dtype."""
+    import torch
+
+    from harness.quantize.dense import source_weights
+
+    # Opened anew for each layer: pages of a file that stays open count as this program's memory.
+    with source_weights(checkpoint) as source:
+        weight = source.raw(f"{name}.weight").to(getattr(torch, checkpoint.dtype))
+    if tuple(weight.shape) != shape:
+        raise QuantizationError(
+            f"{checkpoint.path}: {name} has the shape {tuple(weight.shape)}, and config.json says {shape}: weights and "
+            "config don't belong together."
         )
-    read = [rtn.BACKEND.read_layer(spec, name, depth, weight) for weight in (before, after)]
-    return survival.of_layer(
-        before,
-        after,
-        read[0].dequantize(),
-        read[1].dequantize(),
-        *(QuantizedLayer(codes=one.codes, step=one.step) for one in read),
-    )
+    return weight
 
 
-def _measure_block(
-    new: Checkpoint, old: Checkpoint, spec: QuantizerSpec, device: str, stack: Stack, block: int, into: dict[str, Sums]
-) -> None:
-    import gc
+def _measure_layer(before: Any, after: Any, spec: QuantizerSpec, name: str, depth: int, device: str) -> Sums:
+    from harness.quantize.proof import check_codes
 
     backend = backend_of(spec)
-    found = survival.layer_sums(
-        backend.quantize(new, spec, device=device), backend.quantize(old, spec, device=device), new, old
-    )
-    if not found:
-        raise QuantizationError(f"{spec.name} hands on no codes, so what survives can't be read back.")
-    into |= {stack.name_in_model(name, block): one for name, one in found.items()}
-    gc.collect()
+    assert isinstance(backend, LayerQuantizer)  # `streams` has looked
+    weights, layers = [], []
+    for weight in (before, after):
+        read, made = backend.quantize_layer(spec, name, depth, weight.to(device))
+        weights.append(made.detach().cpu())
+        check_codes(spec, name, weights[-1].float(), read)
+        layers.append(QuantizedLayer(codes=read.codes, step=read.step))
+    return survival.of_layer(before.float(), after.float(), *weights, *layers)

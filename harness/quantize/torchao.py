@@ -136,26 +136,29 @@ class TorchAo:
             QuantizationError: A layer's width is no multiple of the group, or
                 the proof fails.
         """
+        from harness.quantize.layerwise import quantize_layers
+
+        remarks = (_REMARK,) if spec.bits < 8 else ()
+        return quantize_layers(checkpoint, spec, self, device=device, remarks=remarks)
+
+    def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+        """Returns one layer as torchao quantizes it, and dequantized by torchao.
+
+        Raises:
+            QuantizationError: Its width is no multiple of the group.
+        """
         import torch
         from torchao.quantization import quantize_
 
-        from harness.quantize.layerwise import quantize_layers
-
-        config = _config(spec)
-
-        def quantize_weight(name: str, weight: Any) -> tuple[ReadBack, Any]:
-            if weight.shape[1] % (spec.group_size or 1):
-                raise QuantizationError(
-                    f"{spec.name} can't hold {name}: torchao takes no remainder group, and {spec.group_size} does not "
-                    f"divide its rows of {weight.shape[1]} weights; choose another group size."
-                )
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
-            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-            quantize_(linear, config)
-            return _read(linear.weight, spec), linear.weight.dequantize()
-
-        remarks = (_REMARK,) if spec.bits < 8 else ()
-        return quantize_layers(checkpoint, spec, quantize_weight, device=device, remarks=remarks)
+        if weight.shape[1] % (spec.group_size or 1):
+            raise QuantizationError(
+                f"{spec.name} can't hold {name}: torchao takes no remainder group, and {spec.group_size} does not "
+                f"divide its rows of {weight.shape[1]} weights; choose another group size."
+            )
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
+        linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+        quantize_(linear, _config(spec))
+        return _read(linear.weight, spec), linear.weight.dequantize()
 
 
 BACKEND = TorchAo()

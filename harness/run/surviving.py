@@ -17,11 +17,11 @@ from harness.submit import checkpoints, intake
 def survive(
     name: str, against: str | None, specs: Sequence[QuantizerSpec], submissions: Mapping[str, Submission], *,
     cache: Path, data_dir: Path | None = None, device: str = "cpu",
-    on_block: Callable[[int, int], None] = lambda done, blocks: None,
+    on_layer: Callable[[int, int], None] = lambda done, layers: None,
 ) -> dict[str, tuple[LayerSurvival, ...]]:  # fmt: skip
     """Returns the survival of a submission's update by quantizer's name: all layers pooled, then each.
 
-    Quantizers that look at no activations are measured block by block; the
+    Quantizers that look at no activations are measured layer by layer; the
     others on whole models, calibrated on the corpus as a run calibrates them.
 
     Args:
@@ -32,7 +32,7 @@ def survive(
         cache: Folder for merged and quantized models.
         data_dir: Folder of the corpus in MUSE's local form, for calibration.
         device: Where models are quantized.
-        on_block: Told (done, blocks) after each block.
+        on_layer: Told (done, layers) after each layer.
 
     Raises:
         InputError: A name is unknown, there is nothing to compare with, or a
@@ -57,7 +57,7 @@ def survive(
         pair.append(checkpoints.prepare(one, submissions, cache=cache))
     new, old = pair
     told = [spec for spec in specs if spec.backend != "reference"]
-    found = stream(new, old, [spec for spec in told if streams(spec)], device=device, on_block=on_block) if any(
+    found = stream(new, old, [spec for spec in told if streams(spec)], device=device, on_layer=on_layer) if any(
         streams(spec) for spec in told
     ) else {}  # fmt: skip
     for spec in told:

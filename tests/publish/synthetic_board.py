@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.quantize.survival import ALL_LAYERS
 from harness.records import (
     Cell,
     CellResult,
@@ -282,7 +283,12 @@ def _proof(plan: Plan, spec: QuantizerSpec) -> Proof:
 def _survival(plan: Plan, spec: QuantizerSpec) -> tuple[LayerSurvival, ...]:
     modules = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
     drowned = plan.kind == "full_model" and spec.name == "rtn-4bit-g128"
-    return tuple(
+    pooled = LayerSurvival(
+        layer=ALL_LAYERS, codes_changed=0.01 if drowned else 0.3, update_in_steps=0.05 if drowned else 0.6,
+        relative_update=0.03, survival_ratio=0.06 if drowned else 0.95, cosine=0.13 if drowned else 0.95,
+        num_weights=524_288, update_norm=1.5, norm_ratio=0.46 if drowned else 1.0,
+    )  # fmt: skip
+    return pooled, *(
         LayerSurvival(
             layer=f"model.layers.{layer}.{module}", codes_changed=0.01 if drowned else 0.3,
             update_in_steps=0.05 if drowned else 0.6,

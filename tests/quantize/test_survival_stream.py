@@ -1,4 +1,4 @@
-"""Survival block by block: the same figures as on whole models, and what it refuses."""
+"""Survival layer by layer: the same figures as on whole models, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize.carving import carved, stack_of
+from harness.quantize import rtn
+from harness.quantize.calibration import recipe_of
 from harness.quantize.dense import block_linears, load_dense, source_weights
 from harness.quantize.survival import ALL_LAYERS, measure
-from harness.quantize.survival_stream import stream, streams
+from harness.quantize.survival_stream import layers_of, stream, streams
 from harness.records import Checkpoint
 
 Mover = Callable[[Checkpoint, float], Checkpoint]
@@ -43,12 +44,47 @@ def test_the_figures_are_those_of_whole_models(shape: str, checkpoint_of: Maker,
         assert len(rows) == 1 + len(block_linears(load_dense(old, device="cpu")))
 
 
-@pytest.mark.parametrize("name", ["bnb-nf4", "bnb-fp4", "bnb-int8"])
-def test_a_library_gives_a_block_alone_the_codes_of_the_model(name: str, checkpoint_of: Maker, moved: Mover) -> None:
+LIBRARIES = (
+    "bnb-nf4", "bnb-fp4", "bnb-int8", "bnb-nf4-dq", "hqq-4bit-g64", "quanto-int8-row", "quanto-int4-g128",
+    "torchao-int4-g64", "torchao-int8-row", "gguf-q4_0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_gives_a_layer_alone_the_codes_of_the_model(name: str, checkpoint_of: Maker, moved: Mover) -> None:
+    spec = quantize.resolve(name)
+    if reason := quantize.backend_of(spec).unavailable_reason(spec, "cpu"):
+        pytest.skip(reason)
     old = checkpoint_of("even128")
     new = moved(old, 0.004)
-    found = stream(new, old, [quantize.resolve(name)])[name]
-    assert found == _whole(name, new, old)
+    assert stream(new, old, [spec])[name] == _whole(name, new, old)
+
+
+def test_mixed_widths_know_which_block_a_layer_is_in(checkpoint_of: Maker, moved: Mover) -> None:
+    old = checkpoint_of("llama")
+    new = moved(old, 0.004)
+    name = "rtn-mixed-3bit-g64-8bit-attn-down"
+    assert stream(new, old, [quantize.resolve(name)])[name] == _whole(name, new, old)
+
+
+def test_all_quantizers_without_calibration_go_layer_by_layer() -> None:
+    for spec in quantize.presets():
+        assert streams(spec) == (recipe_of(spec) is None and spec.backend != "reference"), spec.name
+
+
+def test_codes_that_don_t_say_what_the_library_dequantizes_are_refused(
+    checkpoint_of: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = rtn.RoundToNearest.quantize_layer
+
+    def dishonest(self: rtn.RoundToNearest, *layer: Any) -> tuple[Any, Any]:
+        read, weight = honest(self, *layer)
+        return read, 1.01 * weight
+
+    monkeypatch.setattr(rtn.RoundToNearest, "quantize_layer", dishonest)
+    old = checkpoint_of("llama")
+    with pytest.raises(QuantizationError, match="differ from what the codes say"):
+        stream(old, old, [quantize.resolve("rtn-4bit-g64")])
 
 
 def test_norms_are_those_of_the_weights(checkpoint_of: Maker, moved: Mover) -> None:
@@ -73,33 +109,16 @@ def test_no_update_has_no_rank(checkpoint_of: Maker) -> None:
         assert (row.update_norm, row.norm_ratio, row.effective_rank) == (0.0, None, None)
 
 
-def test_a_carved_block_holds_that_block_s_weights_and_vanishes(checkpoint_of: Maker) -> None:
-    old = checkpoint_of("qwen3")
-    stack = stack_of(old)
-    with carved(old, stack, 1) as small, source_weights(small) as own, source_weights(old) as whole:
-        names = list(block_linears(load_dense(small, device="cpu")))
-        assert names
-        for name in names:
-            assert torch.equal(own[name], whole[stack.name_in_model(name, 1)])
-            assert stack.name_in_model(name, 1) == name.replace(".0.", ".1.", 1)
-        assert json.loads((Path(small.path) / "config.json").read_text())["num_hidden_layers"] == 1
-        folder = Path(small.path)
-    assert not folder.exists()
-
-
-def test_blocks_are_reported_one_by_one(checkpoint_of: Maker) -> None:
+def test_layers_are_reported_one_by_one(checkpoint_of: Maker) -> None:
     seen: list[tuple[int, int]] = []
     old = checkpoint_of("llama")
-    stream(old, old, [quantize.resolve("rtn-8bit-g64")], on_block=lambda done, blocks: seen.append((done, blocks)))
-    assert seen == [(1, 2), (2, 2)]
+    stream(old, old, [quantize.resolve("rtn-8bit-g64")], on_layer=lambda done, layers: seen.append((done, layers)))
+    assert seen == [(done, 14) for done in range(1, 15)]
 
 
 def test_quantizers_that_look_at_activations_don_t_stream(checkpoint_of: Maker) -> None:
     gptq = quantize.resolve("gptq-4bit-g128-sym")
-    assert not streams(gptq)
-    assert not streams(quantize.resolve("reference"))
-    assert streams(quantize.resolve("bnb-fp4"))
-    with pytest.raises(QuantizationError, match="gptq-4bit-g128-sym can't be measured block by block"):
+    with pytest.raises(QuantizationError, match="gptq-4bit-g128-sym can't be measured layer by layer"):
         stream(checkpoint_of("llama"), checkpoint_of("llama"), [gptq])
 
 
@@ -115,11 +134,11 @@ def test_weights_that_config_does_not_describe_are_refused(checkpoint_of: Maker,
     (tmp_path / "bent/config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     bent = dataclasses.replace(old, path=str(tmp_path / "bent"))
     with pytest.raises(QuantizationError, match="belong together"):
-        stream(bent, old, [quantize.resolve("bnb-nf4")])
+        stream(bent, bent, [quantize.resolve("bnb-nf4")])
 
 
 def test_layers_of_different_shapes_are_refused(checkpoint_of: Maker) -> None:
-    with pytest.raises(QuantizationError, match=r"in one model and .* in the other"):
+    with pytest.raises(QuantizationError, match="one shape"):
         stream(checkpoint_of("even128"), checkpoint_of("llama"), [quantize.resolve("rtn-4bit-g64")])
 
 
@@ -131,4 +150,4 @@ def test_an_encoder_is_refused_with_a_sentence(tmp_path: Path, checkpoint_of: Ma
     )
     encoder = dataclasses.replace(checkpoint_of("llama"), path=str(tmp_path / "t5"))
     with pytest.raises(QuantizationError, match="generates no text"):
-        stack_of(encoder)
+        layers_of(encoder)
