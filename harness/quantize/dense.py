@@ -48,6 +48,10 @@ def depth_of(checkpoint: Checkpoint) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+    return _depth(config)
+
+
+def _depth(config: Any) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
@@ -55,7 +59,7 @@ def block_stacks(model: Any) -> dict[str, Any]:
     """Returns the lists of a model's transformer blocks by module name; none lies within another."""
     from torch import nn
 
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = _depth(model.config)
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -83,9 +87,8 @@ def block_linears(model: Any) -> dict[str, Any]:
     }
     if not found:
         raise QuantizationError(
-            f"{type(model).__name__} has no list of transformer blocks, as many as its config says, with "
-            "torch.nn.Linear layers in it: "
-            "Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
+            f"{type(model).__name__} has no list of {_depth(model.config)} transformer blocks with torch.nn.Linear "
+            "layers in it: Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
         )
     return found
 

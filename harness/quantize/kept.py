@@ -24,6 +24,7 @@ from typing import Any
 from harness.provenance import sha256_files, sha256_json
 from harness.quantize import backend_of, with_package
 from harness.quantize.calibration import recipe_of
+from harness.quantize.streamed import must_stream
 from harness.records import Checkpoint, Proof, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 FOLDER = "quantized"
@@ -87,6 +88,9 @@ def _code() -> str:
 def _read(place: Path, checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> QuantizedModel | None:
     """Returns a kept model; None where there is none, or it is damaged."""
     if not (place / _ABOUT).is_file():
+        return None
+    # What is kept comes back as a whole model; what must be streamed is made again, unless only whole models make it.
+    if recipe_of(spec) is None and must_stream(checkpoint, device=device, quantized=True):
         return None
     try:
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import memory, paths
 from harness.errors import QuantizationError
-from harness.quantize import backend_of, layerwise, resolve, streamed
+from harness.quantize import backend_of, kept, layerwise, resolve, streamed
 from harness.quantize.dense import load_dense
 from harness.quantize.readback import ReadBack
 from harness.records import Checkpoint, QuantizedModel
@@ -101,6 +101,22 @@ def test_the_reference_is_streamed_straight_from_the_checkpoint(
     assert made.proof is None
     assert torch.equal(logits(made.model), logits(load_dense(checkpoint_of("llama"), device="cpu")))
     assert list(own_cache.glob("quantizing-*")) == []
+
+
+def test_a_kept_whole_model_is_not_loaded_where_it_must_be_streamed(
+    checkpoint_of: Callable[[str], Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "READ_BYTES_PER_SECOND", 1e15)
+    made = {}
+    for mode in ("always", "never", "always"):
+        with memory.streaming(mode):
+            made[mode] = kept.quantize_once(
+                checkpoint_of("llama"), resolve("rtn-4bit-g64"), device="cpu", calibration=(), cache=tmp_path,
+                limit=2**30,
+            )  # fmt: skip
+        assert len(list((tmp_path / kept.FOLDER).glob("*"))) == ("never" in made)
+    assert made["always"].streamed
+    assert made["always"].proof == made["never"].proof
 
 
 def test_a_block_is_in_memory_only_while_it_runs(checkpoint_of: Callable[[str], Checkpoint]) -> None:

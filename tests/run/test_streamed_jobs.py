@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from harness import memory, paths, quantize
+from harness.cli import app
 from harness.records import Cell, CellResult, Job, Submission
-from harness.run import runner
+from harness.run import board_run, runner
 from harness.run.runner import Settings, run_job
 from harness.submit import manifest
 
@@ -93,3 +96,23 @@ def test_the_mode_ends_with_its_job(shipped: dict[str, Submission], tmp_path: Pa
     ended, _ = rows(broken, "mini-noop-lora", "reference", "always", tmp_path, TASKS[:1])
     assert ended[0].status == "failed"
     assert not memory.must_stream(0, "")
+
+
+@pytest.mark.parametrize(("options", "mode"), [((), "auto"), (("--stream", "always"), "always")])
+def test_the_option_reaches_every_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], mode: str
+) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr(
+        board_run, "execute", lambda plan, known, settings, **more: seen.append(settings) or Counter({"finished": 1})
+    )
+    asked = ["run", "mini-noop-lora", "--corpus", "mini", "--store", str(tmp_path / "s.duckdb"), *options]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert [settings.stream for settings in seen] == [mode]
+
+
+def test_another_mode_is_refused() -> None:
+    told = CliRunner().invoke(app, ["run", "--stream", "sometimes"])
+    assert told.exit_code == 2
+    assert "sometimes" in told.output
+    assert "always" in told.output
