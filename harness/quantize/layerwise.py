@@ -75,9 +75,14 @@ def quantize_layers(
     dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
     if must_stream(checkpoint, device=device, quantized=True):
         return stream_layers(
-            checkpoint, spec, lambda model: one_by_one(checkpoint, spec, backend, model, device, in_its_dtype=in_its_dtype),
-            device=device, remarks=remarks, any_group=any_group, any_bits=any_bits,
-        )  # fmt: skip
+            checkpoint,
+            spec,
+            lambda model: one_by_one(checkpoint, spec, backend, model, device, in_its_dtype=in_its_dtype),
+            device=device,
+            remarks=remarks,
+            any_group=any_group,
+            any_bits=any_bits,
+        )
     started = time.perf_counter()
     model = load_dense(checkpoint, device=device)
     layers, depth = dict[str, ReadBack](), depth_of(checkpoint)

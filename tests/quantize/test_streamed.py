@@ -18,7 +18,7 @@ from harness.errors import QuantizationError
 from harness.quantize import backend_of, kept, layerwise, resolve, streamed
 from harness.quantize.dense import load_dense
 from harness.quantize.readback import ReadBack
-from harness.records import Checkpoint, QuantizedModel
+from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 from harness.score.lanes import lanes_of
 from harness.score.logit_source import LogitSource
 
@@ -222,12 +222,13 @@ def test_a_streamed_layer_that_is_not_what_its_codes_say_is_refused(
     spec = resolve("rtn-4bit-g64")
     backend: Any = backend_of(spec)
 
-    def cheat(name: str, weight: Any) -> tuple[ReadBack, Any]:
-        layer = backend.read_layer(spec, name, 2, weight)
-        return layer, layer.dequantize() + ("o_proj" in name)
+    class Cheat:
+        def quantize_layer(self, spec: QuantizerSpec, name: str, depth: int, weight: Any) -> tuple[ReadBack, Any]:
+            layer, dense = backend.quantize_layer(spec, name, depth, weight)
+            return layer, dense + ("o_proj" in name)
 
     with memory.streaming("always"), pytest.raises(QuantizationError, match=r"in model\.layers\.0\.self_attn\.o_proj"):
-        layerwise.quantize_layers(checkpoint_of("llama"), spec, cheat, device="cpu")
+        layerwise.quantize_layers(checkpoint_of("llama"), spec, Cheat(), device="cpu")
 
 
 @pytest.mark.parametrize(
