@@ -86,7 +86,7 @@ SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4,
 
 
 def test_the_memory_benchmark_measures_a_pair_in_several_files() -> None:
-    found = survival_memory.measure(2, ["rtn-4bit-g128"], SMALL)
+    found = survival_memory.measure(2, ["rtn-4bit-g128", "bnb-nf4"], SMALL)
     # Two models of two blocks of 4 x 128^2 + 3 x 128 x 256 weights in 16 bit, and embeddings.
     assert found["pair_bytes"] > 2 * 2 * 2 * (4 * 128**2 + 3 * 128 * 256)
     assert 0.5 < found["ratio"] < 1.5
