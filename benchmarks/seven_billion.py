@@ -135,7 +135,7 @@ def run_stage(stage: str, folder: Path, words: int) -> dict[str, Any]:
 
     def survival() -> dict[str, Any]:
         rows = stream(_prepared(folder, "entry"), _prepared(folder, "target"), [quantize.resolve(QUANTIZER)])
-        return {"survival_ratio": rows[QUANTIZER][0].survived.survival_ratio}
+        return {"survival_ratio": rows[QUANTIZER][0].survival_ratio}
 
     work: dict[str, Callable[[], Any]] = {
         "intake": lambda: intake.scan(known["entry"], known),

@@ -66,6 +66,8 @@ def test_what_is_installed_is_pinned_by_the_constraints_and_comes_from_the_check
     assert '"/source[${EXTRAS}]"' in install
     assert "--mount=type=bind,target=/source" in install
     assert "EXTRAS=score" in all_of(file, "ARG")
+    assert "QUENCH_COMMIT" in all_of(file, "ARG")
+    assert any("QUENCH_COMMIT=${QUENCH_COMMIT}" in text for text in all_of(file, "ENV"))
     assert not all_of(file, "ADD")
 
 

@@ -31,13 +31,18 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_stage_runs_streamed_and_says_what_whole_models_say(small: Path) -> None:
     import seven_billion
+    import torch
 
     from harness import memory
 
     found = {}
+    # With several threads the last bits of a product depend on where its operands lie.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for mode in ("always", "never"):
         with memory.streaming(mode):
             found[mode] = [seven_billion.run_stage(stage, small, 20) for stage in seven_billion.STAGES]
+    torch.set_num_threads(threads)
     assert [row["stage"] for row in found["always"]] == list(seven_billion.STAGES)
     for streamed, whole in zip(found["always"], found["never"], strict=True):
         assert streamed["peak_bytes"] > 2**27
@@ -64,6 +69,7 @@ def test_the_merge_is_in_the_cache_and_moved_what_the_adapter_names(small: Path)
     assert moved == {"q_proj", "v_proj", "down_proj"}
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_table_with_a_line_for_each_stage(tmp_path: Path) -> None:
     command = [sys.executable, "seven_billion.py", str(tmp_path / "work"), "--layers", "2", "--hidden", "32",
                "--stages", "intake,rtn-4bit", "--words", "8", "--stream", "always"]  # fmt: skip

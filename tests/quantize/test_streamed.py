@@ -245,8 +245,8 @@ def test_layers_left_out_or_beside_the_blocks_are_refused(
 
     def some(model: Any) -> Iterator[layerwise.Quantized]:
         for name in names:
-            layer = backend.read_layer(spec, name, 2, weights[f"{name}.weight"].float())
-            yield name, layer, layer.dequantize()
+            layer, dense = backend.quantize_layer(spec, name, 2, weights[f"{name}.weight"].float())
+            yield name, layer, dense
 
     with pytest.raises(QuantizationError, match=told):
         layerwise.stream_layers(checkpoint_of("llama"), spec, some, device="cpu")
