@@ -87,7 +87,13 @@ def typed(page: str, *marks: str | None, folder: Path, cache: Path, board: Path)
     return clone
 
 
-@pytest.mark.parametrize("page", pages_with(None))
+def typed_pages() -> list[object]:
+    """The quickstart takes half a minute: `make test-all` types it."""
+    slow = {"docs/quickstart.md": pytest.mark.slow}
+    return [pytest.param(page, marks=slow.get(page, ())) for page in pages_with(None)]
+
+
+@pytest.mark.parametrize("page", typed_pages())
 def test_a_page_s_commands_work_as_they_stand_there(page: str, tmp_path: Path, cache: Path, board: Path) -> None:
     clone = typed(page, None, folder=tmp_path, cache=cache, board=board)
     for name in LEAVES[page]:

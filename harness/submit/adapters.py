@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import Fault, UnsafeSubmissionError
 from harness.submit.configs import MAX_TOLD, Wrong, read_config
+from harness.submit.strict_text import visible
 from harness.submit.tensor_files import Tensor
 from harness.submit.weights import HUB, HUB_NAME
 
@@ -157,7 +158,8 @@ def _factor_faults(
         if told is None and base is not None:
             told = _base_fault(module, factors, base)
         if told is not None:
-            wrong.append(told)
+            # Modules are named by the tensors' file.
+            wrong.append(visible(told))
     for told in wrong[:MAX_TOLD]:
         yield told, None, None
     if len(wrong) > MAX_TOLD:

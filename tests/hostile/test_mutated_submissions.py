@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness import paths
@@ -41,6 +41,7 @@ def _mutated(content: bytes, edits: list[tuple[float, bytes, int]]) -> bytes:
     return content
 
 
+@example(name="weights/adapter_model.safetensors", edits=[(0.125, "\u2028".encode(), 3)])
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(FILES),
