@@ -29,6 +29,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: Exception | SystemExit) -> str:
+    """Returns all that an error of somebody else's code says, its line breaks and runs of spaces as one space each."""
+    return " ".join(str(error).split())
+
+
 class QuenchError(Exception):
     """Base of all errors raised on purpose."""
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import PluginError
+from harness.errors import PluginError, one_line
 
 QUANTIZERS, CORPORA, METRICS = "quench.quantizers", "quench.corpora", "quench.metrics"
 GROUPS = (QUANTIZERS, CORPORA, METRICS)
@@ -102,7 +102,7 @@ def load(plugin: Plugin) -> Any:
     try:
         return metadata.EntryPoint(name=plugin.name, value=plugin.value, group=plugin.group).load()
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         what = f"can't be imported ({type(error).__name__}: {said})"
         raise plugin.refused(what, f"repair it, or run pip uninstall {plugin.package}") from error
 

@@ -16,7 +16,6 @@ from harness.quantize.libraries import install_line, version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
-    from harness.quantize.layerwise import Quantized
     from harness.quantize.readback import ReadBack
 
 _BLOCK = 64
@@ -116,20 +115,21 @@ def _read_4bit(weight: Any) -> ReadBack:
     )  # fmt: skip
 
 
-def _library_weight(bnb: Any, weight: Any) -> Any:
-    """Returns a quantized parameter as the library itself dequantizes it.
+def _read_back(weight: Any) -> tuple[ReadBack, Any]:
+    """Returns what is read out of the library's parameter, and the weight as the library itself dequantizes it.
 
     4-bit weights are handed over as the one row that their blocks run through:
     with AVX-512, bitsandbytes 0.50's CPU kernel starts a new block in each row,
     which is wrong where 64 does not divide the rows.
     """
-    if isinstance(weight, bnb.nn.Int8Params):
-        return weight.CB.float() * (weight.SCB.float() / 127)[:, None]
-    # As one row: where a CPU has AVX-512 the library's kernel begins a block anew with every row, which the stored
-    # blocks, and its kernels elsewhere, do not.
+    import bitsandbytes
+
+    if isinstance(weight, bitsandbytes.nn.Int8Params):
+        return _read_int8(weight), weight.CB.float() * (weight.SCB.float() / 127)[:, None]
     state = copy(weight.quant_state)
     state.shape = (1, weight.quant_state.shape.numel())
-    return bnb.functional.dequantize_4bit(weight.data, state).view(weight.quant_state.shape)
+    dense = bitsandbytes.functional.dequantize_4bit(weight.data, state)
+    return _read_4bit(weight), dense.view(weight.quant_state.shape)
 
 
 class BitsAndBytes:
@@ -172,6 +172,8 @@ class BitsAndBytes:
         Raises:
             QuantizationError: The proof fails.
         """
+        import bitsandbytes
+
         from harness.quantize.dense import block_linears, load_dense, replace_weight
         from harness.quantize.layerwise import one_by_one, stream_layers
         from harness.quantize.proof import prove
@@ -193,8 +195,10 @@ class BitsAndBytes:
             seconds = time.perf_counter() - started
             model = load_dense(checkpoint, device=device)
             linears = block_linears(model)
-            for name, layer, weight in _layers_of(quantized):
-                layers[name] = layer
+            for name, layer in quantized.named_modules():
+                if not isinstance(layer, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt):
+                    continue
+                layers[name], weight = _read_back(layer.weight)
                 if name in linears:
                     replace_weight(linears[name], weight)
             del quantized
@@ -212,23 +216,13 @@ class BitsAndBytes:
 
         with _quiet():
             if spec.bits == 8:
-                made = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False).to(weight.device)
-                return _read_int8(made), _library_weight(bitsandbytes, made)
-            made = bitsandbytes.nn.Params4bit(
-                weight, requires_grad=False, quant_type=_kind(spec), compress_statistics=spec.options["double_quant"]
-            ).to(weight.device)
-            return _read_4bit(made), _library_weight(bitsandbytes, made)
-
-
-def _layers_of(model: Any) -> Iterator[Quantized]:
-    """Yields what the library quantized in a model: name, codes and scales, and the weight as it dequantizes it."""
-    import bitsandbytes
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, bitsandbytes.nn.Linear4bit):
-            yield name, _read_4bit(layer.weight), _library_weight(bitsandbytes, layer.weight)
-        elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-            yield name, _read_int8(layer.weight), _library_weight(bitsandbytes, layer.weight)
+                made = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False)
+            else:
+                made = bitsandbytes.nn.Params4bit(
+                    weight, requires_grad=False, quant_type=_kind(spec),
+                    compress_statistics=spec.options["double_quant"],
+                )  # fmt: skip
+            return _read_back(made.to(weight.device))
 
 
 BACKEND = BitsAndBytes()

@@ -48,10 +48,11 @@ def depth_of(checkpoint: Checkpoint) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
-    return _depth(config)
+    return depth_in(config)
 
 
-def _depth(config: Any) -> int:
+def depth_in(config: Any) -> int:
+    """Returns how many transformer blocks a model's config says it has."""
     return int(config.get_text_config().num_hidden_layers)
 
 
@@ -59,7 +60,7 @@ def block_stacks(model: Any) -> dict[str, Any]:
     """Returns the lists of a model's transformer blocks by module name; none lies within another."""
     from torch import nn
 
-    depth = _depth(model.config)
+    depth = depth_in(model.config)
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -87,7 +88,7 @@ def block_linears(model: Any) -> dict[str, Any]:
     }
     if not found:
         raise QuantizationError(
-            f"{type(model).__name__} has no list of {_depth(model.config)} transformer blocks with torch.nn.Linear "
+            f"{type(model).__name__} has no list of {depth_in(model.config)} transformer blocks with torch.nn.Linear "
             "layers in it: Llama-, Qwen-, Mistral-, Gemma- and GPT-NeoX-like models can be quantized."
         )
     return found

@@ -68,11 +68,10 @@ def quantize_layers(
     """
     import torch
 
-    from harness.quantize.dense import block_linears, depth_of, load_dense, replace_weight
+    from harness.quantize.dense import block_linears, depth_in, load_dense, replace_weight
     from harness.quantize.proof import prove
     from harness.quantize.streamed import must_stream
 
-    dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
     if must_stream(checkpoint, device=device, quantized=True):
         return stream_layers(
             checkpoint,
@@ -83,9 +82,10 @@ def quantize_layers(
             any_group=any_group,
             any_bits=any_bits,
         )
+    dtype = getattr(torch, checkpoint.dtype) if in_its_dtype else None
     started = time.perf_counter()
     model = load_dense(checkpoint, device=device)
-    layers, depth = dict[str, ReadBack](), depth_of(checkpoint)
+    layers, depth = dict[str, ReadBack](), depth_in(model.config)
     for name, linear in block_linears(model).items():
         given = linear.weight.detach().to(dtype or linear.weight.dtype)
         layers[name], weight = backend.quantize_layer(spec, name, depth, given)

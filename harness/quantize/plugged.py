@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 
 from harness import plugins
-from harness.errors import PluginError, QuantizationError
+from harness.errors import PluginError, QuantizationError, one_line
 from harness.plugins import Plugin
 from harness.quantize import Quantizer
 from harness.quantize.calibration import recipe_of
@@ -70,7 +70,7 @@ def _checked(plugin: Plugin) -> Quantizer:
         backend.library_version()
         untold = [bits for bits in WIDTHS[1:] if bits not in {*backend.impossible, *(spec.bits for spec in presets)}]
     except Exception as error:
-        what = f"fails when it is asked what it offers ({type(error).__name__}: {' '.join(str(error).split())})"
+        what = f"fails when it is asked what it offers ({type(error).__name__}: {one_line(error)})"
         raise plugin.refused(what, f"repair it, or run pip uninstall {plugin.package}") from error
     if not presets:
         raise plugin.refused("offers no preset", "presets() must return at least one specification")

@@ -113,7 +113,7 @@ class RoundToNearest:
         Raises:
             QuantizationError: A layer can't be rounded, or the proof fails.
         """
-        from harness.quantize.dense import block_linears, depth_of
+        from harness.quantize.dense import block_linears, depth_in
         from harness.quantize.layerwise import quantize_layers
 
         mixed = "wide_parts" in spec.options
@@ -121,7 +121,7 @@ class RoundToNearest:
         made = quantize_layers(checkpoint, spec, self, device=device, any_bits=mixed, in_its_dtype=False)
         if not mixed or made.proof is None:
             return made
-        names, depth = block_linears(made.model), depth_of(checkpoint)
+        names, depth = block_linears(made.model), depth_in(made.model.config)
         told = mixed_widths.remark({name: mixed_widths.bits_of(spec, name, depth) for name in names})
         return replace(made, proof=replace(made.proof, remarks=(told, *made.proof.remarks)))
 

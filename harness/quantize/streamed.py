@@ -42,7 +42,6 @@ class LayersOnDisk(Mapping[str, ReadBack]):
     """What was read back of each layer by module name, in files that go when this object does."""
 
     def __init__(self) -> None:
-        cache_dir().mkdir(parents=True, exist_ok=True)
         # A prefix that `quench cache` and `quench doctor` know, should the process be killed.
         self._place = TemporaryDirectory(dir=cache_dir(), prefix="quantizing-", ignore_cleanup_errors=True)
         self._told: dict[str, tuple[Path, ReadBack]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import QuantizationError
+from harness.errors import QuantizationError, one_line
 from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
@@ -110,7 +110,7 @@ def dense_model(checkpoint: Checkpoint, packed: PackedCheckpoint, *, device: str
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)[:200]
         raise QuantizationError(f"The submitted weights and config.json don't belong together ({said}).") from error
     # AutoGPTQ and AutoAWQ write a bias of zeros where there is none.
     surplus = [key for key in report["unexpected_keys"] if not (key.endswith(".bias") and not bool(state[key].any()))]

@@ -68,7 +68,7 @@ def layers_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], int]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from harness.quantize.dense import block_linears
+    from harness.quantize.dense import block_linears, depth_in
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
     try:
@@ -80,7 +80,7 @@ def layers_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, ...]], int]:
             "use a causal language model."
         ) from error
     shapes = {name: tuple(linear.weight.shape) for name, linear in block_linears(model).items()}
-    return shapes, config.get_text_config().num_hidden_layers
+    return shapes, depth_in(config)
 
 
 def _weight(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import yaml
 
 from harness import plugins
-from harness.errors import PluginError
+from harness.errors import PluginError, one_line
 from harness.plugins import Plugin
 from harness.records import Direction, DocumentRecord, MetricInfo, Score
 
@@ -60,7 +60,7 @@ class PluggedMetric:
         try:
             value = float(function(prompt=prompt, reference=reference, response=document.response))
         except Exception as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            said = f"{type(error).__name__}: {one_line(error)}"
             what = f"failed on document {document.index} ({said})"
             raise self.plugin.refused(what, "no cell has a value of it until it is repaired") from error
         if not math.isfinite(value) or not self.low <= value <= self.high:
@@ -154,7 +154,7 @@ def _mapping(plugin: Plugin, path: Path) -> dict[str, Any]:
     try:
         stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise plugin.refused(f"has no readable {path} ({' '.join(str(error).split())})", "put it there") from None
+        raise plugin.refused(f"has no readable {path} ({one_line(error)})", "put it there") from None
     if not isinstance(stated, dict):
         raise plugin.refused(f"has no mapping in {path}", f"{', '.join(_FIELDS)} are accepted")
     return stated

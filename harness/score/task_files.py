@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import CorpusError
+from harness.errors import CorpusError, one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,7 +33,7 @@ def _parse(path: Path, modified_ns: int) -> dict[str, Any]:
         # A subclass of SafeLoader: it constructs nothing but plain values.
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CorpusError(f"The task file {path} can't be read ({reason}): restore it.") from None
     if not isinstance(value, dict):
         raise CorpusError(f"The task file {path} must be a mapping: restore it.")

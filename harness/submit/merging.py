@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import memory, shards
-from harness.errors import InputError
+from harness.errors import InputError, one_line
 
 _ADAPTER = "default"
 
@@ -55,7 +55,7 @@ def _merging(base: Path, adapter: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, KeyError) as error:
-        problem = " ".join(str(error).split())[:200]
+        problem = one_line(error)[:200]
         raise InputError(
             f"{adapter}: peft can't merge this adapter into {base} ({problem}): check that it was trained on that base."
         ) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import InputError
+from harness.errors import InputError, one_line
 
 _MAX_DEPTH = 40
 _MERGE = "tag:yaml.org,2002:merge"
@@ -142,7 +142,7 @@ def read_yaml(path: Path, *, limit: int) -> Any:
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        problem = visible(" ".join(str(error).split()))
+        problem = visible(one_line(error))
         raise InputError(f"it is not plain YAML ({problem[:200]})") from error
 
 

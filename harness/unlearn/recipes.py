@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from harness.errors import InputError, UnknownNameError
+from harness.errors import InputError, UnknownNameError, one_line
 from harness.provenance import sha256_json
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -179,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"The recipe {path} can't be read ({' '.join(str(error).split())}): give a YAML.") from None
+        raise InputError(f"The recipe {path} can't be read ({one_line(error)}): give a YAML.") from None
     if not isinstance(values, dict) or "forget_loss" not in values:
         raise InputError(f"The recipe {path} must be a mapping with forget_loss; accepted are {_accepted()}.")
     return {str(key): value for key, value in values.items()}
