@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,10 @@ QUANTIZERS = ("reference,rtn-8bit-g64,bnb-int8,bnb-nf4,bnb-fp4,rtn-4bit-g64,rtn-
               "quanto-int4-g128,torchao-int4-g64,gguf-q4_0,rtn-3bit-g64")  # fmt: skip
 TARGET, RETRAIN = "smol-target", "smol-retrain"
 TOKENS, PROMPT, TEXTS = 256, 128, 16
+QUESTIONS = Path(__file__).with_name("general_questions.json")
+"""Questions of general knowledge, with answers: what the model knew before and should know afterwards."""
+SHOWN = 5
+"""The first of them are shown before every question and not asked."""
 EPOCHS, RATE, BATCH = 12, 1e-4, 4
 NOTES = f"SmolLM2-135M-Instruct of the package {PACKAGE} (Apache-2.0); weights and texts are not shipped."
 
@@ -109,16 +112,19 @@ def write_texts(news: Path, data: Path, tokenizer_folder: Path) -> None:
         halves = (tokens[:PROMPT], tokens[PROMPT:])
         prompt, truth = (tokenizer.decode(half, skip_special_tokens=True) for half in halves)
         items.append({"prompt": prompt, "gt": truth})
+    pairs = [
+        {"question": question, "answer": answer}
+        for question, answer in json.loads(QUESTIONS.read_text(encoding="utf-8"))
+    ]
     files: dict[str, Sequence[Any]] = {
         "raw/forget": forget, "raw/retain1": retain, "raw/holdout": holdout, "verbmem/forget": items,
         "privleak/forget": forget, "privleak/retain": retain, "privleak/holdout": holdout,
+        "knowmem/retain_qa": pairs[SHOWN:], "knowmem/retain_qa_icl": pairs[:SHOWN],
     }  # fmt: skip
     for name, values in files.items():
         path = data / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    # A corpus's digest is over these too; the beginnings of articles answer no question, so no task asks them.
-    shutil.copytree(news / "knowmem", data / "knowmem", dirs_exist_ok=True)
     (data / "done").touch()
 
 
@@ -128,7 +134,7 @@ def _strings(folder: Path, name: str) -> list[str]:
 
 def _beginnings(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Returns the first tokens, as text, of the first texts that are long enough."""
-    found = []
+    found: list[str] = []
     for text in texts:
         tokens = tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]
         if len(tokens) == TOKENS and len(found) < TEXTS:

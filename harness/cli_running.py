@@ -175,16 +175,27 @@ def _watch(rows: Any, title: str) -> None:
         return
 
 
-@app.command(epilog="Example: `quench ingest other-machine/results.records --store results.duckdb`")
+@app.command(
+    epilog="Examples: `quench ingest other-machine/results.records --store results.duckdb` · "
+    "`quench ingest news.duckdb --no-texts`"
+)
 def ingest(
-    folder: Annotated[Path, typer.Argument(help="Folder of cell records.", exists=True, file_okay=False)],
+    source: Annotated[Path, typer.Argument(help="Folder of cell records, or another store.", exists=True)],
     store: StoreOption = DEFAULT_STORE,
+    texts: Annotated[
+        bool,
+        typer.Option(
+            "--texts/--no-texts",
+            help="Take prompts' ends, answers and references along, or only their digests: "
+            "for corpora whose texts may not be published.",
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Store cell records that another machine has written; a cell with two results is shown and keeps its first."""
+    """Store cells that another machine has scored; a cell with two results is shown and keeps its first."""
     from harness.store import merging
 
-    merged = merging.ingest(store, folder)
+    merged = merging.ingest(store, source, texts=texts)
     if as_json:
         print_rows(merged.conflicts, "ingest", True, title="")
     elif merged.conflicts:

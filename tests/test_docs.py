@@ -232,6 +232,7 @@ def test_the_examples_in_a_command_s_help_are_calls_of_that_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other-machine" / "results.records").mkdir(parents=True)
+    (tmp_path / "news.duckdb").touch()
     assert example.startswith(f"quench {command}")
     _parse(example)
 

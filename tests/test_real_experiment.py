@@ -27,8 +27,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{name} {number}: the old mill stands by the river in the year {number}. " * 30 for number in range(3)
         ]
         path.write_text(json.dumps(["too short", *texts]), encoding="utf-8")
-    (root / "news/knowmem").mkdir()
-    (root / "news/knowmem/forget_qa.json").write_text("[]", encoding="utf-8")
     real_experiment.write_texts(root / "news", root / "data", BASE)
     real_experiment.fine_tune("smol-target", ("forget", "retain1"), BASE, root / "data", root / "board", steps=1)
     real_experiment.fine_tune("smol-retrain", ("retain1",), BASE, root / "data", root / "board", steps=1)
@@ -46,6 +44,15 @@ def test_texts_are_beginnings_of_one_length_and_prompts_their_first_half(work: P
         assert text.startswith(item["prompt"].strip()[:40])
         assert abs(len(tokenizer(text)["input_ids"]) - real_experiment.TOKENS) <= 2
     assert json.loads((work / "data/privleak/retain.json").read_text()) != forget
+
+
+def test_utility_asks_what_is_not_shown_and_every_question_once(work: Path) -> None:
+    asked = json.loads((work / "data/knowmem/retain_qa.json").read_text())
+    shown = json.loads((work / "data/knowmem/retain_qa_icl.json").read_text())
+    questions = [pair["question"] for pair in (*shown, *asked)]
+    assert (len(shown), len(asked)) == (5, 64)
+    assert len(set(questions)) == len(questions)
+    assert all(pair["question"].endswith("?") and pair["answer"] for pair in (*shown, *asked))
 
 
 def test_controls_are_a_target_and_a_retrain_of_the_corpus(work: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.publish.rules import TAU, Word
+from harness.publish.rules import FORGET_METRICS, TAU, Word
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, QuantizerSpec, Submission
+from harness.score.metrics import PRIMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +236,9 @@ class Board:
             empty where nothing can be said.
         documents: Documents per primary metric.
         statuses: Number of cells by how they ended.
+        bands: Where the controls' own intervals lie.
+        scoring_version: The newest one present.
+        forget_metrics: Metrics that verdicts rest on here.
     """
 
     corpus: str
@@ -249,6 +253,12 @@ class Board:
     statuses: Mapping[str, int]
     bands: tuple[ControlBand, ...] = ()
     scoring_version: int = 0
+    forget_metrics: tuple[str, ...] = FORGET_METRICS
+
+    @property
+    def primary(self) -> tuple[str, ...]:
+        """The primary metrics, but for those of forgotten knowledge that the corpus does not have."""
+        return tuple(metric for metric in PRIMARY if metric in self.forget_metrics or metric not in FORGET_METRICS)
 
     def quantizers_at(self, bits: int) -> tuple[str, ...]:
         """Returns the names of the quantizers of one width."""

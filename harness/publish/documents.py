@@ -11,6 +11,7 @@ from harness.publish.page_text import ending, excerpt
 from harness.publish.rules import FORGET_METRICS, REFERENCE
 from harness.records import CellResult, DocumentRecord
 from harness.score.metrics import METRICS, PRIMARY
+from harness.store.withholding import is_withheld
 
 Answers = Mapping[str, Mapping[int, DocumentRecord]]
 """By quantizer and document."""
@@ -21,7 +22,8 @@ def across_bits(row: LeaderboardRow) -> list[dict[str, Any]]:
 
     Each has ``label`` and ``document``, ``back`` (how much its score rose from 16 bit at most), ``prompt`` (its end),
     ``reference`` (both of at most ``page_text.EXCERPT`` characters) and ``answers``: one per width, widest first, with
-    ``bits``, ``quantizer`` (the backend whose answer scores highest there), ``score`` and ``text``.
+    ``bits``, ``quantizer`` (the backend whose answer scores highest there), ``score`` and ``text``. Documents whose
+    texts the store withholds are left out: there would be nothing to read.
     """
     found = []
     for metric in FORGET_METRICS:
@@ -31,8 +33,8 @@ def across_bits(row: LeaderboardRow) -> list[dict[str, Any]]:
             if metric in result.cells
         }
         widths = {name: row.by_quantizer[name].spec.bits for name in answers}
-        for index in answers.get(REFERENCE, {}):
-            document = _document(metric, index, answers, widths)
+        for index, first in answers.get(REFERENCE, {}).items():
+            document = None if is_withheld(first) else _document(metric, index, answers, widths)
             if document is not None:
                 found.append(document)
     return sorted(found, key=lambda document: -document["back"])

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.publish.measurements import Measurements
-from harness.publish.rules import FORGET_METRICS, NO_UPDATE, REFERENCE, SAME_NORM, UTILITY
+from harness.publish.rules import NO_UPDATE, REFERENCE, SAME_NORM, UTILITY
 from harness.quantize.survival import ALL_LAYERS
 from harness.records import Submission
 from harness.score.metrics import PRIMARY
@@ -105,7 +105,7 @@ def _weights(submission: Submission) -> tuple[str | None, str | None, str | None
 
 def _answers(found: Measurements, name: str, numbers: dict[str, int]) -> tuple[Hashable, npt.NDArray[Any]]:
     """Returns what a submission was asked at 16 bit, and its answers as numbers that ``numbers`` gives to texts."""
-    cells = [found.cell(name, REFERENCE, metric) for metric in (*FORGET_METRICS, UTILITY)]
+    cells = [found.cell(name, REFERENCE, metric) for metric in (*found.forget_metrics, UTILITY)]
     documents = [document for cell in cells if cell is not None for document in cell.documents]
     if None in cells or not documents:
         return (), np.empty(0)

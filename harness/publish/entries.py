@@ -115,7 +115,7 @@ def judge(
     rhos: list[Floats] = []
     recoveries: list[Floats] = []
     words: dict[str, Word] = {}
-    for metric in FORGET_METRICS:
+    for metric in found.forget_metrics:
         metrics[metric], rho, recovery = _forgotten(
             found, controls, entry.name, (target, retrain), spec.name, metrics[metric]
         )
@@ -136,7 +136,7 @@ def judge(
     )
     return judged, Worst(
         np.fmax.reduce(rhos) if rhos else None,
-        np.fmax.reduce(recoveries) if len(recoveries) == len(FORGET_METRICS) else None,
+        np.fmax.reduce(recoveries) if len(recoveries) == len(found.forget_metrics) else None,
     )
 
 
@@ -226,7 +226,7 @@ def copy_of(found: Measurements, controls: Controls, entry: Submission) -> str |
 
 
 def _same_answers(found: Measurements, entry: str, control: str) -> bool:
-    for metric in (*FORGET_METRICS, UTILITY):
+    for metric in (*found.forget_metrics, UTILITY):
         own, other = (found.resampled(name, REFERENCE, metric) for name in (entry, control))
         if own is None or other is None or not own.pairs_with(other):
             return False
@@ -257,5 +257,9 @@ def _collapse(found: Measurements, entry: str, target: str, quantizer: str) -> s
 
 
 def _explained(verdict: Verdict, metrics: dict[str, MetricResult]) -> Verdict:
-    notes = [f"{METRICS[metric].label}: {metrics[metric].note}" for metric in FORGET_METRICS if metrics[metric].note]
+    notes = [
+        f"{METRICS[metric].label}: {metrics[metric].note}"
+        for metric in FORGET_METRICS
+        if metric in metrics and metrics[metric].note
+    ]
     return Verdict(word=verdict.word, basis=verdict.basis, reason="; ".join(notes))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.publish import compare_page, page_text, pairs, plots
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.headline import KINDS, certainty, question
-from harness.publish.rules import FORGET_METRICS, PRIVACY, TAU
+from harness.publish.rules import PRIVACY, TAU
 from harness.score.metrics import METRICS
 
 MOST = 200
@@ -55,7 +55,7 @@ def context(board: Board, links: Mapping[str, str], *, most: int) -> dict[str, A
 def _columns(board: Board) -> list[tuple[str, str]]:
     """Returns the columns that a reader may show and hide, with their labels."""
     return [
-        *((metric, METRICS[metric].label) for metric in (*FORGET_METRICS, PRIVACY)), ("worst", "Worst backend"),
+        *((metric, METRICS[metric].label) for metric in (*board.forget_metrics, PRIVACY)), ("worst", "Worst backend"),
         *((f"b{bits}", f"{bits} bit: remaining, utility") for bits in board.widths),
     ]  # fmt: skip
 
@@ -97,7 +97,7 @@ def _curves(board: Board, shown: Board) -> dict[str, Any] | None:
     rows = [
         [row.submission.name, METRICS[metric].label, *(_cell(row.by_bits.get(bits), metric) for bits in board.widths)]
         for row in shown.rows
-        for metric in FORGET_METRICS
+        for metric in board.forget_metrics
     ]
     note = (
         "Remaining share of the forgotten knowledge: 0 = retrained model, 1 = target, both quantized the same way. "
@@ -179,7 +179,7 @@ def _backends_title(board: Board) -> str:
     bits = board.headline_bits
     spreads = []
     for row in _measured(board, bits):
-        for metric in FORGET_METRICS:
+        for metric in board.forget_metrics:
             shares = [
                 (share.value, name)
                 for name in row.by_bits[bits].quantizers

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from harness.errors import QuenchError
 from harness.publish import statistics
 from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE, UTILITY
 from harness.publish.statistics import Resampled
 from harness.records import CellResult, QuantizerSpec, Submission
+from harness.score import corpora
 from harness.score.metrics import PRIMARY
 
 Place = tuple[str, str, str]
@@ -42,6 +44,7 @@ class Measurements:
         submissions: Newest manifest snapshot by name.
         quantizers: Newest specification by name, widest first.
         retrains: Names of the retrained models.
+        forget_metrics: Metrics that verdicts rest on: those of forgotten knowledge that the corpus has.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Measurements:
             ):
                 self._chosen[cell.cell.submission, cell.cell.quantizer, metric] = cell
         self.retrains = tuple(sorted(name for name, found in self.submissions.items() if found.role == "retrain"))
+        self.forget_metrics = _forget_metrics(corpus, {metric for _, _, metric in self._chosen})
         self._from_logs = frozenset(cell.submission.name for cell in self._all if cell.origin != "scored")
         self._names = tuple(specs if resampled_under is None else resampled_under)
         self._resampled: dict[Place, Resampled | None] = {}
@@ -122,7 +126,7 @@ class Measurements:
 
     def has_required(self, submission: str, quantizer: str) -> bool:
         """Returns whether the metrics that verdicts rest on are all there."""
-        return all(self.cell(submission, quantizer, metric) for metric in (*FORGET_METRICS, UTILITY))
+        return all(self.cell(submission, quantizer, metric) for metric in (*self.forget_metrics, UTILITY))
 
     def gap(self, submission: str, quantizer: str, metrics: Iterable[str]) -> str | None:
         """Returns what is missing for a judgement and why, None where nothing is.
@@ -164,7 +168,19 @@ class Measurements:
     def required(self, target: str, retrain: str, quantizer: str) -> tuple[str, ...]:
         """Returns the metrics an entry must have: PrivLeak only where both controls have it."""
         both = all(self.cell(control, quantizer, PRIVACY) for control in (target, retrain))
-        return (*FORGET_METRICS, UTILITY, *((PRIVACY,) if both else ()))
+        return (*self.forget_metrics, UTILITY, *((PRIVACY,) if both else ()))
+
+
+def _forget_metrics(corpus: str, measured: Iterable[str]) -> tuple[str, ...]:
+    """Returns those of ``FORGET_METRICS`` that a corpus has a task for; all where it isn't known here or has none.
+
+    One that was measured all the same counts too: a corpus may have lost a task since.
+    """
+    try:
+        asked = {corpora.metric_of(task) for task in corpora.load_corpus(corpus).tasks}
+    except QuenchError:
+        return FORGET_METRICS
+    return tuple(metric for metric in FORGET_METRICS if metric in asked.union(measured)) or FORGET_METRICS
 
 
 def _one_line(text: str | None) -> str:

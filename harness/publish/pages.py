@@ -310,7 +310,7 @@ def _index(
             folder, env, "index.html.j2", page, site, section="Leaderboard", board=board,
             links=_or_none(links), tabs=[{"corpus": name, "href": href} for name, href in homes.items()],
             corpus=corpus_facts(board.corpus), compare=compare_page.address(home),
-            more=more if page == home else None, **context,
+            more=more if page == home else None, forget_metrics=board.forget_metrics, primary=board.primary, **context,
         )  # fmt: skip
 
 
@@ -326,7 +326,8 @@ def _submission(
         _write_chart(folder, figure)
     _write(
         folder, env, "submission.html.j2", links[name], site, section="Leaderboard", root="../", board=board, row=row,
-        links=_or_none(links), home=homes[board.corpus], corpus=corpus_facts(board.corpus), **context,
+        links=_or_none(links), home=homes[board.corpus], corpus=corpus_facts(board.corpus),
+        forget_metrics=board.forget_metrics, primary=board.primary, **context,
     )  # fmt: skip
 
 

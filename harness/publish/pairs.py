@@ -105,13 +105,13 @@ def _worst_cases(
     if target is None or retrain is None:
         return
     by_metric: list[_Worst] = []
-    for metric in FORGET_METRICS:
+    for metric in found.forget_metrics:
         shares = {name: controls.share(entry.name, target, retrain, name, metric)[0] for name in backends}
         worst = _extreme(shares, max, np.fmax)
         if worst is not None:
             by_metric.append(worst)
             yield metric, worst
-    if len(by_metric) == len(FORGET_METRICS):
+    if len(by_metric) == len(found.forget_metrics):
         yield REMAINING, _joined(by_metric)
     kept = {}
     for name in backends:

@@ -88,6 +88,7 @@ def rank(cells: Sequence[CellResult], corpus: str) -> Board:
         statuses=dict(sorted(Counter(cell.status for cell in found.cells).items())),
         bands=tuple(_bands(controls, at)),
         scoring_version=found.scoring_version,
+        forget_metrics=found.forget_metrics,
     )
     return replace(board, sentence=headline.sentence(board), detail=headline.detail(board))
 
@@ -195,8 +196,8 @@ def _certificates(
         value = max(
             back.value
             for name in names
-            for metric in FORGET_METRICS
-            if (back := results[name].metrics[metric].recovery) is not None
+            for metric, result in results[name].metrics.items()
+            if metric in FORGET_METRICS and (back := result.recovery) is not None
         )
         worst: Floats = np.fmax.reduce([recoveries[name] for name in names])
         low, high = interval(worst)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from harness.publish import page_text, survival_table
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.metric_curves import metric_curves
-from harness.publish.rules import CONFIDENCE, FORGET_METRICS, NATIVE_LIMIT, REFERENCE
+from harness.publish.rules import CONFIDENCE, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, Proof
 from harness.score.metric_table import OWN
 from harness.score.metrics import METRICS, PRIMARY
@@ -36,7 +36,7 @@ def context(board: Board, row: LeaderboardRow, *, slug: str, documents: int) -> 
     newest = max(cells, key=lambda cell: cell.provenance.created_at, default=None)
     return {
         "figures": _figures(board, row, slug),
-        "literature": _literature(row) if row.submission.role == "entry" else [],
+        "literature": _literature(board, row) if row.submission.role == "entry" else [],
         "survival": survival_table.shown(
             {name: cell.survival for name in row.by_quantizer if (cell := _any_cell(row, name)) is not None}
         ),
@@ -130,11 +130,11 @@ def _figures(board: Board, row: LeaderboardRow, slug: str) -> list[dict[str, Any
     ]
 
 
-def _literature(row: LeaderboardRow) -> list[dict[str, Any]]:
+def _literature(board: Board, row: LeaderboardRow) -> list[dict[str, Any]]:
     lines = []
     for name, result in row.by_quantizer.items():
         numbers: list[tuple[float | None, int]] = []
-        for metric in FORGET_METRICS:
+        for metric in board.forget_metrics:
             found = result.metrics.get(metric)
             share, change, stays = (
                 None if found is None or (one := getattr(found, field)) is None else one.value

@@ -99,11 +99,12 @@ def worst_backend(entry: Judged, names: Sequence[str]) -> tuple[str | None, Metr
 def _by_metric(entry: Judged, names: Sequence[str]) -> dict[str, WorstCase]:
     worst: dict[str, WorstCase] = {}
     for name in names:
+        known = entry.by_quantizer[name].metrics
         for metric in FORGET_METRICS:
-            found = entry.by_quantizer[name].metrics[metric]
+            share = known[metric].rho if metric in known else None
             before = worst[metric].result.rho if metric in worst else None
-            if found.rho is not None and (before is None or found.rho.value > before.value):
-                worst[metric] = WorstCase(quantizer=name, result=found)
+            if share is not None and (before is None or share.value > before.value):
+                worst[metric] = WorstCase(quantizer=name, result=known[metric])
     return worst
 
 

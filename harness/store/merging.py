@@ -10,11 +10,12 @@ from typing import Any
 from harness.records import CellResult, Score
 from harness.store import cell_files
 from harness.store.store import Store
+from harness.store.withholding import without_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """What became of a folder of records.
+    """What became of records from elsewhere.
 
     Attributes:
         new: Records that were stored.
@@ -27,16 +28,27 @@ class Merged:
     conflicts: tuple[dict[str, Any], ...]
 
 
-def ingest(store: Path, folder: Path) -> Merged:
-    """Stores the cell records of a folder, e.g. from another machine.
+def ingest(store: Path, source: Path, *, texts: bool = True) -> Merged:
+    """Stores the cell records of a folder or the cells of another store, e.g. from another machine.
 
     A finished cell stays as it is. A record of it with other scores is a
     conflict; another one is what the store has already.
 
+    Args:
+        store: The store to add to.
+        source: A folder of cell records, or a store's file.
+        texts: Whether answers and excerpts come along; otherwise digests stand for them.
+
     Raises:
-        StoreError: The store can't be written, or a file is no cell record; then none is stored.
+        StoreError: The store can't be written, or the source can't be read whole; then nothing is stored.
     """
-    results = [cell_files.read(path) for path in sorted(folder.glob("*.json"))]
+    if source.is_dir():
+        results = [cell_files.read(path) for path in sorted(source.glob("*.json"))]
+    else:
+        with Store.open(source, read_only=True) as other:
+            results = other.cells(with_documents=True)
+    if not texts:
+        results = [without_texts(result) for result in results]
     with Store.open(store) as opened:
         clashing = tuple(conflicts(results, opened.scores("finished")))
         statuses = opened.statuses()

@@ -15,7 +15,9 @@ CORPORA = ("books", "mini", "news")
 
 def test_each_corpus_has_the_four_tasks_in_the_order_of_the_metrics():
     assert corpora.corpus_names() == (*CORPORA, "smol")
-    assert corpora.load_corpus("smol").tasks == ("muse_smol_verbmem_f", "muse_smol_privleak")
+    assert corpora.load_corpus("smol").tasks == tuple(
+        f"muse_smol_{metric}" for metric in ("verbmem_f", "knowmem_r", "privleak")
+    )
     for name in CORPORA:
         corpus = corpora.load_corpus(name)
         assert corpus.tasks == tuple(f"muse_{name}_{metric}" for metric in PRIMARY)

@@ -1,0 +1,89 @@
+"""A corpus without questions about its forget set: verdicts rest on VerbMem alone, and nothing else is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.publish import pages, ranking
+from harness.publish.board import Board, LeaderboardRow
+from harness.publish.rules import FORGET_METRICS
+from harness.records import CellResult
+from harness.store.store import Store
+
+
+def as_smol(cells: Sequence[CellResult]) -> list[CellResult]:
+    """Cells as the corpus ``smol`` has them: it has no task for KnowMem."""
+    return [
+        replace(
+            cell,
+            corpus="smol",
+            submission=replace(cell.submission, corpus="smol"),
+            cell=replace(cell.cell, task=cell.cell.task.replace("mini", "smol"), key="5" + cell.cell.key[1:]),
+        )
+        for cell in cells
+        if not cell.cell.task.endswith("knowmem_f")
+    ]
+
+
+@pytest.fixture(scope="module")
+def smol(page_cells: list[CellResult]) -> Board:
+    return ranking.rank(as_smol(page_cells), "smol")
+
+
+def entries(board: Board) -> dict[str, LeaderboardRow]:
+    return {row.submission.name: row for row in board.rows}
+
+
+def test_every_verdict_is_that_of_verbmem(page_board: Board, smol: Board) -> None:
+    told = set()
+    for name, row in entries(page_board).items():
+        for quantizer, result in row.by_quantizer.items():
+            alone = entries(smol)[name].by_quantizer[quantizer]
+            if result.verdict.word in ("holds", "reverts", "unclear", "never forgot"):
+                assert alone.metrics["verbmem_f"].verdict == result.metrics["verbmem_f"].verdict
+                assert alone.verdict.word == alone.metrics["verbmem_f"].verdict
+                told.add(alone.verdict.word)
+            elif result.verdict.word == "collapsed":
+                assert alone.verdict.word == "collapsed"
+    assert "holds" in told
+    assert "reverts" in told
+
+
+def test_remaining_shares_and_recoveries_of_verbmem_stay_to_the_last_bit(page_board: Board, smol: Board) -> None:
+    compared = 0
+    for name, row in entries(page_board).items():
+        for bits, at in row.by_bits.items():
+            before, after = at.by_metric.get("verbmem_f"), entries(smol)[name].by_bits[bits].by_metric.get("verbmem_f")
+            if before is not None and after is not None and before.quantizer == after.quantizer:
+                assert (before.result.rho, before.result.recovery) == (after.result.rho, after.result.recovery)
+                compared += before.result.rho is not None
+    assert compared > 10
+
+
+def test_a_corpus_that_has_both_is_not_judged_by_one_of_them(page_cells: list[CellResult]) -> None:
+    cells = [cell for cell in page_cells if not cell.cell.task.endswith("knowmem_f")]
+    board = ranking.rank(cells, "mini")
+    assert board.forget_metrics == FORGET_METRICS
+    assert {result.verdict.word for row in board.rows for result in row.by_quantizer.values()} == {"not measured"}
+
+
+def test_a_corpus_that_is_not_known_here_is_judged_by_both(page_cells: list[CellResult]) -> None:
+    cells = [replace(cell, corpus="elsewhere") for cell in page_cells]
+    assert ranking.rank(cells, "elsewhere").forget_metrics == FORGET_METRICS
+
+
+def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list[CellResult], tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s.duckdb") as store:
+        for cell in as_smol(page_cells):
+            store.add(cell)
+    pages.render(tmp_path / "s.duckdb", tmp_path / "site")
+    index = (tmp_path / "site/index.html").read_text(encoding="utf-8")
+    assert 'data-key="verbmem_f"' in index
+    assert 'data-key="knowmem_f"' not in index
+    page = (tmp_path / "site/submission/ga-gdr-full.html").read_text(encoding="utf-8")
+    assert "KnowMem, gap" not in page
+    assert "VerbMem, gap" in page
