@@ -182,20 +182,20 @@ def _watch(rows: Any, title: str) -> None:
 def ingest(
     source: Annotated[Path, typer.Argument(help="Folder of cell records, or another store.", exists=True)],
     store: StoreOption = DEFAULT_STORE,
-    texts: Annotated[
+    no_texts: Annotated[
         bool,
         typer.Option(
-            "--texts/--no-texts",
-            help="Take prompts' ends, answers and references along, or only their digests: "
+            "--no-texts",
+            help="Leave prompts' ends, answers and references out and keep digests of them: "
             "for corpora whose texts may not be published.",
         ),
-    ] = True,
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Store cells that another machine has scored; a cell with two results is shown and keeps its first."""
     from harness.store import merging
 
-    merged = merging.ingest(store, source, texts=texts)
+    merged = merging.ingest(store, source, texts=not no_texts)
     if as_json:
         print_rows(merged.conflicts, "ingest", True, title="")
     elif merged.conflicts:

@@ -156,6 +156,21 @@ def test_records_of_another_machine_are_taken_in_once(small_run: Path, tmp_path:
     )
 
 
+def test_a_store_taken_in_without_texts_has_the_same_scores_and_pages_without_documents(
+    small_run: Path, tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed.duckdb"
+    assert "32 new, 0 known already" in quench("ingest", small_run, "--no-texts", "--store", closed).stderr
+    assert (
+        quench("show", "--cells", "--store", closed, "--json").stdout
+        == quench("show", "--cells", "--store", small_run, "--json").stdout
+    )
+    quench("render", "--store", closed, "--out", tmp_path / "site")
+    assert (tmp_path / "site/submission/mini-npo-gdr-lora.html").is_file()
+    assert not list((tmp_path / "site").rglob("*-documents.html"))
+    assert "0 new, 32 known already, 0 in conflict" in quench("ingest", small_run, "--store", closed).stderr
+
+
 def test_a_job_that_fails_is_rows_with_a_reason_and_exit_code_1_while_the_rest_goes_on(tmp_path: Path) -> None:
     for name in ("mini-target-4bit", "mini-retrain", "mini-noop-lora"):
         shutil.copytree(SHIPPED / name, tmp_path / "submissions" / name)
