@@ -27,8 +27,12 @@ QUANTIZERS = ("reference,rtn-8bit-g64,bnb-int8,bnb-nf4,bnb-fp4,rtn-4bit-g64,rtn-
               "quanto-int4-g128,torchao-int4-g64,gguf-q4_0,rtn-3bit-g64")  # fmt: skip
 TARGET, RETRAIN = "smol-target", "smol-retrain"
 TOKENS, PROMPT, TEXTS = 256, 128, 16
-QUESTIONS = Path(__file__).with_name("general_questions.json")
-"""Questions of general knowledge, with answers: what the model knew before and should know afterwards."""
+QUESTIONS = Path(__file__).with_name("number_questions.json")
+"""What the pretrained model answers rightly and should answer afterwards.
+
+All answers are numbers: MUSE's prompt ends in a space, after which this model's
+tokenizer knows no word, but every digit.
+"""
 SHOWN = 5
 """The first of them are shown before every question and not asked."""
 EPOCHS, RATE, BATCH = 12, 1e-4, 4
@@ -44,9 +48,10 @@ class Entry:
     lora: str | None = None
 
 
+# 42 float32 steps destroy the model (NLL 40 on the forget texts); after 9 it has forgotten about as much as the adapter.
 _COMMON = ("batch_size=4", f"window={TOKENS}", "epochs=20", "retain_weight=1")
 ENTRIES = (
-    Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=42")),
+    Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=9")),
     Entry(name="smol-full-bf16",
           settings=(*_COMMON, "learning_rate=5e-5", "max_steps=42", "update_precision=bfloat16")),
     Entry(name="smol-lora", settings=(*_COMMON, "learning_rate=5e-4", "max_steps=12"), lora="r=16,alpha=32"),
