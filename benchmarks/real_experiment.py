@@ -48,7 +48,7 @@ class Entry:
     lora: str | None = None
 
 
-# 42 float32 steps destroy the model (NLL 40 on the forget texts); after 9 it has forgotten about as much as the adapter.
+# 42 float32 steps destroy the model (NLL 40 on the forget texts); 9 make it forget about as much as the adapter.
 _COMMON = ("batch_size=4", f"window={TOKENS}", "epochs=20", "retain_weight=1")
 ENTRIES = (
     Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=9")),
