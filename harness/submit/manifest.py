@@ -171,7 +171,10 @@ def load_all(directory: Path) -> dict[str, Submission]:
 
 def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[str]]:
     """Returns the submissions of a directory that can be read, the names of the others, and their faults."""
-    folders = sorted(path for path in directory.absolute().iterdir() if path.is_dir() and path.name[0] not in "._")
+    folders = sorted(
+        path for path in directory.absolute().iterdir()
+        if path.is_dir() and path.name[0] not in "._" and not _is_being_made(path)
+    )  # fmt: skip
     found: dict[str, Submission] = {}
     faults: list[str] = []
     broken = set()
@@ -183,6 +186,12 @@ def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[st
         else:
             found[submission.name] = submission
     return found, broken, faults
+
+
+def _is_being_made(folder: Path) -> bool:
+    """Returns whether a folder holds only what is hidden: the checkpoints of an entry whose training goes on or was cut."""
+    inside = [path.name for path in folder.iterdir()]
+    return bool(inside) and all(name.startswith(".") for name in inside)
 
 
 def beside(directory: Path) -> tuple[dict[str, Submission], set[str]]:

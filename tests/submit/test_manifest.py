@@ -277,6 +277,15 @@ def test_a_folder_without_a_manifest_is_a_fault_and_hidden_ones_are_not(add: Wri
                       "(docs/submitting.md shows it).",)  # fmt: skip
 
 
+def test_an_entry_whose_training_was_cut_off_stops_no_other(board: Path, controls: None) -> None:
+    known = set(manifest.load_all(board))
+    (board / "half-made" / ".checkpoints-0f5f82792c04c4e5").mkdir(parents=True)
+    assert set(manifest.load_all(board)) == known
+    (board / "half-made" / "weights").mkdir()
+    (fault,) = _faults(lambda: manifest.load_all(board))
+    assert "half-made/submission.yaml: there is no such file" in fault
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "there is no such folder" in _faults(lambda: manifest.load_all(tmp_path / "no"))[0]
 
