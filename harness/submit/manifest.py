@@ -189,7 +189,7 @@ def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[st
 
 
 def _is_being_made(folder: Path) -> bool:
-    """Returns whether a folder holds only what is hidden: the checkpoints of an entry whose training goes on or was cut."""
+    """Returns whether a folder holds hidden files only: checkpoints of an entry whose training goes on or was cut."""
     inside = [path.name for path in folder.iterdir()]
     return bool(inside) and all(name.startswith(".") for name in inside)
 
