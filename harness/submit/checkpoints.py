@@ -20,7 +20,7 @@ from harness.submit.merging import merge, write_once, write_rounded
 from harness.submit.tensor_files import DTYPE_NAMES, Tensor
 from harness.submit.weights import HUB, folder_digest, weights_digest
 
-__all__ = ["load_model", "load_tokenizer", "prepare", "weights_digest"]
+__all__ = ["load_tokenizer", "prepare", "weights_digest"]
 
 # Part of a merged checkpoint's name: raise it when merging changes.
 _MERGE_VERSION = 1
@@ -202,34 +202,6 @@ def _merged(submission: Submission, submissions: Mapping[str, Submission], cache
     scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions))
     digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])
     return merge(base, adapter, cache / "merged" / digest, dtype=dtype)
-
-
-def load_model(checkpoint: Checkpoint, *, device: str) -> Any:
-    """Returns the checkpoint's model in eval mode: float32 on a CPU, its own dtype elsewhere.
-
-    Raises:
-        UnsafeSubmissionError: The files lack weights that the model needs, or
-            hold some that it hasn't: it would be scored with random numbers.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    wrong = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise UnsafeSubmissionError(
-            f"{checkpoint.path}: weights and config.json don't belong together ({len(wrong)} tensors, first "
-            f"{wrong[0]}, are missing, too many or of another shape): save the whole model with save_pretrained."
-        )
-    return model.to(device).eval()
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

@@ -13,6 +13,7 @@ from hub_listing import listing
 from quantized_files import write_gptq
 
 from harness.errors import InputError, UnsafeSubmissionError
+from harness.quantize.dense import load_dense
 from harness.records import Checkpoint, Submission
 from harness.submit import checkpoints, intake, manifest, merging
 
@@ -63,7 +64,7 @@ def test_a_merged_adapter_computes_what_the_attached_one_does(
     checkpoint = _prepare(board, "entry", tmp_path / "cache")
     assert checkpoint.merged_from_adapter
     assert checkpoint.dtype == "bfloat16"
-    stored = checkpoints.load_model(checkpoint, device="cpu")
+    stored = load_dense(checkpoint, device="cpu")
     for name, weight in merged.state_dict().items():
         assert torch.equal(stored.state_dict()[name], weight.bfloat16().float()), name
 
@@ -138,7 +139,7 @@ def test_a_full_model_stays_where_it_is(
     assert not checkpoint.merged_from_adapter
     assert checkpoint.sha256 == checkpoints.weights_digest(manifest.load(folder))
     assert not (tmp_path / "cache").exists()
-    model = checkpoints.load_model(checkpoint, device="cpu")
+    model = load_dense(checkpoint, device="cpu")
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not model.training
 
@@ -194,7 +195,7 @@ def test_a_float32_model_is_rounded_once_to_bfloat16(
     assert Path(checkpoint.path).is_relative_to(tmp_path / "cache")
     assert checkpoint.tokenizer_path == str(folder / "model")
     assert not checkpoint.merged_from_adapter
-    stored = checkpoints.load_model(checkpoint, device="cpu").state_dict()
+    stored = load_dense(checkpoint, device="cpu").state_dict()
     assert all(torch.equal(stored[name], weight.bfloat16().float()) for name, weight in wide.state_dict().items())
     assert _prepare(board, "target", tmp_path / "cache") == checkpoint
 
@@ -210,7 +211,7 @@ def test_a_model_that_lacks_weights_is_not_filled_with_random_numbers(model_fold
         path=str(tmp_path / "model"), tokenizer_path="", dtype="bfloat16", sha256="", merged_from_adapter=False
     )
     with pytest.raises(UnsafeSubmissionError, match=r"1 tensors, first model\.norm\.weight"):
-        checkpoints.load_model(checkpoint, device="cpu")
+        load_dense(checkpoint, device="cpu")
 
 
 def _hub(monkeypatch: pytest.MonkeyPatch, source: Path) -> list[dict[str, Any]]:
@@ -238,7 +239,7 @@ def test_hub_weights_are_pinned_filtered_and_scanned_before_they_are_loaded(
     assert calls[0]["revision"] == COMMIT
     assert not any("bin" in pattern or pattern in ("*", "*.py") for pattern in calls[0]["allow_patterns"])
     assert Path(checkpoint.path).is_relative_to(tmp_path / "cache")
-    assert checkpoints.load_model(checkpoint, device="cpu") is not None
+    assert load_dense(checkpoint, device="cpu") is not None
     assert _prepare(board, "target", tmp_path / "cache") == checkpoint
     assert len(calls) == 1
 

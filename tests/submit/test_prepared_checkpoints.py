@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import InputError, QuantizationError
+from harness.quantize.dense import load_dense
 from harness.records import Checkpoint, Submission
 from harness.submit import checkpoints, intake, manifest, merging
 from harness.submit.weights import folder_digest, weight_files
@@ -270,14 +271,14 @@ def test_weights_that_the_config_does_not_describe_are_not_scored(
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
-    with pytest.raises(UnsafeSubmissionError, match=r"don't belong together \(1 tensors, first"):
-        checkpoints.load_model(_spoil(folder, change), device="cpu")
+    with pytest.raises(QuantizationError, match=r"don't belong together \(1 tensors, first"):
+        load_dense(_spoil(folder, change), device="cpu")
 
 
 def test_another_device_than_the_cpu_gets_the_checkpoint_s_own_dtype(model_folder: Path) -> None:
     checkpoint = Checkpoint(path=str(model_folder), tokenizer_path="", dtype="bfloat16", sha256="",
                             merged_from_adapter=False)  # fmt: skip
-    model = checkpoints.load_model(checkpoint, device="meta")
+    model = load_dense(checkpoint, device="meta")
     assert {(weight.dtype, weight.device.type) for weight in model.parameters()} == {(torch.bfloat16, "meta")}
 
 
