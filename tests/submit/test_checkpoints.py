@@ -12,7 +12,7 @@ import torch
 from hub_listing import listing
 from quantized_files import write_gptq
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import InputError, QuantizationError, UnsafeSubmissionError
 from harness.quantize.dense import load_dense
 from harness.records import Checkpoint, Submission
 from harness.submit import checkpoints, intake, manifest, merging
@@ -210,7 +210,7 @@ def test_a_model_that_lacks_weights_is_not_filled_with_random_numbers(model_fold
     checkpoint = Checkpoint(
         path=str(tmp_path / "model"), tokenizer_path="", dtype="bfloat16", sha256="", merged_from_adapter=False
     )
-    with pytest.raises(UnsafeSubmissionError, match=r"1 tensors, first model\.norm\.weight"):
+    with pytest.raises(QuantizationError, match=r"1 tensors, first model\.norm\.weight"):
         load_dense(checkpoint, device="cpu")
 
 
