@@ -9,7 +9,7 @@ SITE   ?= leaderboard/site
 BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all check format site board picture mini wheel sbom clean
+.PHONY: help demo test test-all coverage check format site board picture mini wheel sbom clean
 .PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,12 @@ $(VENV)/.browser: $(VENV)/.dev
 test-all: $(VENV)/.browser  ## run every test, the slow ones included
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+coverage: $(VENV)/.dev  ## which lines of the harness the tests reach: at least 90%, without those that need a card
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+
 check: $(VENV)/.dev  ## lint, format check and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,7 +74,13 @@ picture: $(VENV)/.score  ## draw the README's picture from results.duckdb
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini
 
-real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
+real-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+
+check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
 	$(BIN)/python benchmarks/real_check.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
 	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
@@ -76,7 +88,13 @@ real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-chec
 real-experiment: $(VENV)/.quantizers  ## what a real model forgets and gets back (an hour; resumable): make real-experiment DATA_DIR=...
 	$(BIN)/python -m benchmarks.real_experiment --data-dir $(or $(DATA_DIR),../shared/muse_news) $(REAL)
 
-nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
+nll-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+
+check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
 	$(BIN)/python benchmarks/quantizer_nll.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
@@ -88,7 +106,13 @@ run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
 	$(BIN)/python benchmarks/site.py $(BENCH)
 
-gpu-check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
+gpu-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+
+check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
 wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
