@@ -74,13 +74,7 @@ picture: $(VENV)/.score  ## draw the README's picture from results.duckdb
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini
 
-real-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
-	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report --skip-covered
-
-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
+real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
 	$(BIN)/python benchmarks/real_check.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
 	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
@@ -88,13 +82,7 @@ check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DAT
 real-experiment: $(VENV)/.quantizers  ## what a real model forgets and gets back (an hour; resumable): make real-experiment DATA_DIR=...
 	$(BIN)/python -m benchmarks.real_experiment --data-dir $(or $(DATA_DIR),../shared/muse_news) $(REAL)
 
-nll-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
-	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report --skip-covered
-
-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
+nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
 	$(BIN)/python benchmarks/quantizer_nll.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
@@ -106,13 +94,7 @@ run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
 	$(BIN)/python benchmarks/site.py $(BENCH)
 
-gpu-coverage: $(VENV)/.browser  ## which lines of the harness the tests reach: at least 90%, without those that need a card
-	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report --skip-covered
-
-check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
+gpu-check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
 	$(BIN)/python benchmarks/gpu_check.py $(GPU)
 
 wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
