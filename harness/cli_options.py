@@ -36,7 +36,7 @@ QuantizersOption = Annotated[
     str | None, typer.Option("--quantizers", help="Names, separated by commas; see `quench backends`.")
 ]
 TasksOption = Annotated[str | None, typer.Option("--tasks", help="Task or group names, separated by commas.")]
-CorpusOption = Annotated[str | None, typer.Option("--corpus", help="Only this corpus: mini, news or books.")]
+CorpusOption = Annotated[str | None, typer.Option("--corpus", help="Only this corpus, e.g. mini, news or books.")]
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the corpus in MUSE's local form, instead of the hub.")
 ]

@@ -37,7 +37,7 @@ def init(
         str | None, typer.Option("--weights", help="A folder inside FOLDER, or hf://owner/name. [default: found]")
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="The unlearning method, e.g. NPO+GDR.")] = None,
-    corpus: Annotated[str | None, typer.Option("--corpus", help="mini, news or books.")] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", help="Its corpus, e.g. mini, news or books.")] = None,
     kind: Annotated[
         str | None, typer.Option("--kind", help="full_model, lora_adapter or quantized_checkpoint. [default: found]")
     ] = None,

@@ -88,8 +88,17 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writerow(keys)
     for row in rows:
         values = (row.get(key) for key in keys)
-        writer.writerow(["; ".join(map(str, value)) if isinstance(value, list) else value for value in values])
+        told = ("; ".join(map(str, value)) if isinstance(value, list) else value for value in values)
+        writer.writerow([_no_formula(value) if isinstance(value, str) else value for value in told])
     return out.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Returns a text that no spreadsheet calculates: a stranger's title may begin as a formula does.
+
+    Source: OWASP, "CSV Injection" (a single quote before ``= + - @``, tab and line break).
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _markdown(header: Sequence[str], body: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:

@@ -26,6 +26,15 @@ def test_csv_holds_every_key_with_unrounded_numbers() -> None:
     assert (found[1]["score"], found[0]["empty"]) == ("", "")
 
 
+@pytest.mark.parametrize("title", ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(A1)", "\t=1", "\n=1"])
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers(title: str) -> None:
+    rows = [{"title": title, "flags": [title, "b"], "score": -0.5, "note": "a=1", "none": None}]
+    (found,) = csv.DictReader(io.StringIO(table_formats.text_table(rows, "csv")))
+    assert found == {
+        "title": f"'{title}", "flags": f"'{title}; b", "score": "-0.5", "note": "a=1", "none": "",
+    }  # fmt: skip
+
+
 def test_csv_keeps_commas_quotes_and_line_ends_inside_a_field() -> None:
     odd = 'x, "y"\nz'
     (found,) = csv.DictReader(io.StringIO(table_formats.text_table([{"a": odd, "b": 1}], "csv")))
