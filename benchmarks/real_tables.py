@@ -1,0 +1,132 @@
+"""Writes what the store of ``make real-experiment`` says into docs/survival.md: scores, verdicts, survival.
+
+Usage: ``python -m benchmarks.real_tables --store build/smol/smol.duckdb``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
+from harness.publish import ranking
+from harness.publish.board import Board, QuantizerResult
+from harness.publish.statistics import Estimate
+from harness.quantize.survival import summarize
+from harness.store.store import Store
+
+START, END = "<!-- smol: made by benchmarks/real_tables.py -->", "<!-- /smol -->"
+
+KNOWN: Mapping[str, Mapping[str, float]] = {
+    "smol-full-bf16": {
+        "rtn-8bit-g64": 1.00, "bnb-nf4": 0.29, "bnb-fp4": 0.20, "rtn-4bit-g64": 0.10, "rtn-4bit-row": 0.04,
+        "rtn-3bit-g64": 0.01,
+    },
+    "smol-lora": {
+        "rtn-8bit-g64": 1.00, "bnb-nf4": 1.00, "bnb-fp4": 0.98, "rtn-4bit-g64": 1.00, "rtn-4bit-row": 1.00,
+        "rtn-3bit-g64": 1.00,
+    },
+}  # fmt: skip
+"""Survival ratios of one earlier run of this experiment, by a script of its own: one seed, before Quench."""
+
+
+def results(board: Board) -> dict[str, Mapping[str, QuantizerResult]]:
+    """Returns the results of entries and controls by quantizer."""
+    return {row.submission.name: row.by_quantizer for row in (*board.controls, *board.rows)}
+
+
+def survival_ratio(result: QuantizerResult | None) -> float | None:
+    """Returns the survival ratio over all layers, None where there is none."""
+    cell = next(iter(result.cells.values()), None) if result else None
+    pooled = summarize(cell.survival) if cell else None
+    return pooled.survival_ratio if pooled else None
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def text(board: Board, seeds: Sequence[int]) -> str:
+    """Returns the three tables of one store: scores, verdicts, survival."""
+    found = results(board)
+    names = [name for name in QUANTIZERS.split(",") if any(name in known for known in found.values())]
+    ways = [entry.name for entry in ENTRIES]
+
+    def both(way: str, name: str, say: Callable[[QuantizerResult], str]) -> str:
+        told = [found.get(f"{way}-s{seed}", {}).get(name) for seed in seeds]
+        return "; ".join("-" if one is None else say(one) for one in told)
+
+    heads = ["quantizer", *(way.removeprefix("smol-") for way in ways)]
+    scores = [
+        [name, *(_scores(found.get(control, {}).get(name)) for control in (TARGET, RETRAIN)),
+         *(both(way, name, _scores) for way in ways)]
+        for name in names
+    ]  # fmt: skip
+    verdicts = [[name, *(both(way, name, _verdict) for way in ways)] for name in names if name != "reference"]
+    lives = [[name, *(both(way, name, _ratio) for way in ways), _known(name)] for name in names if name != "reference"]
+    return "\n\n".join((
+        "VerbMem x 100, mean loss of the true continuation in nats, and utility x 100 (seed 0; seed 1):",
+        table([heads[0], "target", "retrain", *heads[1:]], scores),
+        "Recovery of the remaining share with its 95% interval, and the verdict (seed 0; seed 1):",
+        table(heads, verdicts),
+        "Survival ratio (seed 0; seed 1):",
+        table([*heads, "one earlier run, full-bf16; lora"], lives),
+    ))  # fmt: skip
+
+
+def _scores(result: QuantizerResult | None) -> str:
+    if result is None:
+        return "-"
+    said = [_times_100(result, metric) for metric in ("verbmem_f", "knowmem_r")]
+    cell = result.cells.get("verbmem_f")
+    losses = [score.value for score in cell.scores if score.metric == "reference_nll"] if cell else []
+    said.insert(1, f"{losses[0]:.2f}" if losses and losses[0] is not None else "-")
+    return " / ".join(said)
+
+
+def _times_100(result: QuantizerResult, metric: str) -> str:
+    return f"{100 * result.metrics[metric].score.value:.0f}" if metric in result.metrics else "-"
+
+
+def _verdict(result: QuantizerResult) -> str:
+    metric = result.metrics.get("verbmem_f")
+    back = metric.recovery if metric else None
+    return f"{_estimate(back)} {result.verdict.word}".strip()
+
+
+def _estimate(one: Estimate | None) -> str:
+    if one is None:
+        return ""
+    ends = "" if one.low is None or one.high is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+    return f"{one.value:+.2f}{ends}"
+
+
+def _ratio(result: QuantizerResult) -> str:
+    ratio = survival_ratio(result)
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _known(name: str) -> str:
+    told = [KNOWN[way].get(name) for way in ("smol-full-bf16", "smol-lora")]
+    return "; ".join("-" if one is None else f"{one:.2f}" for one in told)
+
+
+def main() -> None:
+    """Replaces the text between the two marks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("results.duckdb"))
+    parser.add_argument("--page", type=Path, default=Path("docs/survival.md"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    arguments = parser.parse_args()
+    with Store.open(arguments.store, read_only=True) as opened:
+        board = ranking.rank(opened.cells(with_documents=True), "smol")
+    before, rest = arguments.page.read_text(encoding="utf-8").split(START)
+    made = f"{before}{START}\n{text(board, arguments.seeds)}\n{END}{rest.split(END)[1]}"
+    arguments.page.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
