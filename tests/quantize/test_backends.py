@@ -58,10 +58,15 @@ _OVERHEAD: dict[str, Callable[[QuantizerSpec], float]] = {
 }
 
 
-def _cases(presets: list[str]) -> list[Any]:
-    """Every preset on every shape; those that calibrate take seconds to minutes each, so they are slow."""
+def _cases(presets: list[str], *, briefly: bool = False) -> list[Any]:
+    """Every preset on every shape; slow are those that calibrate and, ``briefly``, every shape but the first."""
     return [
-        pytest.param(preset, shape, id=f"{preset}-{shape}", marks=[pytest.mark.slow] if preset in CALIBRATED else [])
+        pytest.param(
+            preset,
+            shape,
+            id=f"{preset}-{shape}",
+            marks=[pytest.mark.slow] if preset in CALIBRATED or (briefly and shape != SHAPES[0]) else [],
+        )
         for preset in presets
         for shape in (*SHAPES, *(["even256"] if preset in K_QUANTS else []))
     ]
@@ -104,7 +109,8 @@ def _or_refusal(made: Callable[..., QuantizedModel], preset: str, shape: str) ->
     pytest.skip(f"{preset} has no place for this shape and says so")
 
 
-@pytest.mark.parametrize(("preset", "shape"), _cases(PRESETS))
+# The same steps at every shape: a second one is worth minutes in the long run only.
+@pytest.mark.parametrize(("preset", "shape"), _cases(PRESETS, briefly=True))
 def test_quantizing_leaves_the_checkpoint_alone_and_is_the_same_twice(
     preset: str, shape: str, checkpoint_of: Callable[[str], Checkpoint], made: Callable[..., QuantizedModel]
 ) -> None:
