@@ -9,7 +9,7 @@ import altair as alt
 
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.drawing import BAND, COLOURS, FAINT, GOOD, INK, MUTED, Drawing, spread
-from harness.publish.rules import FORGET_METRICS, PHI, TAU, UTILITY, UTILITY_GATE
+from harness.publish.rules import PHI, TAU, UTILITY, UTILITY_GATE
 from harness.score.metrics import METRICS
 
 STRONG = 8
@@ -48,8 +48,8 @@ def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
     draw = Drawing()
     panels = [
         panel
-        for number, metric in enumerate(FORGET_METRICS)
-        if (panel := _panel(draw, board, metric, narrow=narrow, named=narrow or number == len(FORGET_METRICS) - 1))
+        for metric in board.forget_metrics
+        if (panel := _panel(draw, board, metric, narrow=narrow, named=narrow or metric == board.forget_metrics[-1]))
     ]
     if not panels:
         return None

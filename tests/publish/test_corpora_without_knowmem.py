@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.publish import pages, ranking
+from harness.publish import pages, plots, ranking
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.rules import FORGET_METRICS
 from harness.records import CellResult
@@ -74,6 +74,16 @@ def test_a_corpus_that_has_both_is_not_judged_by_one_of_them(page_cells: list[Ce
 def test_a_corpus_that_is_not_known_here_is_judged_by_both(page_cells: list[CellResult]) -> None:
     cells = [replace(cell, corpus="elsewhere") for cell in page_cells]
     assert ranking.rank(cells, "elsewhere").forget_metrics == FORGET_METRICS
+
+
+def test_the_only_panel_of_the_curves_names_its_entries(smol: Board) -> None:
+    drawn = plots.remaining_curves(smol)
+    assert drawn is not None
+    assert "VerbMem" in drawn
+    assert "KnowMem" not in drawn
+    for name in entries(smol):
+        if "limited" not in name:
+            assert name in drawn, name
 
 
 def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list[CellResult], tmp_path: Path) -> None:
