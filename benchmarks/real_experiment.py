@@ -48,10 +48,10 @@ class Entry:
     lora: str | None = None
 
 
-# 42 float32 steps destroy the model (NLL 40 on the forget texts); 13 make it forget about as much as the adapter.
 # A window is a text and its end: none goes over two articles, as the target was trained.
 _COMMON = ("batch_size=4", f"window={TOKENS + 1}", "epochs=20", "retain_weight=1")
 ENTRIES = (
+    # 42 float32 steps destroy the model (NLL 40 on the forget texts); 13 make it forget about as much as the adapter.
     Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=13")),
     Entry(name="smol-full-bf16",
           settings=(*_COMMON, "learning_rate=5e-5", "max_steps=42", "update_precision=bfloat16")),

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
-from harness.publish import ranking
+from harness.publish import page_text, ranking
 from harness.publish.board import Board, QuantizerResult
-from harness.publish.statistics import Estimate
+from harness.publish.statistics import stored_value
 from harness.quantize.survival import summarize
 from harness.store.store import Store
 
@@ -36,9 +36,9 @@ def results(board: Board) -> dict[str, Mapping[str, QuantizerResult]]:
     return {row.submission.name: row.by_quantizer for row in (*board.controls, *board.rows)}
 
 
-def survival_ratio(result: QuantizerResult | None) -> float | None:
+def survival_ratio(result: QuantizerResult) -> float | None:
     """Returns the survival ratio over all layers, None where there is none."""
-    cell = next(iter(result.cells.values()), None) if result else None
+    cell = next(iter(result.cells.values()), None)
     pooled = summarize(cell.survival) if cell else None
     return pooled.survival_ratio if pooled else None
 
@@ -80,11 +80,9 @@ def text(board: Board, seeds: Sequence[int]) -> str:
 def _scores(result: QuantizerResult | None) -> str:
     if result is None:
         return "-"
-    said = [_times_100(result, metric) for metric in ("verbmem_f", "knowmem_r")]
     cell = result.cells.get("verbmem_f")
-    losses = [score.value for score in cell.scores if score.metric == "reference_nll"] if cell else []
-    said.insert(1, f"{losses[0]:.2f}" if losses and losses[0] is not None else "-")
-    return " / ".join(said)
+    loss = stored_value(cell, "reference_nll") if cell else None
+    return " / ".join((_times_100(result, "verbmem_f"), _two_digits(loss), _times_100(result, "knowmem_r")))
 
 
 def _times_100(result: QuantizerResult, metric: str) -> str:
@@ -94,24 +92,21 @@ def _times_100(result: QuantizerResult, metric: str) -> str:
 def _verdict(result: QuantizerResult) -> str:
     metric = result.metrics.get("verbmem_f")
     back = metric.recovery if metric else None
-    return f"{_estimate(back)} {result.verdict.word}".strip()
-
-
-def _estimate(one: Estimate | None) -> str:
-    if one is None:
-        return ""
-    ends = "" if one.low is None or one.high is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
-    return f"{one.value:+.2f}{ends}"
+    return (
+        f"{page_text.signed(back.value)} {page_text.ends(back)} {result.verdict.word}" if back else result.verdict.word
+    )
 
 
 def _ratio(result: QuantizerResult) -> str:
-    ratio = survival_ratio(result)
-    return "-" if ratio is None else f"{ratio:.2f}"
+    return _two_digits(survival_ratio(result))
 
 
 def _known(name: str) -> str:
-    told = [KNOWN[way].get(name) for way in ("smol-full-bf16", "smol-lora")]
-    return "; ".join("-" if one is None else f"{one:.2f}" for one in told)
+    return "; ".join(_two_digits(KNOWN[way].get(name)) for way in ("smol-full-bf16", "smol-lora"))
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def main() -> None:

@@ -171,15 +171,23 @@ class Measurements:
         return (*self.forget_metrics, UTILITY, *((PRIVACY,) if both else ()))
 
 
+def corpus_facts(name: str) -> corpora.Corpus | None:
+    """Returns what is known of a corpus here; None where a store comes from elsewhere."""
+    try:
+        return corpora.load_corpus(name)
+    except QuenchError:
+        return None
+
+
 def _forget_metrics(corpus: str, measured: Iterable[str]) -> tuple[str, ...]:
     """Returns those of ``FORGET_METRICS`` that a corpus has a task for; all where it isn't known here or has none.
 
     One that was measured all the same counts too: a corpus may have lost a task since.
     """
-    try:
-        asked = {corpora.metric_of(task) for task in corpora.load_corpus(corpus).tasks}
-    except QuenchError:
+    facts = corpus_facts(corpus)
+    if facts is None:
         return FORGET_METRICS
+    asked = {corpora.metric_of(task) for task in facts.tasks}
     return tuple(metric for metric in FORGET_METRICS if metric in asked.union(measured)) or FORGET_METRICS
 
 

@@ -21,7 +21,7 @@ import jinja2
 import rjsmin
 
 from harness import provenance
-from harness.errors import InputError, QuenchError, StoreError
+from harness.errors import InputError, StoreError
 from harness.paths import content_dir
 from harness.publish import (
     cells_page,
@@ -43,9 +43,9 @@ from harness.publish import (
 )
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.headline import KINDS
+from harness.publish.measurements import corpus_facts
 from harness.publish.release import Release
 from harness.records import CellResult
-from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store import collector
 from harness.store.store import Store
@@ -183,14 +183,6 @@ def environment() -> jinja2.Environment:
         excerpt_length=page_text.EXCERPT,
     )
     return made
-
-
-def corpus_facts(name: str) -> corpora.Corpus | None:
-    """Returns what is known of a corpus here; None where a store comes from elsewhere."""
-    try:
-        return corpora.load_corpus(name)
-    except QuenchError:
-        return None
 
 
 def _ordered_corpora(cells: Sequence[CellResult]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import InputError, StoreError
-from harness.publish import documents, pages
+from harness.publish import documents, measurements, pages
 from harness.publish.board import Board
 from harness.publish.page_text import number
 from harness.publish.rules import RULES
@@ -161,7 +161,7 @@ def test_the_legend_says_the_exact_rule(parsed: dict[str, Page]) -> None:
 
 
 def test_the_honest_label_of_the_corpus_stands_on_the_first_page(parsed: dict[str, Page]) -> None:
-    facts = pages.corpus_facts("mini")
+    facts = measurements.corpus_facts("mini")
     assert facts is not None
     assert " ".join(facts.label.split()) in parsed["index.html"].text
     assert parsed["index.html"].text.index(facts.label[:40]) < parsed["index.html"].text.index("Ranking at")

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from harness import cli
+from harness.mini import models
 from harness.unlearn import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,10 +38,8 @@ LARGEST_DIFFERENCE = 2e-4
 def _as_built(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, as the demo's build has: the order of additions decides the last bits."""
     monkeypatch.chdir(ROOT)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with models._one_thread():
+        yield
 
 
 def stated(folder: Path) -> dict[str, Any]:
