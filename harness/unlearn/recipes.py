@@ -25,6 +25,7 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 ForgetLoss = Literal["ga", "npo"]
 RetainLoss = Literal["none", "gdr", "klr"]
 Precision = Literal["float32", "bfloat16"]
+TextEnd = Literal["eos", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Recipe:
         max_steps: Stops after this many steps; 0 means after ``epochs``.
         batch_size: Forget windows a step; as many retain windows come along.
         window: Tokens per window, at most.
+        text_end: What follows each text: the tokenizer's end token, or
+            ``none`` for texts that are cut out of longer ones.
         update_precision: ``float32``, or ``bfloat16``: every trained parameter
             is rounded to bfloat16 after each step.
         source: Where the settings come from; has no part in the training.
@@ -68,6 +71,7 @@ class Recipe:
     max_steps: int = 0
     batch_size: int = 4
     window: int = 2048
+    text_end: TextEnd = "eos"
     update_precision: Precision = "float32"
     source: str = ""
 
@@ -85,7 +89,12 @@ class Recipe:
     @property
     def digest(self) -> str:
         """Digest of every setting that moves a weight."""
-        return sha256_json({key: value for key, value in dataclasses.asdict(self).items() if key not in _TEXTS})
+        return sha256_json({key: value for key, value in self.stated().items() if key not in _TEXTS})
+
+    def stated(self) -> dict[str, Any]:
+        """Returns all settings but those that came later and are left at what was done before them."""
+        unset = {key for key, default in _LATER.items() if getattr(self, key) == default}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unset}
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings that had a part in it, for ``hyperparameters`` of a manifest."""
@@ -98,16 +107,17 @@ class Recipe:
             unused |= {"lora_rank", "lora_alpha", "lora_dropout"}
         if not self.max_steps:
             unused.add("max_steps")
-        if not self.source:
-            unused.add("source")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unused}
+        return {key: value for key, value in self.stated().items() if key not in unused}
 
 
 _TEXTS = ("name", "source")
+# Left out at their defaults: logs, manifests and digests from before them stay as they are.
+_LATER: Mapping[str, str] = {"source": "", "text_end": "eos"}
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "forget_loss": get_args(ForgetLoss),
     "retain_loss": get_args(RetainLoss),
     "update_precision": get_args(Precision),
+    "text_end": get_args(TextEnd),
 }
 _FIELDS: Mapping[str, str] = {
     field.name: str(field.type) for field in dataclasses.fields(Recipe) if field.name != "name"

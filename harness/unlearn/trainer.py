@@ -49,8 +49,7 @@ class TrainingLog:
     def save(self, path: Path) -> None:
         """Writes the log as JSON; a number that is not finite becomes null, which JSON can say."""
         value = {key: item for key, item in dataclasses.asdict(self).items() if key not in ("seconds", "steps")}
-        if not self.recipe.source:
-            del value["recipe"]["source"]
+        value["recipe"] = self.recipe.stated()
         value["steps"] = [
             {
                 "step": step.step,
@@ -102,8 +101,9 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: give a new one for the unlearned weights.")
     vocabulary = AutoTokenizer.from_pretrained(existing_folder(tokenizer, "tokenizer"), trust_remote_code=False)
-    forget = text_windows(forget_texts, vocabulary, recipe.window)
-    retain = text_windows(retain_texts, vocabulary, recipe.window) if recipe.retain_loss != "none" else []
+    window, end = recipe.window, recipe.text_end == "eos"
+    forget = text_windows(forget_texts, vocabulary, window, end=end)
+    retain = text_windows(retain_texts, vocabulary, window, end=end) if recipe.retain_loss != "none" else []
     model, stored_dtype = load_dense(base, device)
     if recipe.lora_rank:
         model = with_adapters(

@@ -12,11 +12,11 @@ from harness.unlearn.losses import IGNORED
 Window = dict[str, Any]
 
 
-def text_windows(texts: Sequence[str], tokenizer: Any, window: int) -> list[Window]:
+def text_windows(texts: Sequence[str], tokenizer: Any, window: int, *, end: bool = True) -> list[Window]:
     """Returns windows of at most ``window`` tokens over all texts in order.
 
     The stream is ``[BOS] text EOS`` for each text (no BOS where the tokenizer
-    adds none, no EOS where it has none), cut without gaps. The last window may
+    adds none, no EOS where it has none or ``end`` is false), cut without gaps. The last window may
     be shorter: it is padded on the right to the others' length, with labels
     -100 and attention 0 there. A single token at the end, which nothing
     predicts, is left out.
@@ -30,11 +30,11 @@ def text_windows(texts: Sequence[str], tokenizer: Any, window: int) -> list[Wind
     """
     import torch
 
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     stream: list[int] = []
     # One by one: a whole corpus at once trips the tokenizer's length warning.
     for text in texts:
-        stream += tokenizer(text, truncation=False, verbose=False)["input_ids"] + end
+        stream += tokenizer(text, truncation=False, verbose=False)["input_ids"] + last
     if len(stream) < 2:
         raise InputError("There is no text to train on: give at least one text that is not empty.")
     size = min(window, len(stream))

@@ -109,6 +109,18 @@ def test_the_retain_weight_is_in_the_loss(small_model, tmp_path, texts):
     assert losses["loss"] == pytest.approx(losses["forget"] + 3 * losses["retain"], rel=1e-6)
 
 
+def test_pieces_are_trained_without_end_tokens_and_the_log_and_the_manifest_s_settings_say_so(
+    small_model, tmp_path, texts
+):
+    whole = run(small_model, tmp_path / "whole", texts, "ga_gdr", window=4)
+    pieces = run(small_model, tmp_path / "pieces", texts, "ga_gdr", window=4, text_end="none")
+    assert pieces.steps[0].losses != whole.steps[0].losses
+    assert pieces.recipe.settings()["text_end"] == "none"
+    assert json.loads((tmp_path / "pieces" / LOG_FILE).read_text())["recipe"]["text_end"] == "none"
+    assert "text_end" not in json.loads((tmp_path / "whole" / LOG_FILE).read_text())["recipe"]
+    assert pieces.recipe.digest != whole.recipe.digest
+
+
 def test_gradient_ascent_makes_the_forget_text_less_likely(small_model, tmp_path, texts):
     steps = run(small_model, tmp_path / "out", texts, "ga", batch_size=64, max_steps=6).steps
     assert steps[-1].losses["forget"] < steps[0].losses["forget"]

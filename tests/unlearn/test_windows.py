@@ -59,6 +59,11 @@ def test_a_tokenizer_without_bos_eos_or_pad_is_taken_as_it_is():
     assert stream_of(windows) == list(map(ord, "abcde"))
 
 
+def test_pieces_of_longer_texts_follow_each_other_without_an_end():
+    windows = text_windows(["abc", "def"], LetterTokenizer(bos=False), 3, end=False)
+    assert [item["input_ids"].tolist() for item in windows] == [[*map(ord, "abc")], [*map(ord, "def")]]
+
+
 @pytest.mark.parametrize("texts", [[], [""]])
 def test_no_text_is_an_input_error(texts):
     with pytest.raises(InputError, match="no text"):
