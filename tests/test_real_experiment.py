@@ -83,7 +83,7 @@ def test_the_three_ways_differ_in_what_is_trained_and_how_it_is_rounded() -> Non
         )
         found[entry.name] = (recipe.parameters, recipe.update_precision, recipe.max_steps)
     assert found == {
-        "smol-full-float32": ("full", "float32", 13),
+        "smol-full-float32": ("full", "float32", 15),
         "smol-full-bf16": ("full", "bfloat16", 42),
         "smol-lora": ("LoRA", "float32", 12),
     }
