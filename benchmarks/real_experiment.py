@@ -56,7 +56,7 @@ ENTRIES = (
     Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=15")),
     Entry(name="smol-full-bf16",
           settings=(*_COMMON, "learning_rate=5e-5", "max_steps=42", "update_precision=bfloat16")),
-    Entry(name="smol-lora", settings=(*_COMMON, "learning_rate=5e-4", "max_steps=12"), lora="r=16,alpha=32"),
+    Entry(name="smol-lora", settings=(*_COMMON, "learning_rate=5e-4", "max_steps=15"), lora="r=16,alpha=32"),
 )  # fmt: skip
 
 
