@@ -69,7 +69,8 @@ def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: boo
     strong = _hex(board)
     labels = [f"{bits} bit" for bits in board.widths]
     x = alt.X("width:O", sort=labels, scale=alt.Scale(domain=labels), title=None, axis=alt.Axis(labelAngle=0))
-    ticks = alt.Axis(values=[0, 0.5, 1], format=".2~f", labels=narrow or not named)
+    alone = len(board.forget_metrics) == 1
+    ticks = alt.Axis(values=[0, 0.5, 1], format=".2~f", labels=narrow or alone or not named)
     y = alt.Y("value:Q", scale=alt.Scale(domain=[_BOTTOM, _TOP]), title=None, axis=ticks)
     colour = alt.Color("entry:N", scale=alt.Scale(domain=list(strong), range=list(strong.values())), legend=None)
     mine = [point for point in known if point["entry"] in strong]
@@ -95,7 +96,7 @@ def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: boo
     if named:
         layers += _end_labels(draw, board, mine, x, colour, 9.5 if narrow else 10.5, 19 if narrow else 15)
     layers += _band_names(draw, labels, x, narrow)
-    size = (185, 190) if narrow else (236, 300)
+    size = (185, 190) if narrow else (490 if alone else 236, 300)
     heading = alt.Title(METRICS[metric].label, anchor="start", fontSize=12, fontWeight=600, color=INK)
     return alt.layer(*layers).properties(width=size[0], height=size[1], title=heading)
 

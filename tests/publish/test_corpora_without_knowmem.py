@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_the_only_panel_of_the_curves_names_its_entries(smol: Board) -> None:
     for name in entries(smol):
         if "limited" not in name:
             assert name in drawn, name
+
+
+def test_the_only_panel_is_as_wide_as_two_and_its_axis_has_numbers(smol: Board, page_cells: list[CellResult]) -> None:
+    """A page stretches the drawing to its column: a narrow one would come out with letters twice the size."""
+    alone, both = (str(plots.remaining_curves(board)) for board in (smol, ranking.rank(page_cells, "mini")))
+    width, height = (float(size) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)', alone)[0])
+    wide, high = (float(size) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)', both)[0])
+    assert width / height == pytest.approx(wide / high, rel=0.1)
+    assert ">0.5<" in alone
 
 
 def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list[CellResult], tmp_path: Path) -> None:
