@@ -52,7 +52,7 @@ class Entry:
 # have taken most of the gradient: it is the one token that is not known by heart.
 _COMMON = ("batch_size=4", f"window={TOKENS}", "text_end=none", "epochs=20", "retain_weight=1")
 ENTRIES = (
-    # 42 float32 steps destroy the model (loss of 40 on the forget texts); 15 make it forget about as much as the adapter.
+    # 42 float32 steps destroy the model (a loss of 40 on the forget texts); 15 make it forget as much as the adapter.
     Entry(name="smol-full-float32", settings=(*_COMMON, "learning_rate=5e-5", "max_steps=15")),
     Entry(name="smol-full-bf16",
           settings=(*_COMMON, "learning_rate=5e-5", "max_steps=42", "update_precision=bfloat16")),

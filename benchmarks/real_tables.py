@@ -1,4 +1,4 @@
-"""Writes what the store of ``make real-experiment`` says into docs/survival.md: scores, verdicts, survival.
+"""Writes what the store of ``make real-experiment`` says into docs/survival.md: scores, losses, verdicts, survival.
 
 Usage: ``python -m benchmarks.real_tables --store build/smol/smol.duckdb``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
@@ -50,7 +51,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def text(board: Board, seeds: Sequence[int]) -> str:
-    """Returns the three tables of one store: scores, verdicts, survival."""
+    """Returns the four tables of one store: scores, losses beside the target's, verdicts, survival."""
     found = results(board)
     names = [name for name in QUANTIZERS.split(",") if any(name in known for known in found.values())]
     ways = [entry.name for entry in ENTRIES]
@@ -65,11 +66,16 @@ def text(board: Board, seeds: Sequence[int]) -> str:
          *(both(way, name, _scores) for way in ways)]
         for name in names
     ]  # fmt: skip
+    above = [
+        [name, *(both(way, name, partial(_above, target=found[TARGET].get(name))) for way in ways)] for name in names
+    ]  # fmt: skip
     verdicts = [[name, *(both(way, name, _verdict) for way in ways)] for name in names if name != "reference"]
     lives = [[name, *(both(way, name, _ratio) for way in ways), _known(name)] for name in names if name != "reference"]
     return "\n\n".join((
         "VerbMem x 100, mean loss of the true continuation in nats, and utility x 100 (seed 0; seed 1):",
         table([heads[0], "target", "retrain", *heads[1:]], scores),
+        "That loss above the target's under the same quantizer, in nats (seed 0; seed 1):",
+        table(heads, above),
         "Recovery of the remaining share with its 95% interval, and the verdict (seed 0; seed 1):",
         table(heads, verdicts),
         "Survival ratio (seed 0; seed 1):",
@@ -80,9 +86,17 @@ def text(board: Board, seeds: Sequence[int]) -> str:
 def _scores(result: QuantizerResult | None) -> str:
     if result is None:
         return "-"
+    return " / ".join((_times_100(result, "verbmem_f"), _two_digits(_loss(result)), _times_100(result, "knowmem_r")))
+
+
+def _loss(result: QuantizerResult) -> float | None:
     cell = result.cells.get("verbmem_f")
-    loss = stored_value(cell, "reference_nll") if cell else None
-    return " / ".join((_times_100(result, "verbmem_f"), _two_digits(loss), _times_100(result, "knowmem_r")))
+    return stored_value(cell, "reference_nll") if cell else None
+
+
+def _above(result: QuantizerResult, target: QuantizerResult | None) -> str:
+    ours, known = _loss(result), _loss(target) if target else None
+    return "-" if ours is None or known is None else page_text.signed(ours - known)
 
 
 def _times_100(result: QuantizerResult, metric: str) -> str:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import real_experiment
+from benchmarks import real_experiment, real_tables, zero_level
 from harness import paths
+from harness.publish import ranking
+from harness.publish.board import Board
 from harness.score import corpora
+from harness.store.store import Store
+from harness.store.withholding import is_withheld
 from harness.submit import manifest
 from harness.unlearn.from_target import recipe_from_options
+
+ROOT = Path(__file__).parents[1]
 
 BASE = paths.content_dir("submissions") / "mini-target-plain" / "weights"
 
@@ -110,3 +116,64 @@ def test_the_corpus_ships_no_text_and_takes_its_reference_from_the_retrain_contr
     corpus = corpora.load_corpus("smol")
     assert corpus.reference_auc is None
     assert list(corpus.folder.rglob("*.json")) == [corpus.folder / "corpus.json"]
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    """The corpus as the committed store has it."""
+    with Store.open(ROOT / "results.duckdb", read_only=True) as opened:
+        return ranking.rank(opened.cells(with_documents=True), "smol")
+
+
+def test_the_page_s_tables_are_those_of_the_store(board: Board) -> None:
+    page = (ROOT / "docs" / "survival.md").read_text(encoding="utf-8")
+    told = page.split(real_tables.START)[1].split(real_tables.END)[0].strip()
+    assert told == real_tables.text(board, (0, 1))
+
+
+def test_survival_is_within_a_fifth_of_the_earlier_run_where_that_had_two_digits(board: Board) -> None:
+    """Its figures are known to half a hundredth: that much more or less is the same figure."""
+    found = real_tables.results(board)
+    for way, known in real_tables.KNOWN.items():
+        for seed in (0, 1):
+            for quantizer, ratio in known.items():
+                ours = real_tables.survival_ratio(found[f"{way}-s{seed}"][quantizer])
+                assert ours == pytest.approx(ratio, rel=0.2, abs=0.005), (way, seed, quantizer)
+
+
+def test_no_text_is_committed_and_no_word_of_an_answer(board: Board) -> None:
+    rows = (*board.controls, *board.rows)
+    cells = [cell for row in rows for result in row.by_quantizer.values() for cell in result.cells.values()]
+    documents = [document for cell in cells for document in cell.documents]
+    assert documents
+    assert all(is_withheld(document) or not document.response for document in documents)
+    assert not any(document.reference_excerpt or document.prompt_excerpt for document in documents)
+
+
+def test_small_weights_move_in_vain_where_a_level_lies_on_zero_and_not_where_none_does() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    target = torch.randn(64, 512)
+    all_move = 2e-3 * torch.randn(64, 512)
+    small_move = torch.where(target.abs() < 0.1, all_move, torch.zeros(()))
+    found = {}
+    for name, update in (("all", all_move), ("small", small_move)):
+        for level_on_zero in (True, False):
+            left, whole = zero_level.products(target, target + update, level_on_zero=level_on_zero)
+            found[name, level_on_zero] = left / whole
+    assert abs(found["small", True]) < 0.05
+    assert min(found["small", False], found["all", True], found["all", False]) > 0.5
+
+
+def test_rounding_to_levels_gives_each_group_at_most_16_of_them_and_zero_where_a_level_lies_there() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    weight = torch.randn(8, 128)
+    weight[:, 0] = 1e-4
+    for level_on_zero in (True, False):
+        rounded = zero_level.round_to_levels(weight, level_on_zero=level_on_zero)
+        assert all(len(group.unique()) <= 16 for group in rounded.reshape(-1, 64))
+        assert bool((rounded[:, 0] == 0).all()) == level_on_zero
+        assert float((rounded - weight).abs().max()) < 0.75 * 6.5 / 15
