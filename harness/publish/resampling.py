@@ -83,9 +83,11 @@ class Resampled:
         influence = None
         if self.influence is not None and other.influence is not None:
             influence = self.influence - other.influence
+        # Shares of resamples whose controls are alike are infinite; their difference is undefined.
+        with np.errstate(invalid="ignore"):
+            draws = self.draws - other.draws
         return Resampled(
-            self.value - other.value, self.draws - other.draws, self.documents, influence,
-            max(self.reach, other.reach),
+            self.value - other.value, draws, self.documents, influence, max(self.reach, other.reach)
         )  # fmt: skip
 
     def __truediv__(self, other: Resampled) -> Resampled:

@@ -104,6 +104,7 @@ def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list
     index = (tmp_path / "site/index.html").read_text(encoding="utf-8")
     assert 'data-key="verbmem_f"' in index
     assert 'data-key="knowmem_f"' not in index
+    assert "quantizer: V of VerbMem; 0 is" in index
     page = (tmp_path / "site/submission/ga-gdr-full.html").read_text(encoding="utf-8")
     assert "KnowMem, gap" not in page
     assert "VerbMem, gap" in page
