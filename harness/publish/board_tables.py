@@ -84,7 +84,10 @@ def view(
     boards = [ranking.rank(results, name) for name in sorted({r.corpus for r in results}) if corpus in (None, name)]
     if submission is None and not cells:
         rows = [row for board in boards for row in tables.ranked_rows(board, bits) if filters.keep(row)]
-        return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=tables.RANKED_COLUMNS)
+        # Each corpus has ranks of its own.
+        several = len({row["corpus"] for row in rows}) > 1
+        columns = ("corpus", *tables.RANKED_COLUMNS) if several else tables.RANKED_COLUMNS
+        return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=columns)
     chosen = [
         result for result in results
         if submission in (None, result.cell.submission) and quantizer in (None, result.cell.quantizer)

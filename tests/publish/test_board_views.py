@@ -52,7 +52,8 @@ def view(store: Path, **asked: Any) -> board_tables.View:
 def test_without_a_name_the_ranking_of_every_corpus_is_shown_in_order(store: Path) -> None:
     shown = view(store)
     assert shown.title == "Ranking at 4 bit (worst backend)"
-    assert shown.columns == tables.RANKED_COLUMNS
+    assert shown.columns == ("corpus", *tables.RANKED_COLUMNS)
+    assert view(store, corpus="mini").columns == tables.RANKED_COLUMNS
     assert [(row["corpus"], row["submission"]) for row in shown.rows] == [
         ("books", "lora"), ("mini", "lora"), ("mini", "full"),
     ]  # fmt: skip
