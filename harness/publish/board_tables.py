@@ -85,9 +85,9 @@ def view(
     if submission is None and not cells:
         rows = [row for board in boards for row in tables.ranked_rows(board, bits) if filters.keep(row)]
         # Each corpus has ranks of its own.
-        several = len({row["corpus"] for row in rows}) > 1
-        columns = ("corpus", *tables.RANKED_COLUMNS) if several else tables.RANKED_COLUMNS
-        return View(rows=rows, title=f"Ranking at {bits} bit (worst backend)", columns=columns)
+        corpus_too = ("corpus",) if len({row["corpus"] for row in rows}) > 1 else ()
+        title = f"Ranking at {bits} bit (worst backend)"
+        return View(rows=rows, title=title, columns=(*corpus_too, *tables.RANKED_COLUMNS))
     chosen = [
         result for result in results
         if submission in (None, result.cell.submission) and quantizer in (None, result.cell.quantizer)
