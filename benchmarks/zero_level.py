@@ -45,23 +45,19 @@ def main() -> None:
     parser.add_argument("--target", required=True)
     parser.add_argument("--submissions", type=Path, default=Path("submissions"))
     arguments = parser.parse_args()
-    opened = {
+    weights = {
         name: safe_open(arguments.submissions / name / "weights" / "model.safetensors", "pt")
         for name in (arguments.target, *arguments.entries)
     }
     for name in arguments.entries:
-        told = []
-        for level_on_zero in (True, False):
-            pairs = [
-                products(
-                    opened[arguments.target].get_tensor(key).float(), opened[name].get_tensor(key).float(),
-                    level_on_zero=level_on_zero,
-                )
-                for key in opened[name].keys()  # noqa: SIM118 - no mapping
-                if key.endswith(LINEAR)
-            ]  # fmt: skip
-            told.append(sum(left for left, _ in pairs) / sum(whole for _, whole in pairs))
-        print(f"{name}: {told[0]:.2f} with a level on 0, {told[1]:.2f} without")
+        left, whole = {True: 0.0, False: 0.0}, 0.0
+        for key in filter(lambda key: key.endswith(LINEAR), weights[name].keys()):
+            target, entry = (weights[one].get_tensor(key).float() for one in (arguments.target, name))
+            for level_on_zero in left:
+                inner, square = products(target, entry, level_on_zero=level_on_zero)
+                left[level_on_zero] += inner
+            whole += square
+        print(f"{name}: {left[True] / whole:.2f} with a level on 0, {left[False] / whole:.2f} without")
 
 
 if __name__ == "__main__":
