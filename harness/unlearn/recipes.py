@@ -112,7 +112,9 @@ class Recipe:
 
 _TEXTS = ("name", "source")
 # Left out at their defaults: logs, manifests and digests from before them stay as they are.
-_LATER: Mapping[str, str] = {"source": "", "text_end": "eos"}
+_LATER: Mapping[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(Recipe) if field.name in ("source", "text_end")
+}
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "forget_loss": get_args(ForgetLoss),
     "retain_loss": get_args(RetainLoss),
