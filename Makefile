@@ -69,13 +69,13 @@ board: $(VENV)/.quantizers  ## bring results.duckdb up to date: every submission
 	$(BIN)/quench run --corpus mini --quantizers $(BOARD) --store results.duckdb
 
 picture: $(VENV)/.score  ## draw the README's picture from results.duckdb
-	$(BIN)/python benchmarks/board_picture.py
+	$(BIN)/python -m benchmarks.board_picture
 
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini
 
 real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
-	$(BIN)/python benchmarks/real_check.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
+	$(BIN)/python -m benchmarks.real_check --data-dir $(or $(DATA_DIR),../shared/muse_news)
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
 	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
 
@@ -83,19 +83,19 @@ real-experiment: $(VENV)/.quantizers  ## what a real model forgets and gets back
 	$(BIN)/python -m benchmarks.real_experiment --data-dir $(or $(DATA_DIR),../shared/muse_news) $(REAL)
 
 nll-check: $(VENV)/.dev  ## what each quantizer costs a real model, against known figures: make nll-check DATA_DIR=...
-	$(BIN)/python benchmarks/quantizer_nll.py --data-dir $(or $(DATA_DIR),../shared/muse_news)
+	$(BIN)/python -m benchmarks.quantizer_nll --data-dir $(or $(DATA_DIR),../shared/muse_news)
 
 bench: $(VENV)/.dev  ## time scoring: make bench, or make bench MODEL=folder DATA_DIR=... for a real model
-	$(BIN)/python benchmarks/scoring.py $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)
+	$(BIN)/python -m benchmarks.scoring $(if $(MODEL),--model $(MODEL) --data-dir $(DATA_DIR)) $(BENCH)
 
 run-bench: $(VENV)/.dev  ## time the runner itself: planning, a run with nothing to do, the time around scoring
-	$(BIN)/python benchmarks/runner.py $(BENCH)
+	$(BIN)/python -m benchmarks.runner $(BENCH)
 
 site-bench: $(VENV)/.dev  ## time and weigh the pages of 1 to 1,000 entries
-	$(BIN)/python benchmarks/site.py $(BENCH)
+	$(BIN)/python -m benchmarks.site $(BENCH)
 
 gpu-check: $(VENV)/.dev  ## parity and speed of scoring on a CUDA card
-	$(BIN)/python benchmarks/gpu_check.py $(GPU)
+	$(BIN)/python -m benchmarks.gpu_check $(GPU)
 
 wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

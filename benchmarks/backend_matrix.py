@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks import marked_pages
 from harness.quantize import matrix
 
 START, END = "<!-- matrix: made by benchmarks/backend_matrix.py from the backends -->", "<!-- /matrix -->"
@@ -15,10 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", type=Path, default=Path("docs/backends.md"))
     page = parser.parse_args().page
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n{markdown()}\n{END}{after}", encoding="utf-8")
+    marked_pages.rewrite(page, START, END, markdown())
 
 
 def markdown() -> str:

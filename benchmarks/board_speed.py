@@ -5,7 +5,7 @@ quantizers, with as many documents as MUSE has. Only ``ranking.rank`` is
 timed; reading a store takes its own time (docs/performance.md). The digest is
 over everything that was computed: the same seed must give the same bytes.
 
-Usage: ``python benchmarks/board_speed.py [--cells 10000] [--rounds 3]``.
+Usage: ``python -m benchmarks.board_speed [--cells 10000] [--rounds 3]``.
 """
 
 from __future__ import annotations

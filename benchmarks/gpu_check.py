@@ -24,11 +24,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from contenders import StockLmEval
 from rich.console import Console
 from rich.table import Table
-from working_memory import peak_bytes, weight_bytes
 
+from benchmarks.contenders import StockLmEval
+from benchmarks.working_memory import peak_bytes, weight_bytes
 from harness import quantize
 from harness.errors import QuantizationError
 from harness.paths import content_dir

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks import marked_pages
 from harness.publish.tables import cell_rows
 from harness.quantize.survival import summarize
 from harness.records import CellResult
@@ -24,10 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with Store.open(arguments.store, read_only=True) as store:
         cells = [cell for cell in store.cells() if cell.corpus == "mini" and cell.status == "finished"]
-    text = arguments.page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    arguments.page.write_text(f"{before}{START}\n{table(cells)}\n{END}{after}", encoding="utf-8")
+    marked_pages.rewrite(arguments.page, START, END, table(cells))
 
 
 def table(cells: list[CellResult]) -> str:

@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import real_check
-
+from benchmarks import real_check
 from harness import quantize
 from harness.records import Checkpoint, QuantizedModel
 from harness.run import calibrating

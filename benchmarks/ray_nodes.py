@@ -5,7 +5,7 @@ costs and how well it keeps nodes busy, not what more machines compute. Each
 node imports torch and its like once, which is in the times. Needs the extra
 ``ray``.
 
-Usage: ``python benchmarks/ray_nodes.py [--jobs 24] [--seconds 4] [--nodes 1,3]``.
+Usage: ``python -m benchmarks.ray_nodes [--jobs 24] [--seconds 4] [--nodes 1,3]``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measure(nodes: int, count: int) -> float:
         cluster.wait_for_nodes()
         with tempfile.TemporaryDirectory() as folder:
             # Nodes find the function by this file's name, which no installation has.
-            work = importlib.import_module("ray_nodes").wait_and_finish
+            work = importlib.import_module("benchmarks.ray_nodes").wait_and_finish
             jobs = jobs_of(count, Path(folder))
             began = time.perf_counter()
             ray_cluster.run(
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--nodes", default="1,3")
     asked = parser.parse_args()
     os.environ[SECONDS] = str(asked.seconds)
-    places = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     first = None
     for nodes in map(int, asked.nodes.split(",")):

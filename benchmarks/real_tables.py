@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks import marked_pages
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
 from harness.publish import page_text, ranking
 from harness.publish.board import Board, QuantizerResult
@@ -132,9 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with Store.open(arguments.store, read_only=True) as opened:
         board = ranking.rank(opened.cells(with_documents=True), "smol")
-    before, rest = arguments.page.read_text(encoding="utf-8").split(START)
-    made = f"{before}{START}\n{text(board, arguments.seeds)}\n{END}{rest.split(END)[1]}"
-    arguments.page.write_text(made, encoding="utf-8")
+    marked_pages.rewrite(arguments.page, START, END, text(board, arguments.seeds))
 
 
 if __name__ == "__main__":

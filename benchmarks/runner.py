@@ -1,6 +1,6 @@
 """What the runner itself takes: planning many cells, a run with nothing to do, and the time around scoring.
 
-Usage: ``python benchmarks/runner.py [--only plan|nothing|overhead]``; ``overhead`` scores muse-mini for minutes.
+Usage: ``python -m benchmarks.runner [--only plan|nothing|overhead]``; ``overhead`` scores muse-mini for minutes.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import working_memory
-from contenders import METRICS, Documents, Quench, ReferenceLoop, StockLmEval, agreement, documents
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import working_memory
+from benchmarks.contenders import METRICS, Documents, Quench, ReferenceLoop, StockLmEval, agreement, documents
 from harness.paths import content_dir
 
 

@@ -177,8 +177,8 @@ def main() -> None:
     print(f"{parameters / 1e9:.2f} billion parameters, {2 * parameters / 2**30:.1f} GB in bfloat16")
     rows = []
     for stage in arguments.stages.split(","):
-        command = [sys.executable, __file__, str(arguments.folder), "--within", stage, "--words", str(arguments.words),
-                   "--stream", arguments.stream]  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.seven_billion", str(arguments.folder), "--within", stage,
+                   "--words", str(arguments.words), "--stream", arguments.stream]  # fmt: skip
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         line = done.stdout.splitlines()[-1]
         print(line, flush=True)

@@ -5,7 +5,7 @@ entries two quantizers and a tenth of the documents. Each board is built in a pr
 then with the drawings of the last build; scripts and styles count as much as the page. First paint is that of Chromium
 with a CPU four times slower and a fast 3G line, where playwright is installed.
 
-Usage: ``python benchmarks/site.py [--entries 1 8 100 1000]``.
+Usage: ``python -m benchmarks.site [--entries 1 8 100 1000]``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def measure(entries: int, folder: Path) -> dict[str, Any]:
     found = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, __file__, "--build", str(store), str(site)],
+            [sys.executable, "-m", "benchmarks.site", "--build", str(store), str(site)],
             env=environment, check=True, capture_output=True, text=True,
         )  # fmt: skip
         found.append(json.loads(done.stdout))

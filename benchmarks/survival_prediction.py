@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import rankdata, spearmanr
 
+from benchmarks import marked_pages
 from harness.publish import ranking
 from harness.quantize.survival import summarize
 from harness.store.store import Store
@@ -117,9 +118,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("results.duckdb"))
     parser.add_argument("--page", type=Path, default=Path("docs/survival.md"))
     arguments = parser.parse_args()
-    before, rest = arguments.page.read_text(encoding="utf-8").split(START)
-    made = f"{before}{START}\n{text(points(arguments.store))}\n{END}{rest.split(END)[1]}"
-    arguments.page.write_text(made, encoding="utf-8")
+    marked_pages.rewrite(arguments.page, START, END, text(points(arguments.store)))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def of_scoring(folder: Path, corpus: str, data_dir: Path | None, count: int) -> 
         ``tensors`` as shares (0.25 = a quarter more); ``tokens`` of the longest text.
     """
     arguments = [str(folder), corpus, str(data_dir or ""), str(count)]
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.working_memory", *arguments], check=True, capture_output=True, text=True
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -82,9 +84,9 @@ def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, f
     from types import SimpleNamespace
 
     import psutil
-    from contenders import Quench, documents
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from benchmarks.contenders import Quench, documents
     from harness.score.language_model import QuenchLM
 
     data = Path(data_dir) if data_dir else None

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks import backend_matrix, board_speed, contenders, gpu_check, quantizer_nll, ray_nodes, working_memory
+
+ROOT = Path(__file__).parents[1]
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,6 @@ def mini():
 
 @pytest.mark.parametrize("metric", ["verbmem_f", "knowmem_r", "privleak"])
 def test_the_three_contenders_give_the_same_scores_for_the_same_documents(mini, metric):
-    import contenders
 
     model, tokenizer = mini
     asked = contenders.documents("mini", metric, tokenizer, None, 3)
@@ -44,7 +40,6 @@ def test_the_three_contenders_give_the_same_scores_for_the_same_documents(mini, 
 
 
 def test_a_difference_of_one_document_shows_in_the_agreement():
-    import contenders
 
     assert contenders.agreement([0.1, 0.5], [0.1, 0.75]) == 0.25
     with pytest.raises(ValueError, match="zip"):
@@ -52,7 +47,7 @@ def test_a_difference_of_one_document_shows_in_the_agreement():
 
 
 def test_without_a_card_the_gpu_check_says_so_in_one_sentence():
-    done = subprocess.run([sys.executable, "gpu_check.py"], cwd=BENCHMARKS, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check"], cwd=ROOT, capture_output=True, text=True)
     import torch
 
     if torch.cuda.is_available():
@@ -63,7 +58,6 @@ def test_without_a_card_the_gpu_check_says_so_in_one_sentence():
 
 
 def test_the_gpu_checks_parity_and_table_run_on_a_small_model(capsys):
-    import gpu_check
     import torch
 
     tokenizer = gpu_check.wide_tokenizer()
@@ -80,7 +74,6 @@ def test_the_gpu_checks_parity_and_table_run_on_a_small_model(capsys):
 
 
 def test_the_gpu_check_tells_seconds_a_billion_weights_and_what_a_device_lacks(capsys):
-    import gpu_check
 
     gpu_check.measure_quantizing(TINY, gpu_check.wide_tokenizer(), ["rtn-4bit-g64", "torchao-int4-g64"], "cpu")
     told = capsys.readouterr().out.splitlines()
@@ -90,7 +83,6 @@ def test_the_gpu_check_tells_seconds_a_billion_weights_and_what_a_device_lacks(c
 
 
 def test_flops_of_a_pass_count_weights_twice_a_token_and_attention(capsys):
-    import gpu_check
     import torch
 
     model = gpu_check.random_llama(TINY, "cpu", torch.float32)
@@ -101,7 +93,6 @@ def test_flops_of_a_pass_count_weights_twice_a_token_and_attention(capsys):
 
 def test_peak_memory_counts_what_is_held_at_once():
     import torch
-    import working_memory
 
     def one_after_the_other():
         for _ in range(3):
@@ -116,16 +107,13 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 
 def test_the_page_on_backends_shows_the_matrix_that_the_backends_give():
-    import backend_matrix
 
-    page = (BENCHMARKS.parent / "docs" / "backends.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
     shown = page.split(backend_matrix.START)[1].split(backend_matrix.END)[0].strip()
-    assert shown == backend_matrix.markdown(), "run python benchmarks/backend_matrix.py"
+    assert shown == backend_matrix.markdown(), "run python -m benchmarks.backend_matrix"
 
 
 def test_the_matrix_of_the_page_does_not_depend_on_what_is_installed(monkeypatch):
-    import backend_matrix
-
     from harness.quantize import libraries
 
     everywhere = backend_matrix.markdown()
@@ -135,7 +123,6 @@ def test_the_matrix_of_the_page_does_not_depend_on_what_is_installed(monkeypatch
 
 
 def test_the_matrix_is_written_between_its_marks_and_nothing_else_changes(tmp_path, monkeypatch):
-    import backend_matrix
 
     page = tmp_path / "page.md"
     page.write_text(f"before\n{backend_matrix.START}\nold\n{backend_matrix.END}\nafter\n", encoding="utf-8")
@@ -148,7 +135,6 @@ def test_the_matrix_is_written_between_its_marks_and_nothing_else_changes(tmp_pa
 
 
 def test_mean_nll_is_over_all_predicted_tokens_of_all_windows(mini):
-    import quantizer_nll
     import torch
 
     model, _ = mini
@@ -160,7 +146,6 @@ def test_mean_nll_is_over_all_predicted_tokens_of_all_windows(mini):
 
 
 def test_a_figure_that_is_not_the_known_one_and_a_useless_gptq_are_faults():
-    import quantizer_nll
 
     right = dict(quantizer_nll.EXPECTED) | {"gptq-4bit-g64": 3.45}
     assert quantizer_nll.unexpected(right) == []
@@ -174,8 +159,6 @@ def test_a_figure_that_is_not_the_known_one_and_a_useless_gptq_are_faults():
 
 
 def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_others():
-    import board_speed
-
     from harness.publish import ranking
 
     made = board_speed.cells(200)
@@ -187,8 +170,6 @@ def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_other
 
 
 def test_jobs_that_wait_are_told_apart_and_end_as_finished(tmp_path, monkeypatch):
-    import ray_nodes
-
     from harness.run.runner import Settings
 
     jobs = ray_nodes.jobs_of(3, tmp_path)
@@ -203,8 +184,7 @@ def test_jobs_that_wait_are_told_apart_and_end_as_finished(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_node_does_the_jobs_that_wait(monkeypatch):
     pytest.importorskip("ray")
-    import ray_nodes
 
     monkeypatch.setenv(ray_nodes.SECONDS, "0.5")
-    monkeypatch.setenv("PYTHONPATH", f"{BENCHMARKS}:{BENCHMARKS.parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
     assert ray_nodes.measure(1, 2) >= 1.0

@@ -10,18 +10,14 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks import board_cost, seven_billion
 
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two layers of a small width below an own cache."""
-    import seven_billion
 
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -30,7 +26,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_stage_runs_streamed_and_says_what_whole_models_say(small: Path) -> None:
-    import seven_billion
     import torch
 
     from harness import memory
@@ -58,7 +53,6 @@ def test_every_stage_runs_streamed_and_says_what_whole_models_say(small: Path) -
 
 
 def test_the_merge_is_in_the_cache_and_moved_what_the_adapter_names(small: Path) -> None:
-    import seven_billion
     import torch
     from safetensors.torch import load_file
 
@@ -71,11 +65,11 @@ def test_the_merge_is_in_the_cache_and_moved_what_the_adapter_names(small: Path)
 
 @pytest.mark.slow
 def test_the_script_prints_a_table_with_a_line_for_each_stage(tmp_path: Path) -> None:
-    command = [sys.executable, "seven_billion.py", str(tmp_path / "work"), "--layers", "2", "--hidden", "32",
-               "--stages", "intake,rtn-4bit", "--words", "8", "--stream", "always"]  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.seven_billion", str(tmp_path / "work"), "--layers", "2",
+               "--hidden", "32", "--stages", "intake,rtn-4bit", "--words", "8", "--stream", "always"]  # fmt: skip
     environ = {**os.environ, "QUENCH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
-               "PYTHONPATH": str(BENCHMARKS.parent)}  # fmt: skip
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True, env=environ)
+               "PYTHONPATH": str(ROOT)}  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
     lines = done.stdout.splitlines()
     assert lines[0] == "0.00 billion parameters, 0.0 GB in bfloat16"
     assert [json.loads(line)["stage"] for line in lines[1:3]] == ["intake", "rtn-4bit"]
@@ -84,8 +78,6 @@ def test_the_script_prints_a_table_with_a_line_for_each_stage(tmp_path: Path) ->
 
 
 def test_a_board_s_cost_is_jobs_times_the_seconds_of_one() -> None:
-    import board_cost
-
     board = board_cost.Board(
         submissions=3, quantizers=2, corpora=2, controls=2, parameters=1e9, tokens=5e5, steps=100, tflops=100.0,
         step_seconds=0.1, quantize_seconds=20.0, target_share=0.5, loading_seconds=5.0,
@@ -100,8 +92,8 @@ def test_a_board_s_cost_is_jobs_times_the_seconds_of_one() -> None:
 def test_the_printed_arithmetic_holds_and_follows_its_options() -> None:
     def lines(*options: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "board_cost.py", *options], cwd=BENCHMARKS, capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
+            [sys.executable, "-m", "benchmarks.board_cost", *options], cwd=ROOT, capture_output=True, text=True,
+            check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         return done.stdout.splitlines()
 

@@ -11,26 +11,19 @@ import pytest
 import typer
 import yaml
 
+from benchmarks import cli_reference, marked_pages
 from harness.cli import app
 
 ROOT = Path(__file__).parent.parent
 DEPARTS = re.compile(r"Differs from the reference:")
 
 
-@pytest.fixture
-def cli_reference(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import cli_reference
-
-    return cli_reference
-
-
 def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-def test_the_reference_of_commands_is_what_the_commands_say_now(cli_reference: Any) -> None:
-    assert page("cli.md") == cli_reference.markdown(), "run python benchmarks/cli_reference.py"
+def test_the_reference_of_commands_is_what_the_commands_say_now() -> None:
+    assert page("cli.md") == cli_reference.markdown(), "run python -m benchmarks.cli_reference"
 
 
 def test_every_command_and_every_option_stands_in_the_reference() -> None:
@@ -50,14 +43,14 @@ def test_every_command_and_every_option_stands_in_the_reference() -> None:
         look(child, f"quench {name}")
 
 
-def test_the_reference_cuts_no_summary_off_and_names_nothing_of_this_machine(cli_reference: Any) -> None:
+def test_the_reference_cuts_no_summary_off_and_names_nothing_of_this_machine() -> None:
     text = cli_reference.markdown()
     assert not re.search(r"^[-*] \[?`(?:quench )?[a-z]+`.*\.\.\.$", text, re.MULTILINE)
     assert str(Path.home()) not in text
     assert str(ROOT) not in text
 
 
-def test_a_new_option_would_make_the_reference_stale(cli_reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_option_would_make_the_reference_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     other = typer.Typer()
 
     @other.command()
@@ -78,9 +71,7 @@ def test_a_new_option_would_make_the_reference_stale(cli_reference: Any, monkeyp
     assert text != page("cli.md")
 
 
-def test_the_reference_is_written_to_the_page_that_is_named(
-    cli_reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reference_is_written_to_the_page_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["cli_reference.py", "--page", str(tmp_path / "cli.md")])
     cli_reference.main()
     assert (tmp_path / "cli.md").read_text(encoding="utf-8") == cli_reference.markdown()
@@ -106,3 +97,20 @@ def test_the_workflow_of_the_page_on_hosting_lets_no_job_both_run_code_and_write
         runs_code = any("run" in step for step in job["steps"])
         writes = "write" in job["permissions"].values()
         assert runs_code != writes
+
+
+def test_a_made_part_takes_the_place_of_the_old_one_and_nothing_else_moves(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter <!-- a -->\n", encoding="utf-8")
+    for made in ("new", "newer"):
+        marked_pages.rewrite(path, "<!-- a -->", "<!-- /a -->", made)
+        assert path.read_text(encoding="utf-8") == f"before\n<!-- a -->\n{made}\n<!-- /a -->\nafter <!-- a -->\n"
+
+
+@pytest.mark.parametrize("text", ["no mark", "<!-- a --> opened", "<!-- /a --> closed first <!-- a -->"])
+def test_a_page_without_both_marks_in_their_order_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page\.md has no part between <!-- a --> and <!-- /a -->\."):
+        marked_pages.rewrite(path, "<!-- a -->", "<!-- /a -->", "new")
+    assert path.read_text(encoding="utf-8") == text

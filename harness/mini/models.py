@@ -84,7 +84,7 @@ def build(out: Path, *, seed: int = 0, data_only: bool = False, fresh: bool = Fa
     if data_only:
         return BuildReport(out=out, data_files_sha256=digest)
     workshop = _Workshop(out, made, digest, fresh, on_progress or (lambda name, done, steps: None))
-    with _one_thread():
+    with one_thread():
         workshop.controls()
         workshop.demos()
         auc = write_reference(out, workshop.folder(demo_set.RETRAIN) / WEIGHTS, seed=seed)
@@ -99,7 +99,7 @@ def build(out: Path, *, seed: int = 0, data_only: bool = False, fresh: bool = Fa
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The order of additions, and with it the last bits, must not depend on the machine's cores."""
     import torch
 

@@ -151,7 +151,7 @@ def test_training_has_one_thread_and_gives_the_others_back():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with models._one_thread():
+        with models.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

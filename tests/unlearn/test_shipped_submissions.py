@@ -38,7 +38,7 @@ LARGEST_DIFFERENCE = 2e-4
 def _as_built(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, as the demo's build has: the order of additions decides the last bits."""
     monkeypatch.chdir(ROOT)
-    with models._one_thread():
+    with models.one_thread():
         yield
 
 
