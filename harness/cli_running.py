@@ -47,6 +47,7 @@ def plan(
         return
     planned = grid.plan()
     costs = estimates.estimate(planned.jobs, grid.known, estimates.past_costs(grid.store), device=grid.device)
+    told = estimates.total(costs, free=estimates.free_memory(grid.device))
     rows = [
         {"submission": job.submission.name, "quantizer": job.spec.name, "state": state, "cells": len(job.cells),
          "tasks": [cell.task for cell in job.cells], **(cost.as_row() if cost else estimates.NOTHING), "reason": reason}
@@ -60,7 +61,7 @@ def plan(
         rows,
         "plan",
         as_json,
-        title=f"{planned.cells_to_do} cells to do, {len(planned.done)} done already; {estimates.total(costs)}",
+        title=f"{planned.cells_to_do} cells to do, {len(planned.done)} done already; {told}",
         columns=("submission", "quantizer", "state", "cells", "time", "memory", "disk", "basis", "reason"),
     )
 

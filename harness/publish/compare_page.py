@@ -16,7 +16,7 @@ from harness.publish import page_text, pairs
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.comparing import MOST
 from harness.publish.headline import KINDS
-from harness.publish.pairs import QUANTITIES, REMAINING, Gap
+from harness.publish.pairs import REMAINING, Gap
 from harness.publish.rules import FORGET_METRICS, SYMBOLS, UTILITY
 from harness.publish.statistics import Estimate
 from harness.score.metrics import METRICS
@@ -32,6 +32,12 @@ LABELS: Mapping[str, str] = {
 """What each quantity is called."""
 
 _MORE = {UTILITY: ("keeps more utility", "keeps less utility")}
+
+
+def quantities(board: Board) -> tuple[str, ...]:
+    """Returns those of ``pairs.QUANTITIES`` that a corpus has; with one forget metric the worst metric is that one."""
+    several = len(board.forget_metrics) > 1
+    return (*((REMAINING,) if several else ()), *board.forget_metrics, UTILITY)
 
 
 def address(home: str) -> str:
@@ -56,8 +62,7 @@ def context(
         "choices": [(key(links[row.submission.name]), page_text.visible(row.submission.name)) for row in rows],
         "left_out": len(board.rows) - len(rows) if board is not None else 0,
         "most": MOST,
-        "quantities": QUANTITIES,
-        "labels": LABELS,
+        "labels": {quantity: LABELS[quantity] for quantity in (quantities(board) if board is not None else ())},
         "listed": len(listed),
         "paired_widths": pairs.widths(board) if board is not None else (),
         "lines": [
@@ -85,18 +90,19 @@ def files(
         gaps: What ``pairs.gaps`` gives for it.
         links: Page by name.
     """
+    shown = quantities(board)
     rows = {row.submission.name: row for row in pairs.compared(board)}
     others: dict[str, dict[str, Any]] = {name: {} for name in rows}
     for (one, two), between in gaps.items():
         others[one][key(links[two])] = {
-            "gaps": [_numbers(gap) for gap in between],
+            "gaps": [_numbers(gap, shown) for gap in between if gap.quantity in shown],
             "says": sentence(rows[one], rows[two], board.headline_bits, between),
         }
     for name, row in rows.items():
         entry = {
             "key": key(links[name]), "name": page_text.visible(name), "href": links[name],
             "about": page_text.visible(f"{row.submission.method} · {KINDS[row.submission.kind]}"),
-            "widths": [_width(row.by_bits[bits]) for bits in board.widths if bits in row.by_bits],
+            "widths": [_width(row.by_bits[bits], shown) for bits in board.widths if bits in row.by_bits],
             "pairs": others[name],
         }  # fmt: skip
         yield f"compare/{key(links[name])}.js", f"quenchEntry({script_json(entry)});\n"
@@ -143,20 +149,20 @@ def _at(between: Sequence[Gap], bits: int) -> list[Gap]:
     return [gap for gap in between if gap.bits == bits]
 
 
-def _numbers(gap: Gap) -> list[Any]:
-    """Returns bits, place in ``QUANTITIES``, value, ends, and whether it may be claimed and few documents carry it."""
+def _numbers(gap: Gap, shown: Sequence[str]) -> list[Any]:
+    """Returns bits, place in ``shown``, value, ends, and whether it may be claimed and few documents carry it."""
     return [
-        gap.bits, QUANTITIES.index(gap.quantity), *_rounded(gap.difference), int(gap.claimed), int(gap.difference.few),
+        gap.bits, shown.index(gap.quantity), *_rounded(gap.difference), int(gap.claimed), int(gap.difference.few),
     ]  # fmt: skip
 
 
-def _width(at: WidthResult) -> dict[str, Any]:
+def _width(at: WidthResult, shown: Sequence[str]) -> dict[str, Any]:
     shares = {metric: worst.result.rho for metric, worst in at.by_metric.items()}
     found = {REMAINING: at.remaining, **shares, UTILITY: at.utility_share}
     return {
         "bits": at.bits, "verdict": at.verdict.word, "symbol": SYMBOLS[at.verdict.word],
         "backend": page_text.visible(at.quantizer or ""), "backends": len(at.quantizers),
-        "values": [_rounded(found.get(quantity)) for quantity in QUANTITIES],
+        "values": [_rounded(found.get(quantity)) for quantity in shown],
     }  # fmt: skip
 
 

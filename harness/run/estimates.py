@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from harness import memory
 from harness.records import Job, Submission
 from harness.store.store import Store
 from harness.submit.weights import HUB, weight_files
@@ -85,8 +87,21 @@ def estimate(
     return [_cost(job, sizes.get(job.submission.name), table, device) for job in jobs]
 
 
-def total(costs: Sequence[Cost]) -> str:
-    """Returns the sentence about all jobs: time one after the other, the largest peak of memory, disk."""
+def free_memory(device: str) -> int | None:
+    """Returns the bytes that models may take on this machine; None for a card, or where scoring is not installed."""
+    if device != "cpu" or find_spec("psutil") is None:
+        return None
+    return memory.free_bytes()
+
+
+def total(costs: Sequence[Cost], *, free: int | None = None) -> str:
+    """Returns the sentence about all jobs: time one after the other, the largest peak of memory, disk.
+
+    Args:
+        costs: Of the jobs.
+        free: Bytes that models may take here; None where that is not known.
+            A larger peak is told with what a run does about it.
+    """
     if not costs:
         return "nothing to run"
     unknown = sum(cost.seconds is None for cost in costs)
@@ -94,6 +109,8 @@ def total(costs: Sequence[Cost]) -> str:
     peak = max(cost.memory_bytes or 0 for cost in costs)
     disk = sum(cost.disk_bytes or 0 for cost in costs)
     rest = f" and {unknown} jobs of unknown size" if unknown else ""
+    if free is not None and peak > free:
+        rest += f"; {_size(free)} of memory are free here: a model that does not fit is read layer by layer, slower"
     return f"about {_duration(seconds)} one job at a time, {_size(peak)} of memory, {_size(disk)} of disk{rest}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.publish import pages, plots, ranking
+from harness.publish import compare_page, pages, pairs, plots, ranking
 from harness.publish.board import Board, LeaderboardRow
-from harness.publish.rules import FORGET_METRICS
+from harness.publish.rules import FORGET_METRICS, UTILITY
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -108,3 +109,22 @@ def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list
     page = (tmp_path / "site/submission/ga-gdr-full.html").read_text(encoding="utf-8")
     assert "KnowMem, gap" not in page
     assert "VerbMem, gap" in page
+
+
+def test_entries_are_compared_in_what_the_corpus_has_and_in_nothing_twice(
+    smol: Board, page_cells: list[CellResult]
+) -> None:
+    gaps = pairs.gaps(as_smol(page_cells), smol)
+    links = {name: f"submission/{name}.html" for name in entries(smol)}
+    assert list(compare_page.context(smol, gaps, links)["labels"]) == ["verbmem_f", UTILITY]
+    files = {Path(path).stem: text for path, text in compare_page.files(smol, gaps, links)}
+    seen = set()
+    for name, text in files.items():
+        entry = json.loads(text.removeprefix("quenchEntry(").removesuffix(");\n"))
+        assert all(len(width["values"]) == 2 for width in entry["widths"])
+        for other, between in entry["pairs"].items():
+            known = {(gap.bits, gap.quantity): gap.difference.value for gap in gaps[name, other]}
+            for bits, place, value, *_ in between["gaps"]:
+                assert value == pytest.approx(known[bits, ("verbmem_f", UTILITY)[place]], abs=1e-4)
+                seen.add(place)
+    assert seen == {0, 1}

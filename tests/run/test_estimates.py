@@ -89,6 +89,22 @@ def test_the_total_adds_time_and_disk_and_takes_the_largest_memory() -> None:
     assert estimates.total([]) == "nothing to run"
 
 
+def test_more_memory_than_is_free_is_told_with_what_a_run_does_about_it() -> None:
+    cost = estimates.Cost(seconds=60.0, memory_bytes=2**32, disk_bytes=2**29, basis="size of weights")
+    assert estimates.total([cost], free=2**32) == estimates.total([cost])
+    told = estimates.total([cost], free=2**31)
+    assert told.endswith("; 2.0 GB of memory are free here: a model that does not fit is read layer by layer, slower")
+
+
+def test_free_memory_is_known_of_this_machine_alone_and_not_without_what_measures_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (estimates.free_memory("cpu") or 0) > 2**20
+    assert estimates.free_memory("cuda") is None
+    monkeypatch.setattr(estimates, "find_spec", lambda name: None)
+    assert estimates.free_memory("cpu") is None
+
+
 @pytest.mark.parametrize("status", ["finished", "failed"])
 def test_only_finished_cells_of_a_store_are_the_past(tmp_path: Path, status: Any) -> None:
     job, store = make_job(), tmp_path / "s.duckdb"
