@@ -38,8 +38,12 @@ def pictures(board: Board) -> dict[str, str]:
     svg = plots.remaining_curves(board)
     if svg is None:
         raise ValueError(f"No entry on {board.corpus} has a remaining share: there is nothing to draw.")
-    light = drawing.standalone(svg)
-    return {"light": f"{light}\n", "dark": f"{_dark(svg)}\n"}
+    return in_both_themes(svg)
+
+
+def in_both_themes(svg: str) -> dict[str, str]:
+    """Returns a drawing of the pages as a file for each theme."""
+    return {"light": f"{drawing.standalone(svg)}\n", "dark": f"{_dark(svg)}\n"}
 
 
 def _dark(svg: str) -> str:

@@ -95,9 +95,15 @@ def _loss(result: QuantizerResult) -> float | None:
     return stored_value(cell, "reference_nll") if cell else None
 
 
-def _above(result: QuantizerResult, target: QuantizerResult | None) -> str:
+def loss_above(result: QuantizerResult, target: QuantizerResult | None) -> float | None:
+    """Returns how much larger the mean loss on true continuations is than the target's, in nats."""
     ours, known = _loss(result), _loss(target) if target else None
-    return "-" if ours is None or known is None else page_text.signed(ours - known)
+    return None if ours is None or known is None else ours - known
+
+
+def _above(result: QuantizerResult, target: QuantizerResult | None) -> str:
+    above = loss_above(result, target)
+    return "-" if above is None else page_text.signed(above)
 
 
 def _times_100(result: QuantizerResult, metric: str) -> str:

@@ -57,12 +57,14 @@ def context(
     """
     rows = pairs.compared(board) if board is not None else []
     listed = [row.submission.name for row in rows[:LISTED]]
+    shown = quantities(board) if board is not None else ()
     return {
         "entries": rows,
         "choices": [(key(links[row.submission.name]), page_text.visible(row.submission.name)) for row in rows],
         "left_out": len(board.rows) - len(rows) if board is not None else 0,
         "most": MOST,
-        "labels": {quantity: LABELS[quantity] for quantity in (quantities(board) if board is not None else ())},
+        "labels": {quantity: LABELS[quantity] for quantity in shown},
+        "curves": [place for place, quantity in enumerate(shown) if quantity in FORGET_METRICS],
         "listed": len(listed),
         "paired_widths": pairs.widths(board) if board is not None else (),
         "lines": [

@@ -164,6 +164,20 @@ def cells(plans: Iterable[Plan], *, corpus: str = "mini", quantizers: Sequence[s
     ]
 
 
+def as_smol(cells: Sequence[CellResult]) -> list[CellResult]:
+    """Cells as the corpus ``smol`` has them: it has no task for KnowMem."""
+    return [
+        replace(
+            cell,
+            corpus="smol",
+            submission=replace(cell.submission, corpus="smol"),
+            cell=replace(cell.cell, task=cell.cell.task.replace("mini", "smol"), key="5" + cell.cell.key[1:]),
+        )
+        for cell in cells
+        if not cell.cell.task.endswith("knowmem_f")
+    ]
+
+
 def submission_of(plan: Plan, corpus: str) -> Submission:
     entry = plan.role == "entry"
     made = Submission(

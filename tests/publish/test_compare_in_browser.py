@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic_board as synthetic
 from browsing import OPEN, Visit
 
-from harness.publish import pairs
+from harness.publish import pages, pairs
 from harness.publish.board import Board
 from harness.publish.page_text import number
+from harness.records import CellResult
+from harness.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +47,22 @@ def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: 
     assert page.locator("#chosen strong.gap").count() > 0
     assert seen.complaints == []
     assert all(address.startswith("file://") for address in seen.asked)
+
+
+def test_a_corpus_with_one_forget_metric_has_one_curve_and_two_rows_at_each_width(
+    visit: Open, page_cells: list[CellResult], page_board: Board, tmp_path: Path
+) -> None:
+    with Store.open(tmp_path / "s.duckdb") as store:
+        for cell in synthetic.as_smol(page_cells):
+            store.add(cell)
+    pages.render(tmp_path / "s.duckdb", tmp_path / "site")
+    seen = visit(site=tmp_path / "site")
+    page = seen.go("compare.html", "#a=ga-gdr-full&b=ga-gdr-lora")
+    page.locator("#chosen svg").first.wait_for()
+    assert page.locator("#chosen figure h3").all_inner_texts() == ["VerbMem remaining"]
+    assert page.locator("#chosen tbody tr").count() == len(page_board.widths) * 3
+    assert page.locator("#chosen strong.gap").count() > 0
+    assert seen.complaints == []
 
 
 def test_an_address_that_names_one_entry_twice_chooses_it_once(visit: Open) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import synthetic_board as synthetic
 
 from harness.publish import compare_page, pages, pairs, plots, ranking
 from harness.publish.board import Board, LeaderboardRow
@@ -17,23 +17,9 @@ from harness.records import CellResult
 from harness.store.store import Store
 
 
-def as_smol(cells: Sequence[CellResult]) -> list[CellResult]:
-    """Cells as the corpus ``smol`` has them: it has no task for KnowMem."""
-    return [
-        replace(
-            cell,
-            corpus="smol",
-            submission=replace(cell.submission, corpus="smol"),
-            cell=replace(cell.cell, task=cell.cell.task.replace("mini", "smol"), key="5" + cell.cell.key[1:]),
-        )
-        for cell in cells
-        if not cell.cell.task.endswith("knowmem_f")
-    ]
-
-
 @pytest.fixture(scope="module")
 def smol(page_cells: list[CellResult]) -> Board:
-    return ranking.rank(as_smol(page_cells), "smol")
+    return ranking.rank(synthetic.as_smol(page_cells), "smol")
 
 
 def entries(board: Board) -> dict[str, LeaderboardRow]:
@@ -99,7 +85,7 @@ def test_the_only_panel_is_as_wide_as_two_and_its_axis_has_numbers(smol: Board, 
 
 def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list[CellResult], tmp_path: Path) -> None:
     with Store.open(tmp_path / "s.duckdb") as store:
-        for cell in as_smol(page_cells):
+        for cell in synthetic.as_smol(page_cells):
             store.add(cell)
     pages.render(tmp_path / "s.duckdb", tmp_path / "site")
     index = (tmp_path / "site/index.html").read_text(encoding="utf-8")
@@ -114,7 +100,7 @@ def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list
 def test_entries_are_compared_in_what_the_corpus_has_and_in_nothing_twice(
     smol: Board, page_cells: list[CellResult]
 ) -> None:
-    gaps = pairs.gaps(as_smol(page_cells), smol)
+    gaps = pairs.gaps(synthetic.as_smol(page_cells), smol)
     links = {name: f"submission/{name}.html" for name in entries(smol)}
     assert list(compare_page.context(smol, gaps, links)["labels"]) == ["verbmem_f", UTILITY]
     files = {Path(path).stem: text for path, text in compare_page.files(smol, gaps, links)}
