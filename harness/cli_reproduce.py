@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,10 @@ from harness.cli_options import (
 )
 from harness.errors import InputError
 
+if TYPE_CHECKING:
+    from harness.reproduce.experiment import Model
+    from harness.unlearn.execution import Execution
+
 app = typer.Typer()
 
 
@@ -31,6 +36,28 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) < len(parts):
         raise InputError(f"--seeds: {text!r} is no list of different whole numbers such as 0,1.")
     return tuple(int(part) for part in parts)
+
+
+def _execution(settings: Sequence[str]) -> Execution:
+    from harness.unlearn.execution import FIELDS, execution_from
+
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    if unknown := sorted(set(given) - set(FIELDS)):
+        raise InputError(f"--set: there is no {', '.join(unknown)}; accepted are {', '.join(FIELDS)}.")
+    return execution_from(given)
+
+
+def _print_plan(wanted: Sequence[Model], quantizers: Sequence[str], as_json: bool) -> None:
+    rows = [
+        {
+            "submission": model.name, "method": model.recipe.method, "parameters": model.recipe.parameters,
+            "recipe": model.recipe.name, "target": model.target, "seed": model.seed,
+            "quantizers": ", ".join(quantizers),
+        }
+        for model in wanted
+    ]  # fmt: skip
+    title = f"{len(wanted)} models x {len(quantizers)} quantizers"
+    print_rows(rows, "reproduce", as_json, title=title, columns=("submission", "recipe", "target", "seed"))
 
 
 @app.command(
@@ -66,13 +93,10 @@ def reproduce(
     from harness.publish import published_page, ranking
     from harness.reproduce import experiment, report
     from harness.store.store import Store
-    from harness.unlearn.execution import FIELDS, execution_from
 
     if paper != experiment.PAPER:
         raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {experiment.PAPER}.")
-    given = dict(setting.partition("=")[::2] for setting in settings or ())
-    if unknown := sorted(set(given) - set(FIELDS)):
-        raise InputError(f"--set: there is no {', '.join(unknown)}; accepted are {', '.join(FIELDS)}.")
+    execution = _execution(settings or ())
     chosen = str(corpus)
     known = load_submissions(submissions)
     base = experiment.target_of(chosen, known, target)
@@ -82,16 +106,7 @@ def reproduce(
     for reason in missing.values():
         stderr.print(f"Left out: {reason}", highlight=False, soft_wrap=True)
     if dry_run:
-        rows = [
-            {
-                "submission": model.name, "method": model.recipe.method, "parameters": model.recipe.parameters,
-                "recipe": model.recipe.name, "target": model.target, "seed": model.seed,
-                "quantizers": ", ".join(spec.name for spec in specs),
-            }
-            for model in wanted
-        ]  # fmt: skip
-        print_rows(rows, "reproduce", as_json, title=f"{len(wanted)} models x {len(specs)} quantizers",
-                   columns=("submission", "recipe", "target", "seed"))  # fmt: skip
+        _print_plan(wanted, [spec.name for spec in specs], as_json)
         return
     place = out or Path("build") / f"reproduce-{paper}-{chosen}"
     retrain = next((one.name for one in known.values() if one.role == "retrain" and one.corpus == chosen), None)
@@ -105,7 +120,7 @@ def reproduce(
 
         made = experiment.make(
             wanted, known, place, cache=paths.cache_dir(), retrain=retrain, data_dir=data_dir, device=device,
-            execution=execution_from(given), on_progress=show,
+            execution=execution, on_progress=show,
         )  # fmt: skip
     store = place / "results.duckdb"
     with chatter_on_stderr():
