@@ -68,8 +68,9 @@ board: $(VENV)/.quantizers  ## bring results.duckdb up to date: every submission
 	$(BIN)/quench backends install autogptq
 	$(BIN)/quench run --corpus mini --quantizers $(BOARD) --store results.duckdb
 
-picture: $(VENV)/.score  ## draw the README's picture from results.duckdb
+picture: $(VENV)/.score  ## draw the pictures of README and docs/survival.md from results.duckdb
 	$(BIN)/python -m benchmarks.board_picture
+	$(BIN)/python -m benchmarks.loss_picture
 
 mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models from scratch (about 10 minutes)
 	$(BIN)/quench mini build --out build/mini

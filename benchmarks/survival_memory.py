@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.working_memory import high_water
 from harness import quantize
 from harness.quantize.survival_stream import stream
 from harness.records import Checkpoint
@@ -58,7 +58,7 @@ def measure(blocks: int, names: list[str], shape: dict[str, int]) -> dict[str, f
         started = time.perf_counter()
         found = stream(updated, target, [quantize.resolve(name) for name in names])
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = high_water()
     ratio = found[names[0]][0].survival_ratio
     return {"pair_bytes": size, "peak_bytes": peak, "seconds": seconds, "ratio": ratio if ratio is not None else -1.0}
 

@@ -70,7 +70,7 @@ def of_scoring(folder: Path, corpus: str, data_dir: Path | None, count: int) -> 
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _high_water() -> int:
+def high_water() -> int:
     """Returns the most resident bytes of this process.
 
     Not ``ru_maxrss``: after a fork that also counts what the parent held.
@@ -100,7 +100,7 @@ def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, f
     loaded = psutil.Process().memory_info().rss
     for metric in METRICS:
         quench.run(metric, asked[metric])
-    peak = _high_water()
+    peak = high_water()
     longest = max((text for _, texts in asked["privleak"].splits for text in texts), key=len)
     lm = QuenchLM(model, tokenizer)
     request = [SimpleNamespace(args=(longest,))]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import real_experiment, real_tables, zero_level
+from benchmarks import board_picture, loss_picture, real_experiment, real_tables, zero_level
 from harness import paths
 from harness.publish import ranking
 from harness.publish.board import Board
@@ -129,6 +130,29 @@ def test_the_page_s_tables_are_those_of_the_store(board: Board) -> None:
     page = (ROOT / "docs" / "survival.md").read_text(encoding="utf-8")
     told = page.split(real_tables.START)[1].split(real_tables.END)[0].strip()
     assert told == real_tables.text(board, (0, 1))
+
+
+def test_the_picture_has_a_dot_for_each_model_and_quantizer_where_the_table_has_it(board: Board) -> None:
+    rows = loss_picture.points(board, (0, 1))
+    found = real_tables.results(board)
+    assert len(rows) == 2 * len(real_experiment.ENTRIES) * len(real_experiment.QUANTIZERS.split(","))
+    for row in rows:
+        cell = found[f"smol-{row['way']}-s{row['seed']}"][row["quantizer"]].cells["verbmem_f"]
+        target = found["smol-target"][row["quantizer"]].cells["verbmem_f"]
+        own, known = ({score.metric: score.value for score in one.scores}["reference_nll"] for one in (cell, target))
+        assert row["above"] == pytest.approx(own - known)
+    drawn = loss_picture.draw(rows)
+    assert drawn.count("<path") >= len(rows)
+    for word in {row["way"] for row in rows} | {row["quantizer"] for row in rows}:
+        assert f">{word}</text>" in drawn
+    assert not re.search(r"<script|<image|href|@import|\bon\w+=", drawn)
+
+
+@pytest.mark.parametrize("theme", board_picture.THEMES)
+def test_the_committed_picture_is_of_the_committed_store(board: Board, theme: str) -> None:
+    drawn = board_picture.in_both_themes(loss_picture.draw(loss_picture.points(board, (0, 1))))[theme]
+    told = (ROOT / "docs" / f"forgotten-{theme}.svg").read_text(encoding="utf-8")
+    assert told == drawn, "the picture is old: run `make picture`"
 
 
 def test_survival_is_within_a_fifth_of_the_earlier_run_where_that_had_two_digits(board: Board) -> None:

@@ -45,7 +45,7 @@ class Covered:
 
 def load(store: Path) -> Cells:
     with Store.open(store, read_only=True) as opened:
-        cells = opened.cells(with_documents=True)
+        cells = [cell for cell in opened.cells(with_documents=True) if cell.corpus == "mini"]
     return {(c.cell.submission, c.cell.quantizer, c.cell.task.removeprefix("muse_mini_")): c for c in cells}
 
 

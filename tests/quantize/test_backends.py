@@ -77,7 +77,7 @@ def _refused(spec: QuantizerSpec, shape: str) -> bool:
     if spec.backend == "ggml":
         return shape != "even256"
     if spec.backend in AWQ:
-        return shape == "gqa576" or spec.group_size == 128
+        return shape == "gqa576" or (spec.group_size == 128 and not shape.startswith("even"))
     return shape == "gqa576" and spec.backend == "torchao" and spec.group_size == 64
 
 

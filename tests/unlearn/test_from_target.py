@@ -212,7 +212,8 @@ def test_the_target_s_own_folder_is_left_as_it_was(make, controls, rank):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_one_seed_gives_one_entry_and_another_seed_another(make, rank):
     first, again, other = (
-        make(out, recipe="ga", max_steps=1, lora_rank=rank, seed=seed)
+        # One text: with all of them in the step a seed only orders them, and sums may come out the same.
+        make(out, recipe="ga", max_steps=1, batch_size=1, lora_rank=rank, seed=seed)
         for out, seed in (("first", 0), ("again", 0), ("other", 1))
     )
     assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
