@@ -82,7 +82,7 @@ def test_texts_that_are_all_too_short_stop_it(work: Path, tmp_path: Path) -> Non
         real_experiment._beginnings(["short"], AutoTokenizer.from_pretrained(BASE))
 
 
-def test_the_three_ways_differ_in_what_is_trained_and_how_it_is_rounded() -> None:
+def test_the_ways_differ_in_what_is_trained_and_how_it_is_rounded() -> None:
     found = {}
     for entry in real_experiment.ENTRIES:
         recipe, _ = recipe_from_options(
@@ -92,6 +92,7 @@ def test_the_three_ways_differ_in_what_is_trained_and_how_it_is_rounded() -> Non
     assert found == {
         "smol-full-float32": ("full", "float32", 15),
         "smol-full-bf16": ("full", "bfloat16", 42),
+        "smol-full-bf16-long": ("full", "bfloat16", 80),
         "smol-lora": ("LoRA", "float32", 15),
     }
 
@@ -107,7 +108,7 @@ def test_a_further_seed_says_which_entry_it_repeats(work: Path, monkeypatch: pyt
 
     monkeypatch.setattr(real_experiment, "quench", fake)
     for seed in (0, 1):
-        real_experiment.unlearn(real_experiment.ENTRIES[2], seed, 0, work / "data", work / "other", steps=2)
+        real_experiment.unlearn(real_experiment.ENTRIES[-1], seed, 0, work / "data", work / "other", steps=2)
     assert "seed_of" not in (work / "other/smol-lora-s0/submission.yaml").read_text()
     assert (work / "other/smol-lora-s1/submission.yaml").read_text().endswith("seed_of: smol-lora-s0\n")
     assert all("max_steps=2" in call and "max_steps=15" not in call for call in calls)
