@@ -10,9 +10,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import rankdata, spearmanr
 
-from benchmarks import marked_pages
+from benchmarks import marked_pages, real_tables
 from harness.publish import ranking
-from harness.quantize.survival import summarize
 from harness.store.store import Store
 
 START, END = (
@@ -39,15 +38,14 @@ def points(store: Path, corpus: str = "mini") -> list[Point]:
     found = []
     for row in board.rows:
         for result in row.by_quantizer.values() if row.submission.role == "entry" else ():
-            metric, cell = result.metrics.get("verbmem_f"), result.cells.get("verbmem_f")
-            pooled = summarize(cell.survival) if cell else None
-            if metric is None or pooled is None or pooled.survival_ratio is None or metric.verdict == "never forgot":
+            metric, ratio = result.metrics.get("verbmem_f"), real_tables.survival_ratio(result)
+            if metric is None or ratio is None or metric.verdict == "never forgot":
                 continue
             share = metric.recovered_share
             point = Point(
                 entry=row.submission.name,
                 bits=result.spec.bits,
-                ratio=pooled.survival_ratio,
+                ratio=ratio,
                 recovered=share.value if share else None,
                 reverts=metric.verdict == "reverts",
             )
