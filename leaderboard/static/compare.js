@@ -4,7 +4,7 @@
   const place = document.getElementById("compare");
   if (!place) return;
   const { entries: folder, headline } = place.dataset;
-  const quantities = place.dataset.quantities.split("|"), drawn = place.dataset.curves.split(" ").map(Number);
+  const quantities = place.dataset.quantities.split("|");
   const shown = document.getElementById("chosen");
   const selects = [...place.querySelectorAll("select")];
   const loaded = new Map(), asked = new Set();
@@ -77,7 +77,7 @@
       (one.pairs[two.key] || two.pairs[one.key])?.says || `${one.name} and ${two.name} have no paired figures at ${headline} bit.`));
     shown.replaceChildren(
       make("ul", {}, ...said.map((text) => make("li", {}, text))),
-      make("div", { class: "overlay" }, ...drawn.map((quantity) => curves(entries, quantity))),
+      make("div", { class: "overlay" }, ...[...place.dataset.curves].map((quantity) => curves(entries, quantity))),
       table(entries),
       make("p", { class: "sub" }, `Below a figure: ${entries[0].name} minus that entry. Every single quantizer: `, make("code", {}, `quench compare ${entries.map((entry) => entry.name).join(" ")} --at ${headline}`)));
   };
