@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks import boards
 from harness.paths import content_dir
-from harness.publish import drawing, plots, ranking
+from harness.publish import drawing, plots
 from harness.publish.board import Board
-from harness.store.store import Store
 
 THEMES = ("light", "dark")
 LIGHT_PAPER = "#ffffff"
@@ -23,9 +23,7 @@ def main() -> None:
     parser.add_argument("--corpus", default="mini")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     given = parser.parse_args()
-    with Store.open(given.store, read_only=True) as opened:
-        board = ranking.rank(opened.cells(with_documents=True), given.corpus)
-    for theme, svg in pictures(board).items():
+    for theme, svg in pictures(boards.ranked(given.store, given.corpus)).items():
         (given.out / f"board-{theme}.svg").write_text(svg, encoding="utf-8")
 
 

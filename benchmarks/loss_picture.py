@@ -12,12 +12,10 @@ from typing import Any
 
 import altair as alt
 
-from benchmarks import board_picture, real_tables
+from benchmarks import board_picture, boards, real_tables
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, TARGET
-from harness.publish import ranking
 from harness.publish.board import Board
 from harness.publish.drawing import COLOURS, FAINT, INK, Drawing
-from harness.store.store import Store
 
 TITLE = "How many nats worse than its target under the same quantizer each model continues the forgotten texts"
 
@@ -68,8 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     given = parser.parse_args()
-    with Store.open(given.store, read_only=True) as opened:
-        board = ranking.rank(opened.cells(with_documents=True), "smol")
+    board = boards.ranked(given.store, "smol")
     for theme, svg in board_picture.in_both_themes(draw(points(board, given.seeds))).items():
         (given.out / f"forgotten-{theme}.svg").write_text(svg, encoding="utf-8")
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import marked_pages
+from benchmarks import boards, marked_pages
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
-from harness.publish import page_text, ranking
+from harness.publish import page_text
 from harness.publish.board import Board, QuantizerResult
 from harness.publish.statistics import stored_value
 from harness.quantize.survival import summarize
-from harness.store.store import Store
 
 START, END = "<!-- smol: made by benchmarks/real_tables.py -->", "<!-- /smol -->"
 
@@ -137,8 +136,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/survival.md"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
-    with Store.open(arguments.store, read_only=True) as opened:
-        board = ranking.rank(opened.cells(with_documents=True), "smol")
+    board = boards.ranked(arguments.store, "smol")
     marked_pages.rewrite(arguments.page, START, END, text(board, arguments.seeds))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -99,7 +98,9 @@ def _prepared(folder: Path, name: str) -> Checkpoint:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    from benchmarks.working_memory import high_water
+
+    return high_water()
 
 
 def _quantize_and_score(folder: Path, quantizer: str, words: int) -> dict[str, Any]:

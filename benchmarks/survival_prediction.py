@@ -10,9 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import rankdata, spearmanr
 
-from benchmarks import marked_pages, real_tables
-from harness.publish import ranking
-from harness.store.store import Store
+from benchmarks import boards, marked_pages, real_tables
 
 START, END = (
     "<!-- prediction: made by benchmarks/survival_prediction.py from results.duckdb -->",
@@ -33,10 +31,8 @@ class Point:
 
 def points(store: Path, corpus: str = "mini") -> list[Point]:
     """Returns what a store knows of entries that had forgotten and whose update is not negligible."""
-    with Store.open(store, read_only=True) as opened:
-        board = ranking.rank(opened.cells(with_documents=True), corpus)
     found = []
-    for row in board.rows:
+    for row in boards.ranked(store, corpus).rows:
         for result in row.by_quantizer.values() if row.submission.role == "entry" else ():
             metric, ratio = result.metrics.get("verbmem_f"), real_tables.survival_ratio(result)
             if metric is None or ratio is None or metric.verdict == "never forgot":
