@@ -24,7 +24,7 @@ from harness.run import board_run, planner
 from harness.run.runner import unfinished
 from harness.store import cell_files
 from harness.store.store import Store
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 OVERHEAD = ("mini-target-4bit", "mini-ga-gdr-full-lr2e-4", "mini-npo-gdr-lora")
 OVERHEAD_QUANTIZERS = "reference,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4"

@@ -21,7 +21,8 @@ from typing import Any
 from harness import memory, quantize, shards
 from harness.quantize.survival_stream import stream
 from harness.records import Checkpoint, Submission
-from harness.submit import checkpoints, intake
+from harness.submit.checkpoint import prepare
+from harness.submit.scan import folder as folder_scan
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
 QUANTIZER = "rtn-4bit-g128"
@@ -94,7 +95,7 @@ def _write_adapter(folder: Path, sizes: dict[str, tuple[int, ...]], drawn: Any) 
 
 def _prepared(folder: Path, name: str) -> Checkpoint:
     known = _submissions(folder)
-    return checkpoints.prepare(known[name], known, cache=folder / "cache")
+    return prepare.prepare(known[name], known, cache=folder / "cache")
 
 
 def _peak() -> int:
@@ -121,7 +122,7 @@ def _quantize_and_score(folder: Path, quantizer: str, words: int) -> dict[str, A
         }  # fmt: skip
     print(json.dumps(told), file=sys.stderr, flush=True)
     started = time.perf_counter()
-    lm = QuenchLM(made.model, checkpoints.load_tokenizer(checkpoint))
+    lm = QuenchLM(made.model, prepare.load_tokenizer(checkpoint))
     texts = [" ".join(f"w{1 + (31 * text + 7 * word) % 90}" for word in range(words)) for text in range(2)]
     logprobs = [logprob for one in lm.texts.score_texts(texts) for logprob in one.logprobs]
     return told | {
@@ -139,7 +140,7 @@ def run_stage(stage: str, folder: Path, words: int) -> dict[str, Any]:
         return {"survival_ratio": rows[QUANTIZER][0].survival_ratio}
 
     work: dict[str, Callable[[], Any]] = {
-        "intake": lambda: intake.scan(known["entry"], known),
+        "intake": lambda: folder_scan.scan(known["entry"], known),
         "merge": lambda: _prepared(folder, "entry") and None,
         "rtn-4bit": lambda: _quantize_and_score(folder, QUANTIZER, words),
         "reference": lambda: _quantize_and_score(folder, "reference", words),

@@ -101,7 +101,7 @@ def submission_folders(directory: Path) -> list[Path]:
 
 def load_submissions(chosen: Path | None) -> dict[str, Submission]:
     """Returns all submissions of a folder by name."""
-    from harness.submit import manifest
+    from harness.submit.manifest import load as manifest
 
     return manifest.load_all(submissions_dir(chosen))
 

@@ -69,7 +69,7 @@ def init(
     notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
 ) -> None:
     """Write a commented submission.yaml: from options, from the weights' configs, and on a terminal from answers."""
-    from harness.submit import starting
+    from harness.submit.manifest import init as manifest_init
 
     given: dict[str, Any] = {
         "weights": weights, "method": method, "corpus": corpus, "kind": kind, "role": role, "target": target,
@@ -78,14 +78,14 @@ def init(
         "hyperparameters": dict(map(_setting, settings or ())), "authors": authors, "paper_url": paper_url,
         "license": license_name, "notes": notes,
     }  # fmt: skip
-    fields = starting.gathered(folder, given)
+    fields = manifest_init.gathered(folder, given)
     if _on_terminal():
         for field, may_be_empty in _QUESTIONS.items():
             if given[field] is None and _wanted(field, fields):
-                answer = _asked(field, str(fields.get(field, "")), may_be_empty, starting.fault_of)
+                answer = _asked(field, str(fields.get(field, "")), may_be_empty, manifest_init.fault_of)
                 given[field] = answer or None
-                fields = starting.gathered(folder, given)
-    path = starting.write(folder, fields)
+                fields = manifest_init.gathered(folder, given)
+    path = manifest_init.write(folder, fields)
     there = fields["weights"].startswith("hf://") or (path.parent / fields["weights"]).is_dir()
     first = "" if there else f"put the weights into {path.parent / fields['weights']}, then "
     stderr.print(f"Wrote {path}. Next: {first}quench validate {folder}", highlight=False, soft_wrap=True, markup=False)
@@ -104,7 +104,7 @@ def _wanted(field: str, fields: dict[str, Any]) -> bool:
 
 def _asked(field: str, default: str, may_be_empty: bool, fault_of: Callable[[str, Any], str | None]) -> str:
     """Returns an answer that the field accepts; asks again until there is one."""
-    from harness.submit.manifest import Manifest
+    from harness.submit.manifest.load import Manifest
 
     told = Manifest.model_fields[field].description
     while True:
@@ -117,7 +117,7 @@ def _asked(field: str, default: str, may_be_empty: bool, fault_of: Callable[[str
 
 def _setting(text: str) -> tuple[str, Any]:
     """Returns a hyperparameter's name and value, which is text where it is no JSON."""
-    from harness.submit.strict_text import parse_json
+    from harness.submit.strict_parsing import parse_json
 
     name, equals, value = text.partition("=")
     if not name or not equals:
@@ -139,11 +139,11 @@ def validate(
 ) -> None:
     """Check submissions the way the board's CI does: manifest, weights, configs. Nothing is loaded."""
     if schema:
-        from harness.submit import manifest
+        from harness.submit.manifest import load as manifest
 
         print(manifest.schema_text(), end="")
         return
-    from harness.submit import validation
+    from harness.submit import validate as validation
 
     folders = paths or submission_folders(submissions_dir(submissions))
     rows = [_row(folder, faults) for folder, faults in zip(folders, validation.faults_of(folders), strict=True)]
@@ -165,8 +165,8 @@ def comment(
 
 def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
     """Returns one row: the faults as sentences, and each again with its file, field and what is accepted."""
-    from harness.submit import manifest
-    from harness.submit.weights import weights_digest
+    from harness.submit.manifest import load as manifest
+    from harness.submit.weight_files import weights_digest
 
     return {
         "submission": folder.absolute().name,

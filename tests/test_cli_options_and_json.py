@@ -19,7 +19,7 @@ from harness.records import Job, Score
 from harness.run import planner
 from harness.run.runner import unfinished
 from harness.store.store import Store
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 SHIPPED = paths.content_dir("submissions")
 ENTRY = "mini-npo-gdr-lora"

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from harness import cli_submitting, paths
 from harness.cli import app
-from harness.submit import manifest, starting
+from harness.submit.manifest import init as manifest_init
+from harness.submit.manifest import load as manifest
 
 SHIPPED = paths.content_dir("submissions")
 
@@ -41,7 +42,7 @@ def board(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_schema_is_the_code_s() -> None:
-    assert (SHIPPED / starting.SCHEMA_FILE).read_text(encoding="utf-8") == manifest.schema_text()
+    assert (SHIPPED / manifest_init.SCHEMA_FILE).read_text(encoding="utf-8") == manifest.schema_text()
     assert quench("validate", "--schema").stdout == manifest.schema_text()
 
 

@@ -19,7 +19,7 @@ from harness.publish import rules
 from harness.quantize import grid, presets, resolve
 from harness.score import corpora
 from harness.score.metrics import METRICS, PRIMARY
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 from harness.unlearn import recipes
 
 ROOT = Path(__file__).parent.parent

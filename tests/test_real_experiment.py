@@ -15,7 +15,7 @@ from harness.publish.board import Board
 from harness.score import corpora
 from harness.store.store import Store
 from harness.store.withholding import is_withheld
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 from harness.unlearn.from_target import recipe_from_options
 
 ROOT = Path(__file__).parents[1]

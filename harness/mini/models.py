@@ -28,7 +28,7 @@ from harness.mini.reference import CORPUS, TASKS, write_reference
 from harness.mini.tokenizer import train_tokenizer
 from harness.provenance import sha256_json
 from harness.records import Submission
-from harness.submit.checkpoints import weights_digest
+from harness.submit.checkpoint.prepare import weights_digest
 from harness.unlearn.recipes import load_recipe
 from harness.unlearn.submission_folder import WEIGHTS, read_manifest, write_entry, write_submission
 from harness.unlearn.trainer import unlearn

@@ -18,7 +18,8 @@ from harness.run import calibrating, planner
 from harness.score import corpora
 from harness.store.relearned import Relearning
 from harness.store.store import Store
-from harness.submit import checkpoints, intake
+from harness.submit.checkpoint import prepare
+from harness.submit.scan import folder as folder_scan
 
 Progress = Callable[[str, str, int, int], None]
 
@@ -69,7 +70,7 @@ def relearn_all(
     control = submissions.get(entry.retrain or "")
     subjects = [entry, *([control] if control is not None else [])]
     for one in (*subjects, bench.target):
-        intake.scan(one, submissions)
+        folder_scan.scan(one, submissions)
     with Store.open(store) as opened:
         known = {probe.key: probe for probe in opened.relearnings()}
     found = []
@@ -135,11 +136,11 @@ def _key(bench: _Bench, one: Submission, spec: QuantizerSpec) -> str:
 
 
 def _quantized(bench: _Bench, one: Submission, spec: QuantizerSpec, texts: Sequence[str]) -> tuple[Any, Any]:
-    checkpoint = checkpoints.prepare(one, bench.submissions, cache=bench.cache)
+    checkpoint = prepare.prepare(one, bench.submissions, cache=bench.cache)
     made = kept.quantize_once(
         checkpoint, spec, device=bench.device, calibration=texts, cache=bench.cache, limit=kept.DEFAULT_LIMIT
     )
-    return made.model, checkpoints.load_tokenizer(checkpoint)
+    return made.model, prepare.load_tokenizer(checkpoint)
 
 
 def _probe(
@@ -156,7 +157,7 @@ def _probe(
     return Relearning(
         key=key,
         submission=one.name,
-        weights_sha256=checkpoints.weights_digest(one),
+        weights_sha256=prepare.weights_digest(one),
         target=bench.target.name,
         corpus=bench.corpus.name,
         quantizer=spec.name,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import InputError, first_line
 from harness.publish.page_text import number, signed, visible, web_address
-from harness.submit.strict_text import parse_json
+from harness.submit.strict_parsing import parse_json
 
 CHECKED, STANDING = "validation.json", "standing.json"
 """Members of the artifact: what `quench validate --json` and, with records, `quench show --json` printed."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from harness.provenance import sha256_text
 from harness.publish.statistics import Estimate
-from harness.submit.strict_text import joins
+from harness.submit.strict_parsing import joins
 
 EXCERPT = 200
 """Most characters of a corpus text or an answer that a page shows."""

@@ -49,7 +49,7 @@ from harness.records import CellResult
 from harness.score.metrics import METRICS, PRIMARY
 from harness.store import collector
 from harness.store.store import Store
-from harness.submit.fields import schema_text
+from harness.submit.manifest.fields import schema_text
 
 MOST_RECOVERED = 20
 """Documents on a submission's page of them that needs no script."""

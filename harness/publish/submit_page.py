@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.submit.fields import json_schema
-from harness.submit.starting import SCHEMA_FILE
+from harness.submit.manifest.fields import json_schema
+from harness.submit.manifest.init import SCHEMA_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.records.read_back import LayerSurvival, Proof, QuantizedLayer
+from harness.records.proof import LayerSurvival, Proof, QuantizedLayer
 
 __all__ = [
     "Cell",

@@ -15,7 +15,7 @@ from harness.quantize import backend_of
 from harness.records import QuantizerSpec, Submission
 from harness.run import board_run, planner
 from harness.run.runner import Settings
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 from harness.unlearn.execution import Execution
 from harness.unlearn.from_target import make_entry
 from harness.unlearn.recipes import Recipe, load_recipe

@@ -22,8 +22,8 @@ from harness.run.runner import Settings, unfinished
 from harness.score.corpora import ReferenceAuc
 from harness.store import cell_files
 from harness.store.store import Store
-from harness.submit import checkpoints
-from harness.submit.weights import HUB
+from harness.submit.checkpoint import prepare
+from harness.submit.weight_files import HUB
 
 _Take = Callable[[local.Event], None]
 
@@ -210,7 +210,7 @@ def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Pa
                                 if name and name in submissions)]  # fmt: skip
         if any((part or "").startswith(HUB) for one in needed for part in (one.weights, one.base_model)):
             try:
-                checkpoints.prepare(submission, submissions, cache=cache)
+                prepare.prepare(submission, submissions, cache=cache)
             except QuenchError as error:
                 reasons[submission.name] = str(error)
     return reasons

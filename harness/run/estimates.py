@@ -13,7 +13,7 @@ from typing import Any
 from harness import memory
 from harness.records import Job, Submission
 from harness.store.store import Store
-from harness.submit.weights import HUB, weight_files
+from harness.submit.weight_files import HUB, weight_files
 
 NOTHING: Mapping[str, Any] = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes", "basis", "time", "memory", "disk"))
 """The columns of a job that will not run."""

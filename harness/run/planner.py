@@ -19,7 +19,7 @@ from harness.records import Cell, Job, QuantizerSpec, Submission
 from harness.run import calibrating, references
 from harness.score import corpora
 from harness.score.metrics import SCORING_VERSION
-from harness.submit import checkpoints
+from harness.submit.checkpoint import prepare
 
 DEFAULT_QUANTIZERS = (
     "reference", "rtn-8bit-g128", "bnb-int8", "rtn-4bit-g128", "rtn-4bit-g64",
@@ -96,12 +96,12 @@ def weights_of(submission: Submission, submissions: Mapping[str, Submission]) ->
     if base is not None and base not in submissions:
         base_digest: str | None = f"{base}@{submission.base_revision}"
     else:
-        base_digest = checkpoints.weights_digest(submissions[base]) if base else None
+        base_digest = prepare.weights_digest(submissions[base]) if base else None
     return {
-        "weights": checkpoints.weights_digest(submission),
+        "weights": prepare.weights_digest(submission),
         "base": base_digest,
-        "target": checkpoints.weights_digest(submissions[target]) if target and target in submissions else None,
-        "tokenizer": checkpoints.tokenizer_digest(submission, submissions),
+        "target": prepare.weights_digest(submissions[target]) if target and target in submissions else None,
+        "tokenizer": prepare.tokenizer_digest(submission, submissions),
     }
 
 
@@ -238,7 +238,7 @@ def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) 
     if submission.kind != "quantized_checkpoint":
         return quantizers
     try:
-        return (spec_of(checkpoints.quantization_config(submission, cache=paths.cache_dir())),)
+        return (spec_of(prepare.quantization_config(submission, cache=paths.cache_dir())),)
     except QuantizationError as error:
         raise InputError(f"{submission.name}: {error}") from error
 

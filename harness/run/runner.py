@@ -36,8 +36,9 @@ from harness.records import (
 from harness.score import corpora
 from harness.score.corpora import ReferenceAuc
 from harness.score.metrics import SCORING_VERSION
-from harness.submit import checkpoints, intake
-from harness.submit.weights import HUB
+from harness.submit.checkpoint import prepare
+from harness.submit.scan import folder as folder_scan
+from harness.submit.weight_files import HUB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +122,11 @@ def run_job(
         _set_up_torch(settings)
         with memory.streaming(settings.stream):
             with watch.during("intake"):
-                intake.scan(job.submission, submissions)
+                folder_scan.scan(job.submission, submissions)
             with watch.during("prepare"):
-                checkpoint = checkpoints.prepare(job.submission, submissions, cache=Path(settings.cache))
-                tokenizer = checkpoints.load_tokenizer(checkpoint)
-                files = checkpoints.downloaded(job.submission, submissions, cache=Path(settings.cache))
+                checkpoint = prepare.prepare(job.submission, submissions, cache=Path(settings.cache))
+                tokenizer = prepare.load_tokenizer(checkpoint)
+                files = prepare.downloaded(job.submission, submissions, cache=Path(settings.cache))
                 made_with = replace(made_with, versions={**made_with.versions, **files})
             with watch.during("quantize"):
                 quantized = _probed(_quantize(job, checkpoint, settings), job, checkpoint, tokenizer, settings)
@@ -218,13 +219,13 @@ def _survival(
     target = submissions.get(job.submission.target) if job.submission.target else None
     if target is not None and quantized.streamed and streams(job.spec):
         with watch.during("prepare target"):
-            target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
+            target_checkpoint = prepare.prepare(target, submissions, cache=Path(settings.cache))
         with watch.during("survival"):
             return stream(checkpoint, target_checkpoint, [job.spec], device=settings.device)[job.spec.name]
     if target is None or not quantized.layers:
         return ()
     with watch.during("quantize target"):
-        target_checkpoint = checkpoints.prepare(target, submissions, cache=Path(settings.cache))
+        target_checkpoint = prepare.prepare(target, submissions, cache=Path(settings.cache))
         quantized_target = _quantize(job, target_checkpoint, settings)
     with watch.during("survival"):
         layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)

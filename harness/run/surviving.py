@@ -11,7 +11,8 @@ from harness.quantize.survival_stream import stream, streams
 from harness.records import Checkpoint, LayerSurvival, QuantizerSpec, Submission
 from harness.run import calibrating
 from harness.score import corpora
-from harness.submit import checkpoints, intake
+from harness.submit.checkpoint import prepare
+from harness.submit.scan import folder as folder_scan
 
 
 def survive(
@@ -53,8 +54,8 @@ def survive(
     for one in (entry, submissions[other]):
         if one.kind == "quantized_checkpoint":
             raise InputError(f"{one.name} is quantized already: its update is measured on the 16-bit model.")
-        intake.scan(one, submissions)
-        pair.append(checkpoints.prepare(one, submissions, cache=cache))
+        folder_scan.scan(one, submissions)
+        pair.append(prepare.prepare(one, submissions, cache=cache))
     new, old = pair
     told = [spec for spec in specs if spec.backend != "reference"]
     found = stream(new, old, [spec for spec in told if streams(spec)], device=device, on_layer=on_layer) if any(

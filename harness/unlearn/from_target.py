@@ -13,8 +13,8 @@ from harness.errors import InputError, UnknownNameError
 from harness.provenance import sha256_json
 from harness.records import Submission
 from harness.score import corpora
-from harness.submit import checkpoints
-from harness.submit.manifest import NAME
+from harness.submit.checkpoint import prepare
+from harness.submit.manifest.load import NAME
 from harness.unlearn.execution import FIELDS, Execution, execution_from
 from harness.unlearn.loss_curve import write_curve
 from harness.unlearn.planned_training import Progress
@@ -162,7 +162,7 @@ def make_entry(
     forget = [document["text"] for document in corpora.load_split(corpus, "raw", "forget")]
     keeps = recipe.retain_loss != "none"
     retain = [document["text"] for document in corpora.load_split(corpus, "raw", "retain1")] if keeps else []
-    checkpoint = checkpoints.prepare(control, submissions, cache=cache)
+    checkpoint = prepare.prepare(control, submissions, cache=cache)
     made_of = [recipe.digest, how.settings(), seed, device, checkpoint.sha256, forget, retain]
     kept = out / f"{CHECKPOINTS}{sha256_json(made_of)[:16]}"
     if out.exists() and any(path != kept for path in out.iterdir()):

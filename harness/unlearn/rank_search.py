@@ -12,7 +12,8 @@ from typing import Any
 from harness.errors import InputError, QuenchError
 from harness.provenance import sha256_json
 from harness.records import LayerSurvival, Submission
-from harness.submit import checkpoints, manifest
+from harness.submit.checkpoint import prepare
+from harness.submit.manifest import load as manifest
 from harness.unlearn.execution import Execution
 from harness.unlearn.from_target import CHECKPOINTS, make_entry
 from harness.unlearn.recipes import Recipe
@@ -133,7 +134,7 @@ def make_smallest(
         QuenchError: No rank survives; the log stays in the hidden folder.
     """
     how = execution or Execution()
-    weights = checkpoints.weights_digest(submissions[target]) if target in submissions else None
+    weights = prepare.weights_digest(submissions[target]) if target in submissions else None
     made_of = [{rank: recipe.digest for rank, recipe in recipes.items()}, how.settings(), seed, device, weights,
                str(data_dir.resolve()) if data_dir else None]  # fmt: skip
     kept = out / f"{_CANDIDATES}{sha256_json(made_of)[:16]}"

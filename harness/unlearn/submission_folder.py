@@ -11,7 +11,7 @@ import yaml
 
 from harness.errors import InputError
 from harness.records import Kind, Role, Submission
-from harness.submit.checkpoints import weights_digest
+from harness.submit.checkpoint.prepare import weights_digest
 from harness.unlearn.recipes import Recipe
 from harness.unlearn.trainer import TrainingLog
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness import paths
-from harness.submit import validation
+from harness.submit import validate
 
 SHIPPED = paths.content_dir("submissions")
 FILES = ("submission.yaml", "weights/adapter_config.json", "weights/adapter_model.safetensors")
@@ -57,7 +57,7 @@ def test_a_mutated_submission_is_accepted_or_refused_in_sentences(
     sound = (SHIPPED / "mini-npo-gdr-lora" / name).read_bytes()
     (folder / name).write_bytes(_mutated(sound, edits))
     try:
-        (faults,) = validation.faults_of([folder])
+        (faults,) = validate.faults_of([folder])
     finally:
         (folder / name).write_bytes(sound)
     for fault in faults:

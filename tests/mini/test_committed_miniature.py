@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from harness.mini import demo_set
 from harness.mini.born_target import round_linear_layers
 from harness.paths import content_dir
-from harness.submit import intake, manifest
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 from harness.unlearn.recipes import load_recipe
 from harness.unlearn.trainer import LOG_FILE
 from harness.unlearn.weight_files import load_dense
@@ -33,7 +34,7 @@ def submissions():
 def test_a_shipped_submission_passes_its_scan_and_has_the_weights_it_states(slug, submissions):
     assert submissions[slug].weights_sha256
     assert (submissions[slug].license, submissions[slug].authors) == ("Apache-2.0", ("Quench",))
-    intake.scan(submissions[slug], submissions)
+    folder_scan.scan(submissions[slug], submissions)
 
 
 @pytest.mark.parametrize("slug", DEMOS)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from harness.mini import demo_set, models, pretraining
 from harness.quantize.rtn import round_to_grid
-from harness.submit import intake, manifest
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 from harness.unlearn.recipes import load_recipe, recipe_names
 
 CONTROLS = {demo_set.PLAIN_TARGET, demo_set.BORN_TARGET, demo_set.RETRAIN}
@@ -64,7 +65,7 @@ def test_what_was_built_passes_the_checks_of_a_stranger_s_submission(built):
     submissions = manifest.load_all(built.out / "submissions")
     assert set(submissions) == SLUGS
     for submission in submissions.values():
-        intake.scan(submission, submissions)
+        folder_scan.scan(submission, submissions)
 
 
 def test_entries_name_their_target_and_adapters_sit_on_it(built):

@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from harness.publish import submit_page
-from harness.submit.fields import json_schema
-from harness.submit.starting import SCHEMA_FILE
+from harness.submit.manifest.fields import json_schema
+from harness.submit.manifest.init import SCHEMA_FILE
 
 
 def test_every_field_of_the_schema_is_on_the_page_with_its_words(site: Path) -> None:

@@ -13,7 +13,7 @@ from harness.cli import app
 from harness.errors import InputError, UnknownNameError
 from harness.records import Submission
 from harness.reproduce import experiment
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 from harness.unlearn.submission_folder import WEIGHTS, write_submission
 
 EIGHT = {(method, kind) for method in ("GA+GDR", "GA+KLR", "NPO+GDR", "NPO+KLR") for kind in ("full", "LoRA")}

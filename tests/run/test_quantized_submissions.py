@@ -19,7 +19,7 @@ from harness import paths
 from harness.cli import app
 from harness.quantize import resolve
 from harness.run import planner
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 SHIPPED = paths.content_dir("submissions")
 SOURCE = SHIPPED / "mini-ga-gdr-full-lr2e-4" / "weights"

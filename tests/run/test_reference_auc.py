@@ -26,7 +26,7 @@ from harness.run.executors import local
 from harness.run.runner import Settings, run_job
 from harness.score import corpora
 from harness.store.store import Store
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 RETRAIN, TARGET, ENTRY = "mini-retrain", "mini-target-4bit", "mini-npo-gdr-lora"
 TASK = "muse_own_privleak"

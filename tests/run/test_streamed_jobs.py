@@ -15,7 +15,7 @@ from harness.cli import app
 from harness.records import Cell, CellResult, Job, Submission
 from harness.run import board_run, runner
 from harness.run.runner import Settings, run_job
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 TASKS = ("muse_mini_verbmem_f", "muse_mini_knowmem_f", "muse_mini_privleak")
 

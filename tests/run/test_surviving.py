@@ -12,7 +12,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.quantize.survival import ALL_LAYERS
 from harness.records import Submission
 from harness.run.surviving import survive
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 
 @pytest.fixture(scope="module")

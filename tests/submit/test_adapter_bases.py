@@ -15,8 +15,10 @@ from hub_listing import listing
 from safetensors.torch import load_file
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit import checkpoints, intake, manifest, merging
-from harness.submit.weights import folder_digest
+from harness.submit.checkpoint import merge_adapter, prepare
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
+from harness.submit.weight_files import folder_digest
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -59,7 +61,7 @@ def test_a_merge_is_peft_s_and_the_arithmetic_s(form: str, model_folder: Path, a
     plain = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     before = {name: weight.clone() for name, weight in plain.state_dict().items()}
     theirs = PeftModel.from_pretrained(plain, adapter).merge_and_unload().state_dict()
-    ours = merging.merged_model(model_folder, adapter).state_dict()
+    ours = merge_adapter.merged_model(model_folder, adapter).state_dict()
     by_hand = _by_hand(before, adapter)
     assert ours.keys() == theirs.keys() == by_hand.keys()
     for name, weight in ours.items():
@@ -85,7 +87,7 @@ def _on_hub(add: Writer, weights: Path, **fields: Any) -> None:
 
 def _scan(board: Path, name: str = "entry") -> None:
     submissions = manifest.load_all(board)
-    intake.scan(submissions[name], submissions)
+    folder_scan.scan(submissions[name], submissions)
 
 
 @pytest.mark.parametrize("named", ["owner/base", "Owner/Base", "/models/other/base", "../other/base", "base", None])
@@ -143,9 +145,9 @@ def test_an_adapter_on_the_hub_is_held_against_its_base_once_it_is_here(
     add("entry", kind="lora_adapter", base_model="hf://owner/base", base_revision=COMMIT, weights="hf://owner/entry",
         revision=COMMIT)  # fmt: skip
     submissions = manifest.load_all(board)
-    intake.scan(submissions["entry"], submissions)
+    folder_scan.scan(submissions["entry"], submissions)
     with pytest.raises(UnsafeSubmissionError, match="leads to 'owner/base'"):
-        checkpoints.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
+        prepare.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
 
 
 def test_the_digests_of_what_was_downloaded_are_told(
@@ -153,9 +155,9 @@ def test_the_digests_of_what_was_downloaded_are_told(
 ) -> None:
     _on_hub(add, adapter_folder, base_sha256=folder_digest(model_folder))
     submissions = manifest.load_all(board)
-    assert checkpoints.downloaded(submissions["entry"], submissions, cache=tmp_path / "cache") == {}
-    checkpoints.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
-    told = checkpoints.downloaded(submissions["entry"], submissions, cache=tmp_path / "cache")
+    assert prepare.downloaded(submissions["entry"], submissions, cache=tmp_path / "cache") == {}
+    prepare.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
+    told = prepare.downloaded(submissions["entry"], submissions, cache=tmp_path / "cache")
     assert told == {f"hf://owner/base@{COMMIT}": folder_digest(model_folder)}
 
 
@@ -167,7 +169,7 @@ def test_a_base_on_the_hub_with_another_digest_is_refused_once_it_is_here(
     with pytest.raises(
         UnsafeSubmissionError, match=r"entry: the digest of its base_model's files is \w{64} and `base_"
     ):
-        checkpoints.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
+        prepare.prepare(submissions["entry"], submissions, cache=tmp_path / "cache")
 
 
 def test_a_base_beside_the_submission_is_held_against_its_digest(

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit import intake
+from harness.submit.scan import folder as folder_scan
 
 
 def _faults(folder: Path, *, adapter: bool = False) -> list[str]:
     with pytest.raises(UnsafeSubmissionError) as caught:
-        intake.scan_folder(folder, adapter=adapter)
+        folder_scan.scan_folder(folder, adapter=adapter)
     return [str(fault).removeprefix(str(folder)) for fault in caught.value.faults]
 
 
@@ -39,7 +39,7 @@ def copied(adapter_of: Callable[..., Path], tmp_path: Path) -> Callable[..., Pat
 def test_every_fault_of_a_config_is_told_with_its_field(model: Path) -> None:
     _change(model / "config.json", model_type="mamba", mood="good", vocab_size=7, num_hidden_layers=9, head_dim=-1)
     with pytest.raises(UnsafeSubmissionError) as caught:
-        intake.scan_folder(model, adapter=False)
+        folder_scan.scan_folder(model, adapter=False)
     fields = [getattr(fault, "field", None) for fault in caught.value.faults]
     assert fields == ["mood", "model_type", "head_dim", "vocab_size", "num_hidden_layers"]
 
@@ -88,7 +88,7 @@ def test_every_wrong_entry_of_a_header_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["o_proj", "self_attn.o_proj", "layers.1.self_attn.o_proj"])
 def test_a_module_s_rank_is_the_one_that_the_pattern_gives_it(copied: Callable[..., Path], name: str) -> None:
     folder = copied(r=4, rank_pattern={name: 2})
-    assert intake.scan_folder(folder, adapter=True)
+    assert folder_scan.scan_folder(folder, adapter=True)
     # Both ranks occur in the config still, but at the wrong modules.
     _change(folder / "adapter_config.json", rank_pattern={"q_proj": 2})
     assert any("o_proj has factors" in each and "not of the rank" in each for each in _faults(folder, adapter=True))

@@ -15,7 +15,9 @@ from quantized_files import write_gptq
 from harness.errors import InputError, QuantizationError, UnsafeSubmissionError
 from harness.quantize.dense import load_dense
 from harness.records import Checkpoint, Submission
-from harness.submit import checkpoints, intake, manifest, merging
+from harness.submit.checkpoint import merge_adapter, prepare
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -27,8 +29,8 @@ def _tokens() -> torch.Tensor:
 
 def _prepare(board: Path, name: str, cache: Path) -> Checkpoint:
     submissions = manifest.load_all(board)
-    intake.scan(submissions[name], submissions)
-    return checkpoints.prepare(submissions[name], submissions, cache=cache)
+    folder_scan.scan(submissions[name], submissions)
+    return prepare.prepare(submissions[name], submissions, cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_a_merged_adapter_computes_what_the_attached_one_does(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
     ).eval()
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    merged = merging.merged_model(base, adapter)
+    merged = merge_adapter.merged_model(base, adapter)
     with torch.no_grad():
         expected, without = attached(_tokens()).logits, plain(_tokens()).logits
         got = merged(_tokens()).logits
@@ -79,7 +81,7 @@ def test_a_merged_checkpoint_is_made_once_and_used_again(
     def again(*args: Any) -> None:
         raise AssertionError("merged again")
 
-    monkeypatch.setattr(merging, "merged_model", again)
+    monkeypatch.setattr(merge_adapter, "merged_model", again)
     assert _prepare(board, "entry", tmp_path / "cache") == first
     assert _prepare(board, "copy", tmp_path / "cache") == first
     assert [path.name[0] for path in (tmp_path / "cache" / "merged").iterdir()] != ["."]
@@ -107,9 +109,9 @@ def test_a_merge_that_fails_leaves_nothing_behind(
             (folder / "model.safetensors").write_bytes(b"half")
             raise OSError("no space left")
 
-    monkeypatch.setattr(merging, "merged_model", lambda base, adapter: Full())
+    monkeypatch.setattr(merge_adapter, "merged_model", lambda base, adapter: Full())
     with pytest.raises(OSError, match="no space left"):
-        merging.merge(model_folder, adapter_folder, tmp_path / "merged" / "x", dtype="bfloat16")
+        merge_adapter.merge(model_folder, adapter_folder, tmp_path / "merged" / "x", dtype="bfloat16")
     assert list((tmp_path / "merged").iterdir()) == []
 
 
@@ -117,15 +119,15 @@ def test_a_worker_that_comes_second_takes_the_first_one_s_checkpoint(
     adapter_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = tmp_path / "merged" / "x"
-    real = merging.merged_model
+    real = merge_adapter.merged_model
 
     def slow(base: Path, adapter: Path) -> Any:
         shutil.copytree(model_folder, destination)
         return real(base, adapter)
 
-    monkeypatch.setattr(merging, "merged_model", slow)
+    monkeypatch.setattr(merge_adapter, "merged_model", slow)
     before = (model_folder / "model.safetensors").read_bytes()
-    assert merging.merge(model_folder, adapter_folder, destination, dtype="bfloat16") == destination
+    assert merge_adapter.merge(model_folder, adapter_folder, destination, dtype="bfloat16") == destination
     assert (destination / "model.safetensors").read_bytes() == before
     assert [path.name for path in destination.parent.iterdir()] == ["x"]
 
@@ -137,7 +139,7 @@ def test_a_full_model_stays_where_it_is(
     checkpoint = _prepare(board, "entry", tmp_path / "cache")
     assert checkpoint.path == str(folder / "model")
     assert not checkpoint.merged_from_adapter
-    assert checkpoint.sha256 == checkpoints.weights_digest(manifest.load(folder))
+    assert checkpoint.sha256 == prepare.weights_digest(manifest.load(folder))
     assert not (tmp_path / "cache").exists()
     model = load_dense(checkpoint, device="cpu")
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
@@ -153,7 +155,7 @@ def test_an_entry_is_scored_with_its_target_s_tokenizer(
     for name in ("entry", "adapter", "target"):
         checkpoint = _prepare(board, name, tmp_path / "cache")
         assert checkpoint.tokenizer_path == str(board / "target" / "model")
-        assert checkpoints.load_tokenizer(checkpoint)("b")["input_ids"] == [2]
+        assert prepare.load_tokenizer(checkpoint)("b")["input_ids"] == [2]
     assert _prepare(board, "retrain", tmp_path / "cache").tokenizer_path == str(board / "retrain" / "model")
 
 
@@ -284,4 +286,4 @@ def test_hub_digests_depend_on_name_and_commit(add: Writer) -> None:
         dataclasses.replace(submission, weights="hf://owner/other"),
     ]
     assert isinstance(submission, Submission)
-    assert len({checkpoints.weights_digest(each) for each in (submission, *others)}) == 3
+    assert len({prepare.weights_digest(each) for each in (submission, *others)}) == 3

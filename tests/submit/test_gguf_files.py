@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantized_files import gguf_bytes, text, write_gguf
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit.gguf_files import as_model, block_types, read_header
+from harness.submit.scan.gguf import as_model, block_types, read_header
 
 TENSORS = {"token_embd.weight": ("F32", (4, 8), bytes(128)), "blk.0.ffn_up.weight": ("Q4_0", (2, 64), bytes(72)),
            "blk.0.attn_norm.weight": ("F32", (8,), bytes(32))}  # fmt: skip

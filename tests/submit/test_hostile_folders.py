@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit import adapters, configs, intake
-from harness.submit.tensor_files import read_header
+from harness.submit.scan import adapter_config, model_config
+from harness.submit.scan import folder as folder_scan
+from harness.submit.scan.safetensors import read_header
 
 Spoil = Callable[[Path], object]
 
@@ -53,8 +54,8 @@ def spoiled(model_folder: Path, adapter_folder: Path, tmp_path: Path, loading_is
         folder = tmp_path / "weights"
         shutil.copytree(adapter_folder if adapter else model_folder, folder)
         spoil(folder)
-        base = intake.read_tensors(model_folder, "model") if adapter else None
-        return intake.scan_folder(folder, adapter=adapter, base=base)
+        base = folder_scan.read_tensors(model_folder, "model") if adapter else None
+        return folder_scan.scan_folder(folder, adapter=adapter, base=base)
 
     return run
 
@@ -250,7 +251,7 @@ def test_a_config_that_asks_for_another_model_is_refused(
 
 ADAPTERS: list[tuple[str, dict[str, Any]]] = [
     (r"`r` is '1000000', and accepted is 1 to 512", {"r": 10**6}),
-    (r"`r` is '513'", {"r": adapters.MAX_RANK + 1}),
+    (r"`r` is '513'", {"r": adapter_config.MAX_RANK + 1}),
     (r"`r` is '0'", {"r": 0}),
     (r"`r` is '4\.5'", {"r": 4.5}),
     (r"`r` is 'True'", {"r": True}),
@@ -340,12 +341,12 @@ def test_a_mutated_header_describes_the_file_exactly_or_is_refused(
 def test_a_mutated_config_is_accepted_or_refused_and_sizes_never_change(
     model_folder: Path, tmp_path: Path, key: str, value: Any
 ) -> None:
-    tensors = intake.read_tensors(model_folder, "model")
+    tensors = folder_scan.read_tensors(model_folder, "model")
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config | {key: value}), encoding="utf-8")
     try:
-        configs.check_model(path, tensors)
+        model_config.check_model(path, tensors)
     except UnsafeSubmissionError:
         return
     assert key not in ("quantization_config", "anything")
@@ -358,4 +359,4 @@ def test_a_claim_of_a_trillion_layers_is_refused_without_counting_them(model_fol
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config | {"num_hidden_layers": 10**12}), encoding="utf-8")
     with pytest.raises(UnsafeSubmissionError, match="num_hidden_layers is 1000000000000"):
-        configs.check_model(path, intake.read_tensors(model_folder, "model"))
+        model_config.check_model(path, folder_scan.read_tensors(model_folder, "model"))

@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 
+import harness
 from harness.errors import InputError, ManifestError
-from harness.submit import hub, manifest, starting, validation
-from harness.submit.weights import folder_digest
+from harness.submit import validate
+from harness.submit.checkpoint import hub
+from harness.submit.manifest import init as manifest_init
+from harness.submit.manifest import load as manifest
+from harness.submit.weight_files import folder_digest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Writer = Callable[..., Path]
@@ -25,7 +29,7 @@ _DOWNLOAD = """
 import sys
 from pathlib import Path
 from harness.errors import InputError
-from harness.submit import hub
+from harness.submit.checkpoint import hub
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 4096  # what a file has gained is kept by the chunk
 try:
@@ -125,7 +129,7 @@ def download(stand_in: StandIn | None, cache: Path, *, commit: str = COMMIT, cod
     port = stand_in.server_address[1] if stand_in is not None else 9
     done = subprocess.run(
         [sys.executable, "-c", _DOWNLOAD, commit, str(cache)], capture_output=True, text=True, check=False,
-        cwd=Path(hub.__file__).parents[2],
+        cwd=Path(harness.__file__).parents[1],
         env={"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache / "home"),
              "HF_HUB_DISABLE_TELEMETRY": "1", "PATH": ""},
     )  # fmt: skip
@@ -217,7 +221,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
 
 def faults(folder: Path) -> list[str]:
-    (found,) = validation.faults_of([folder])
+    (found,) = validate.faults_of([folder])
     return [str(fault) for fault in found]
 
 
@@ -276,12 +280,12 @@ def test_without_the_hub_a_person_is_told_where_the_commit_stands(add: Writer, m
 
 
 def test_init_tells_the_commit_too(tmp_path: Path, asked: list[tuple[str, str | None]]) -> None:
-    fields = starting.gathered(tmp_path / "mine", {
+    fields = manifest_init.gathered(tmp_path / "mine", {
         "weights": "hf://owner/name", "revision": "main", "method": "GA", "corpus": "mini", "kind": "full_model",
         "role": "target",
     })  # fmt: skip
     with pytest.raises(ManifestError, match=rf'"{Info.sha}" now, so write that \(option --revision\)'):
-        starting.write(tmp_path / "mine", fields)
+        manifest_init.write(tmp_path / "mine", fields)
 
 
 def test_fields_of_a_manifest_that_can_t_be_read_are_none(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit import checkpoints, intake, manifest
-from harness.submit.tensor_files import check_numbers, read_header
+from harness.submit.checkpoint import prepare
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
+from harness.submit.scan.safetensors import check_numbers, read_header
 
 Writer = Callable[..., Path]
 
@@ -43,7 +45,7 @@ def scan(add: Writer, board: Path, controls: None, model_folder: Path, adapter_f
         folder = add("entry", weights_from=adapter_folder if adapter else model_folder, **fields)
         spoil(folder / "model")
         submissions = manifest.load_all(board)
-        intake.scan(submissions["entry"], submissions)
+        folder_scan.scan(submissions["entry"], submissions)
 
     return run
 
@@ -227,38 +229,38 @@ def test_a_hostile_base_or_target_is_found_through_its_entry(
     submissions = manifest.load_all(board)
     for name in ("adapter", "full"):
         with pytest.raises(UnsafeSubmissionError, match=r"target/model/tokenizer_config\.json: it names code"):
-            intake.scan(submissions[name], submissions)
-    intake.scan(submissions["retrain"], submissions)
+            folder_scan.scan(submissions[name], submissions)
+    folder_scan.scan(submissions["retrain"], submissions)
 
 
 def test_weights_that_are_not_what_the_manifest_says_are_refused(add: Writer, board: Path, model_folder: Path) -> None:
     folder = add("target", role="target", weights_from=model_folder)
-    digest = checkpoints.weights_digest(manifest.load(folder))
+    digest = prepare.weights_digest(manifest.load(folder))
     text = (folder / "submission.yaml").read_text(encoding="utf-8")
     (folder / "submission.yaml").write_text(f"{text}weights_sha256: {digest}\n", encoding="utf-8")
     submissions = manifest.load_all(board)
-    intake.scan(submissions["target"], submissions)
+    folder_scan.scan(submissions["target"], submissions)
     _numbers(folder / "model", 0.5)
     with pytest.raises(UnsafeSubmissionError, match=f"`weights_sha256` in submission.yaml says {digest}"):
-        intake.scan(submissions["target"], submissions)
+        folder_scan.scan(submissions["target"], submissions)
 
 
 def test_the_digest_covers_weights_and_config_and_nothing_else(add: Writer, model_folder: Path) -> None:
     folder = add("target", role="target", weights_from=model_folder)
     submission = manifest.load(folder)
-    before = checkpoints.weights_digest(submission)
+    before = prepare.weights_digest(submission)
     (folder / "model" / "README.md").write_text("about", encoding="utf-8")
-    assert checkpoints.weights_digest(submission) == before
+    assert prepare.weights_digest(submission) == before
     _config(folder / "model", rms_norm_eps=1e-5)
-    assert checkpoints.weights_digest(submission) != before
+    assert prepare.weights_digest(submission) != before
 
 
 def test_a_folder_without_weights_has_no_digest(add: Writer) -> None:
     submission = manifest.load(add("entry"))
     with pytest.raises(UnsafeSubmissionError, match=r"holds no \.safetensors file"):
-        checkpoints.weights_digest(submission)
+        prepare.weights_digest(submission)
     with pytest.raises(UnsafeSubmissionError, match="there is no such folder"):
-        intake.scan(submission, {})
+        folder_scan.scan(submission, {})
 
 
 def test_shards_with_an_index_pass_and_a_tensor_twice_does_not(
@@ -267,13 +269,13 @@ def test_shards_with_an_index_pass_and_a_tensor_twice_does_not(
     from transformers import AutoModelForCausalLM
 
     AutoModelForCausalLM.from_pretrained(model_folder).save_pretrained(tmp_path / "shards", max_shard_size="60KB")
-    assert len(intake.scan_folder(tmp_path / "shards", adapter=False)) == 21
+    assert len(folder_scan.scan_folder(tmp_path / "shards", adapter=False)) == 21
     index = tmp_path / "shards" / "model.safetensors.index.json"
     told = json.loads(index.read_text())
     files = sorted(set(told["weight_map"].values()))
     (tmp_path / "shards" / files[0]).write_bytes((tmp_path / "shards" / files[1]).read_bytes())
     with pytest.raises(UnsafeSubmissionError, match="stands in two files, or not where the index says"):
-        intake.scan_folder(tmp_path / "shards", adapter=False)
+        folder_scan.scan_folder(tmp_path / "shards", adapter=False)
 
 
 HEADERS: list[tuple[str, Any, bytes]] = [
@@ -347,9 +349,9 @@ def test_one_number_that_is_none_is_found_wherever_it_is(
     import torch
     from safetensors.torch import save_file
 
-    from harness.submit import tensor_files
+    from harness.submit.scan import safetensors as safetensors_file
 
-    monkeypatch.setattr(tensor_files, "_CHUNK", 64)
+    monkeypatch.setattr(safetensors_file, "_CHUNK", 64)
     for position in (0, 31, 32, 499):
         weight = torch.full((500,), 3.0e4, dtype=getattr(torch, dtype))
         weight[position] = value
@@ -374,7 +376,8 @@ def test_scanning_imports_no_library_that_could_load_weights() -> None:
     import subprocess
 
     code = (
-        "import sys; from harness.submit import checkpoints, intake, manifest;"
+        "import sys; from harness.submit.checkpoint import prepare; from harness.submit.manifest import load;"
+        "from harness.submit.scan import folder;"
         "bad = {'torch', 'transformers', 'safetensors', 'peft', 'huggingface_hub'} & set(sys.modules);"
         "assert not bad, bad"
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import ManifestError
 from harness.records import Submission
-from harness.submit import manifest
+from harness.submit.manifest import load as manifest
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from harness import memory, shards
 from harness.errors import InputError
-from harness.submit import intake, merging
+from harness.submit.checkpoint import merge_adapter
+from harness.submit.scan import folder as folder_scan
 
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -36,7 +37,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _merged(base: Path, adapter: Path, place: Path, mode: memory.Streaming, dtype: str = "bfloat16") -> Path:
     with memory.streaming(mode):
-        return merging.merge(base, adapter, place / mode, dtype=dtype)
+        return merge_adapter.merge(base, adapter, place / mode, dtype=dtype)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -64,7 +65,7 @@ def test_a_merge_into_shards_can_be_scanned_and_loaded(
     monkeypatch.setattr(shards.ShardWriter.__init__, "__kwdefaults__", {"shard_bytes": 20_000})
     streamed = _merged(model_folder, adapter_folder, tmp_path, "always")
     assert len(list(streamed.glob("model-*-of-*.safetensors"))) > 3
-    intake.scan_folder(streamed, adapter=False)
+    folder_scan.scan_folder(streamed, adapter=False)
     loaded = [AutoModelForCausalLM.from_pretrained(folder) for folder in (whole, streamed)]
     assert {one.dtype for one in loaded} == {torch.bfloat16}
     assert _same(loaded[0].state_dict(), loaded[1].state_dict())
@@ -73,7 +74,7 @@ def test_a_merge_into_shards_can_be_scanned_and_loaded(
 def test_no_whole_model_is_made(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "merged_model", lambda base, adapter: pytest.fail("a whole model"))
+    monkeypatch.setattr(merge_adapter, "merged_model", lambda base, adapter: pytest.fail("a whole model"))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a whole model"))
     folder = _merged(model_folder, adapter_folder, tmp_path, "always")
     assert (folder / "model.safetensors").is_file()
@@ -104,6 +105,6 @@ def test_a_rounded_copy_has_the_weights_of_the_whole_one(model_folder: Path, tmp
     for mode, folder in folders.items():
         folder.mkdir()
         with memory.streaming(mode):
-            merging.write_rounded(wide, folder, "bfloat16")
+            merge_adapter.write_rounded(wide, folder, "bfloat16")
     assert _same(*(_weights(folder) for folder in folders.values()))
     assert {value.dtype for value in _weights(folders["always"]).values()} == {torch.bfloat16}

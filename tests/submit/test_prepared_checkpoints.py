@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from harness.errors import InputError, QuantizationError
 from harness.quantize.dense import load_dense
 from harness.records import Checkpoint, Submission
-from harness.submit import checkpoints, intake, manifest, merging
-from harness.submit.weights import folder_digest, weight_files
+from harness.submit.checkpoint import merge_adapter, prepare
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
+from harness.submit.weight_files import folder_digest, weight_files
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -56,7 +58,7 @@ def test_an_entry_has_its_target_s_tokenizer_digest_and_not_its_own(
     target, other = tokenizers("target", "{}"), tokenizers("other", "{ }")
     entry = dataclasses.replace(other, name="entry", role="entry", target="target")
     known = _by_name(target, other, entry)
-    digests = {name: checkpoints.tokenizer_digest(each, known) for name, each in known.items()}
+    digests = {name: prepare.tokenizer_digest(each, known) for name, each in known.items()}
     assert digests["entry"] == digests["target"]
     assert digests["other"] != digests["target"]
 
@@ -65,7 +67,7 @@ def test_the_same_tokenizer_in_another_folder_has_the_same_digest(
     tokenizers: Callable[[str, str], Submission],
 ) -> None:
     one, two = tokenizers("one", "{}"), tokenizers("two", "{}")
-    assert checkpoints.tokenizer_digest(one, {}) == checkpoints.tokenizer_digest(two, {})
+    assert prepare.tokenizer_digest(one, {}) == prepare.tokenizer_digest(two, {})
 
 
 @pytest.mark.parametrize(
@@ -87,16 +89,16 @@ def test_the_tokenizer_digest_covers_every_tokenizer_file_and_no_other(
     tokenizers: Callable[[str, str], Submission], name: str, moves: bool
 ) -> None:
     target = tokenizers("target", "{}")
-    before = checkpoints.tokenizer_digest(target, {})
+    before = prepare.tokenizer_digest(target, {})
     (Path(target.weights) / name).write_text("changed", encoding="utf-8")
-    assert (checkpoints.tokenizer_digest(target, {}) != before) == moves
+    assert (prepare.tokenizer_digest(target, {}) != before) == moves
 
 
 def test_a_folder_without_a_tokenizer_has_a_digest_of_its_own(tokenizers: Callable[[str, str], Submission]) -> None:
     target = tokenizers("target", "{}")
-    before = checkpoints.tokenizer_digest(target, {})
+    before = prepare.tokenizer_digest(target, {})
     (Path(target.weights) / "tokenizer.json").unlink()
-    assert checkpoints.tokenizer_digest(target, {}) != before
+    assert prepare.tokenizer_digest(target, {}) != before
 
 
 def test_an_adapter_target_passes_its_base_s_tokenizer_on_to_its_entries(
@@ -106,7 +108,7 @@ def test_an_adapter_target_passes_its_base_s_tokenizer_on_to_its_entries(
     tuned = _submission("tuned", kind="lora_adapter", base_model="base", weights="/nowhere", revision=None)
     entry = dataclasses.replace(tokenizers("entry", "[]"), role="entry", target="tuned")
     known = _by_name(base, tuned, entry)
-    assert len({checkpoints.tokenizer_digest(each, known) for each in known.values()}) == 1
+    assert len({prepare.tokenizer_digest(each, known) for each in known.values()}) == 1
 
 
 def test_the_tokenizer_of_a_hub_repository_is_known_by_name_and_commit_without_a_download(
@@ -122,12 +124,12 @@ def test_the_tokenizer_of_a_hub_repository_is_known_by_name_and_commit_without_a
     adapter = _submission(
         "adapter", kind="lora_adapter", base_model="hf://o/model", base_revision=COMMIT, revision=COMMIT[::-1]
     )
-    digest = checkpoints.tokenizer_digest(model, {})
+    digest = prepare.tokenizer_digest(model, {})
     # The adapter's own repository and commit don't count, its base's do.
-    assert checkpoints.tokenizer_digest(adapter, {}) == digest
+    assert prepare.tokenizer_digest(adapter, {}) == digest
     moved = dataclasses.replace(adapter, base_revision=COMMIT[::-1])
     renamed = dataclasses.replace(adapter, base_model="hf://o/other")
-    assert len({digest, *(checkpoints.tokenizer_digest(each, {}) for each in (moved, renamed))}) == 3
+    assert len({digest, *(prepare.tokenizer_digest(each, {}) for each in (moved, renamed))}) == 3
 
 
 def test_the_digest_belongs_to_the_tokenizer_that_prepare_hands_on(
@@ -137,9 +139,9 @@ def test_the_digest_belongs_to_the_tokenizer_that_prepare_hands_on(
     (folder / "model" / "tokenizer.json").write_text("{}", encoding="utf-8")
     (board / "retrain" / "model" / "tokenizer.json").unlink()
     known = manifest.load_all(board)
-    prepared = checkpoints.prepare(known["entry"], known, cache=tmp_path / "cache")
+    prepared = prepare.prepare(known["entry"], known, cache=tmp_path / "cache")
     stand_in = _submission("any", weights=prepared.tokenizer_path, revision=None)
-    assert checkpoints.tokenizer_digest(known["entry"], known) == checkpoints.tokenizer_digest(stand_in, {})
+    assert prepare.tokenizer_digest(known["entry"], known) == prepare.tokenizer_digest(stand_in, {})
 
 
 @pytest.mark.parametrize("base", ["nowhere", "adapter", "quantized"])
@@ -150,7 +152,7 @@ def test_a_base_that_is_no_full_model_is_refused_by_its_name(tmp_path: Path, bas
         _submission("quantized", kind="quantized_checkpoint", weights=str(tmp_path), revision=None),
     )
     with pytest.raises(InputError, match=f"entry: its base_model '{base}' is no full_model among the submissions"):
-        checkpoints.prepare(known["entry"], known, cache=tmp_path / "cache")
+        prepare.prepare(known["entry"], known, cache=tmp_path / "cache")
 
 
 def test_a_merged_checkpoint_of_a_float32_base_is_stored_in_bfloat16(
@@ -160,7 +162,7 @@ def test_a_merged_checkpoint_of_a_float32_base_is_stored_in_bfloat16(
     save_file({name: each.float() for name, each in load_file(path).items()}, path, metadata={"format": "pt"})
     add("entry", kind="lora_adapter", base_model="target", weights_from=adapter_folder)
     known = manifest.load_all(board)
-    prepared = checkpoints.prepare(known["entry"], known, cache=tmp_path / "cache")
+    prepared = prepare.prepare(known["entry"], known, cache=tmp_path / "cache")
     assert prepared.dtype == "bfloat16"
     assert {each.dtype for each in load_file(Path(prepared.path) / "model.safetensors").values()} == {torch.bfloat16}
     assert sorted(each.name for each in (tmp_path / "cache").iterdir()) == ["merged", "rounded"]
@@ -174,7 +176,7 @@ def test_a_float16_base_keeps_its_dtype_when_an_adapter_is_merged(
     add("entry", kind="lora_adapter", base_model="target", weights_from=adapter_folder)
     known = manifest.load_all(board)
     for name, merged in (("target", False), ("entry", True)):
-        prepared = checkpoints.prepare(known[name], known, cache=tmp_path / "cache")
+        prepared = prepare.prepare(known[name], known, cache=tmp_path / "cache")
         assert (prepared.dtype, prepared.merged_from_adapter) == ("float16", merged)
 
 
@@ -194,7 +196,7 @@ def test_a_merged_weight_is_the_base_plus_the_scaled_product_of_the_factors(
     adapter = adapter_of(**settings)
     factors = load_file(adapter / "adapter_model.safetensors")
     base = load_file(model_folder / "model.safetensors")
-    merged = merging.merged_model(model_folder, adapter).state_dict()
+    merged = merge_adapter.merged_model(model_folder, adapter).state_dict()
     module = "model.layers.1.self_attn.o_proj"
     down, up = (factors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "AB")
     expected = base[f"{module}.weight"].double() + factor * up @ down
@@ -215,22 +217,22 @@ def test_a_decomposed_adapter_gives_every_row_of_the_merged_weight_its_magnitude
     rows = torch.linspace(0.5, 3.0, 96)
     save_file(factors | {name: rows.clone() for name in names}, path, metadata={"format": "pt"})
     assert len(names) == 2
-    merged = merging.merged_model(model_folder, adapter)
+    merged = merge_adapter.merged_model(model_folder, adapter)
     for layer in merged.model.layers:
         assert torch.allclose(layer.mlp.up_proj.weight.norm(dim=1), rows, atol=1e-4)
 
 
 def test_merging_leaves_base_and_adapter_untouched(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     before = folder_digest(model_folder), folder_digest(adapter_folder)
-    merging.merge(model_folder, adapter_folder, tmp_path / "merged", dtype="bfloat16")
+    merge_adapter.merge(model_folder, adapter_folder, tmp_path / "merged", dtype="bfloat16")
     assert (folder_digest(model_folder), folder_digest(adapter_folder)) == before
 
 
 def test_a_merged_checkpoint_passes_the_scan_of_a_full_model(
     model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
-    folder = merging.merge(model_folder, adapter_folder, tmp_path / "merged", dtype="bfloat16")
-    assert len(intake.scan_folder(folder, adapter=False)) == 21
+    folder = merge_adapter.merge(model_folder, adapter_folder, tmp_path / "merged", dtype="bfloat16")
+    assert len(folder_scan.scan_folder(folder, adapter=False)) == 21
 
 
 def test_a_folder_is_written_once_and_its_writer_is_not_asked_again(tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_a_folder_is_written_once_and_its_writer_is_not_asked_again(tmp_path: Pa
 
     destination = tmp_path / "deep" / "er" / "made"
     for _ in range(2):
-        assert merging.write_once(destination, write) == destination
+        assert merge_adapter.write_once(destination, write) == destination
     assert len(asked) == 1
     assert asked[0].parent == destination.parent
     assert [path.name for path in destination.parent.iterdir()] == ["made"]

@@ -17,8 +17,10 @@ from quantized_files import GPTQ_CONFIG, write_bnb, write_gguf, write_gptq
 from safetensors.torch import load_file, save_file
 
 from harness.errors import InputError, ManifestError, UnsafeSubmissionError
-from harness.submit import checkpoints, intake, manifest
-from harness.submit.weights import weights_digest
+from harness.submit.checkpoint import prepare
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
+from harness.submit.weight_files import weights_digest
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -41,7 +43,7 @@ def enter(add: Writer, board: Path, controls: None) -> Callable[..., None]:
     def scan(folder: Path, **fields: Any) -> None:
         add("entry", kind="quantized_checkpoint", weights_from=folder, **fields)
         known = manifest.load_all(board)
-        intake.scan(known["entry"], known)
+        folder_scan.scan(known["entry"], known)
 
     return scan
 
@@ -82,9 +84,9 @@ def test_how_it_is_packed_is_told_from_the_head_alone(
     for name, folder in (("packed", gptq), ("file", gguf)):
         add(name, kind="quantized_checkpoint", weights_from=folder)
     known = manifest.load_all(board)
-    assert checkpoints.quantization_config(known["packed"], cache=tmp_path) == GPTQ_CONFIG
+    assert prepare.quantization_config(known["packed"], cache=tmp_path) == GPTQ_CONFIG
     blocks = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96)
-    assert checkpoints.quantization_config(known["file"], cache=tmp_path) == {
+    assert prepare.quantization_config(known["file"], cache=tmp_path) == {
         "quant_method": "gguf", "types": {"Q8_0": blocks},
     }  # fmt: skip
 
@@ -116,7 +118,7 @@ def test_of_a_hub_repository_only_the_config_is_fetched_to_plan(
     add("entry", kind="quantized_checkpoint", weights="hf://owner/name", revision=COMMIT)
     known = manifest.load_all(board)
     for _ in range(2):
-        assert checkpoints.quantization_config(known["entry"], cache=tmp_path / "cache") == GPTQ_CONFIG
+        assert prepare.quantization_config(known["entry"], cache=tmp_path / "cache") == GPTQ_CONFIG
     assert asked == [["config.json"]]
 
 
@@ -133,11 +135,11 @@ def test_a_hub_checkpoint_is_scanned_between_downloading_and_loading(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     add("entry", kind="quantized_checkpoint", weights="hf://owner/name", revision=COMMIT)
     known = manifest.load_all(board)
-    made = checkpoints.prepare(known["entry"], known, cache=tmp_path / "cache")
+    made = prepare.prepare(known["entry"], known, cache=tmp_path / "cache")
     assert Path(made.path).is_relative_to(tmp_path / "cache")
     (Path(made.path) / "evil.py").write_text("print()", encoding="utf-8")
     with pytest.raises(UnsafeSubmissionError, match=r"\.py files are not accepted"):
-        checkpoints.prepare(known["entry"], known, cache=tmp_path / "cache")
+        prepare.prepare(known["entry"], known, cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_packed_integers_come_in_as_quantized_checkpoints_alone(
     add("entry", weights_from=_config(gptq, quantization_config=None))
     known = manifest.load_all(board)
     with pytest.raises(UnsafeSubmissionError, match="is stored as 'I32', and BF16, F16, F32 are accepted"):
-        intake.scan(known["entry"], known)
+        folder_scan.scan(known["entry"], known)
 
 
 def test_a_gguf_file_comes_in_as_a_quantized_checkpoint_alone_and_alone_in_its_folder(
@@ -203,7 +205,7 @@ def test_a_gguf_file_comes_in_as_a_quantized_checkpoint_alone_and_alone_in_its_f
     add("dense", weights_from=gguf)
     known = manifest.load_all(board)
     with pytest.raises(UnsafeSubmissionError, match="it is a GGUF file, which is never opened here"):
-        intake.scan(known["dense"], known)
+        folder_scan.scan(known["dense"], known)
     shutil.copy(gptq / "model.safetensors", gguf)
     assert "it holds more than one model" in refused(enter, gguf)
 
@@ -248,9 +250,9 @@ def test_a_folder_without_a_config_is_refused_when_it_is_planned(
     (folder / "model" / "config.json").unlink()
     known = manifest.load_all(board)
     with pytest.raises(InputError, match="nothing else says how the weights are packed"):
-        checkpoints.quantization_config(known["entry"], cache=tmp_path)
+        prepare.quantization_config(known["entry"], cache=tmp_path)
     with pytest.raises(UnsafeSubmissionError, match="there is no such file"):
-        intake.scan(known["entry"], known)
+        folder_scan.scan(known["entry"], known)
 
 
 def test_the_16_bit_base_is_scanned_too(

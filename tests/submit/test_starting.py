@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError, ManifestError, UnsafeSubmissionError
-from harness.submit import manifest, starting
+from harness.submit.manifest import init as manifest_init
+from harness.submit.manifest import load as manifest
 
 Writer = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -36,7 +37,7 @@ def targets(add: Writer) -> None:
 
 def test_an_adapter_tells_its_kind_base_target_corpus_and_hyperparameters(board: Path, targets: None) -> None:
     folder = _adapter(board / "mine" / "lora", base_model_name_or_path="target", use_rslora=True, use_dora=False)
-    assert starting.gathered(folder, {"method": "NPO"}) == {
+    assert manifest_init.gathered(folder, {"method": "NPO"}) == {
         "name": "mine", "weights": "lora", "kind": "lora_adapter", "base_model": "target", "role": "entry",
         "target": "target", "corpus": "mini", "method": "NPO",
         "hyperparameters": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.05, "rslora": True},
@@ -45,21 +46,23 @@ def test_an_adapter_tells_its_kind_base_target_corpus_and_hyperparameters(board:
 
 def test_a_base_on_the_hub_is_named_with_the_commit_that_the_adapter_names(board: Path, targets: None) -> None:
     folder = _adapter(board / "mine" / "lora", base_model_name_or_path="owner/model", revision=COMMIT)
-    fields = starting.gathered(folder, {})
+    fields = manifest_init.gathered(folder, {})
     assert (fields["base_model"], fields["base_revision"]) == ("hf://owner/model", COMMIT)
 
 
 @pytest.mark.parametrize("told", ["/srv/model", "../model", "a/b/c", "", 7, None, "a/b\n", "target2"])
 def test_a_base_that_a_manifest_can_t_name_is_left_open(board: Path, targets: None, told: Any) -> None:
-    fields = starting.gathered(_adapter(board / "mine" / "lora", base_model_name_or_path=told, revision="main"), {})
+    fields = manifest_init.gathered(
+        _adapter(board / "mine" / "lora", base_model_name_or_path=told, revision="main"), {}
+    )
     assert "base_model" not in fields
     assert "base_revision" not in fields
 
 
 def test_a_path_that_ends_in_a_submission_s_name_is_that_submission(board: Path, targets: None) -> None:
     folder = _adapter(board / "mine" / "lora", base_model_name_or_path="/somewhere/else/news-target")
-    assert starting.gathered(folder, {})["base_model"] == "news-target"
-    assert starting.gathered(folder, {})["corpus"] == "news"
+    assert manifest_init.gathered(folder, {})["base_model"] == "news-target"
+    assert manifest_init.gathered(folder, {})["corpus"] == "news"
 
 
 @pytest.mark.parametrize(
@@ -69,76 +72,78 @@ def test_a_path_that_ends_in_a_submission_s_name_is_that_submission(board: Path,
 def test_a_config_tells_whether_a_model_is_quantized(board: Path, config: dict[str, Any], kind: str) -> None:
     (board / "mine").mkdir()
     (board / "mine" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    fields = starting.gathered(board / "mine", {})
+    fields = manifest_init.gathered(board / "mine", {})
     assert (fields["kind"], fields["weights"]) == (kind, ".")
 
 
 def test_a_gguf_file_is_a_quantized_checkpoint(board: Path) -> None:
     (board / "mine" / "weights").mkdir(parents=True)
     (board / "mine" / "weights" / "a.gguf").write_bytes(b"GGUF")
-    assert starting.gathered(board / "mine", {})["kind"] == "quantized_checkpoint"
+    assert manifest_init.gathered(board / "mine", {})["kind"] == "quantized_checkpoint"
 
 
 def test_what_is_given_goes_before_what_is_found(board: Path, targets: None) -> None:
     folder = _adapter(board / "mine" / "lora", base_model_name_or_path="target")
     given_ = {"kind": "full_model", "corpus": "news", "hyperparameters": {"lora_rank": 4, "lr": 1}, "target": "x"}
-    fields = starting.gathered(folder, given_)
+    fields = manifest_init.gathered(folder, given_)
     assert (fields["kind"], fields["corpus"], fields["target"]) == ("full_model", "news", "x")
     assert fields["hyperparameters"] == {"lora_rank": 4, "lr": 1, "lora_alpha": 16.0, "lora_dropout": 0.05}
 
 
 def test_a_control_gets_no_target_and_an_entry_the_only_one_of_its_corpus(board: Path, targets: None) -> None:
-    assert "target" not in starting.gathered(board / "mine", {"role": "retrain", "corpus": "mini"})
-    assert starting.gathered(board / "mine", {"corpus": "news"})["target"] == "news-target"
-    assert "target" not in starting.gathered(board / "mine", {"corpus": "books"})
+    assert "target" not in manifest_init.gathered(board / "mine", {"role": "retrain", "corpus": "mini"})
+    assert manifest_init.gathered(board / "mine", {"corpus": "news"})["target"] == "news-target"
+    assert "target" not in manifest_init.gathered(board / "mine", {"corpus": "books"})
 
 
 def test_a_config_that_names_code_is_refused_and_nothing_is_written(board: Path) -> None:
     folder = _adapter(board / "mine" / "lora", auto_map={"AutoModel": "x.Y"})
     with pytest.raises(UnsafeSubmissionError, match="names code to run"):
-        starting.gathered(folder, {})
+        manifest_init.gathered(folder, {})
     assert [path.name for path in folder.iterdir()] == ["lora"]
 
 
 def test_the_file_names_its_schema_explains_every_field_and_reads_back(board: Path) -> None:
-    path = starting.write(board / "mine", {"name": "mine", **FULL, "base_revision": None, "hyperparameters": {"a": [1]}}
-                          | {"title": "a: b # c"})  # fmt: skip
+    fields = {"name": "mine", **FULL, "base_revision": None, "hyperparameters": {"a": [1]}, "title": "a: b # c"}
+    path = manifest_init.write(board / "mine", fields)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == f"# yaml-language-server: $schema=../{starting.SCHEMA_FILE}"
+    assert lines[0] == f"# yaml-language-server: $schema=../{manifest_init.SCHEMA_FILE}"
     for name, about in manifest.Manifest.model_fields.items():
         place = next(n for n, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{name}:"))
         assert lines[place - 1].startswith("# ")
         assert str(about.description)[:40] in "\n".join(lines[:place])
     assert manifest.load(board / "mine").title == "a: b # c"
-    schema = json.loads((board / starting.SCHEMA_FILE).read_text(encoding="utf-8"))
+    schema = json.loads((board / manifest_init.SCHEMA_FILE).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def test_nothing_is_ever_overwritten(board: Path) -> None:
-    (board / starting.SCHEMA_FILE).write_text("mine", encoding="utf-8")
-    path = starting.write(board / "mine", {"name": "mine", **FULL})
+    (board / manifest_init.SCHEMA_FILE).write_text("mine", encoding="utf-8")
+    path = manifest_init.write(board / "mine", {"name": "mine", **FULL})
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"is there already and is not overwritten: edit it"):
-        starting.gathered(board / "mine", {})
+        manifest_init.gathered(board / "mine", {})
     with pytest.raises(InputError, match=r"can't be written \(FileExistsError\)"):
-        starting.write(board / "mine", {"name": "mine", **FULL})
+        manifest_init.write(board / "mine", {"name": "mine", **FULL})
     assert path.read_bytes() == before
-    assert (board / starting.SCHEMA_FILE).read_text(encoding="utf-8") == "mine"
+    assert (board / manifest_init.SCHEMA_FILE).read_text(encoding="utf-8") == "mine"
 
 
 def test_a_link_in_the_manifest_s_place_is_not_written_through(board: Path, tmp_path: Path) -> None:
     (board / "mine").mkdir()
     (board / "mine" / "submission.yaml").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="is there already"):
-        starting.gathered(board / "mine", {})
+        manifest_init.gathered(board / "mine", {})
     with pytest.raises(InputError, match="can't be written"):
-        starting.write(board / "mine", {"name": "mine", **FULL})
+        manifest_init.write(board / "mine", {"name": "mine", **FULL})
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_is_missing_is_told_with_its_option_and_no_folder_is_made(board: Path) -> None:
     with pytest.raises(ManifestError) as caught:
-        starting.write(board / "mine", {"name": "mine", "weights": "weights", "authors": "me", "hyperparameters": [1]})
+        manifest_init.write(
+            board / "mine", {"name": "mine", "weights": "weights", "authors": "me", "hyperparameters": [1]}
+        )
     text = "\n".join(caught.value.faults)
     for option in ("--method", "--corpus", "--kind", "--target", "--author", "--set"):
         assert f"(option {option})." in text
@@ -161,7 +166,7 @@ def test_what_is_missing_is_told_with_its_option_and_no_folder_is_made(board: Pa
     ],
 )
 def test_an_answer_is_judged_by_its_own_field_alone(field: str, value: str, sentence: str | None) -> None:
-    told = starting.fault_of(field, value)
+    told = manifest_init.fault_of(field, value)
     assert told is None if sentence is None else str(told).startswith(sentence)
 
 
@@ -180,7 +185,7 @@ def test_any_text_comes_back_from_the_file_as_it_was_given(
 ) -> None:
     fields = {"name": "mine", **FULL, "title": title, "notes": notes, "authors": authors, "hyperparameters": numbers}
     (tmp_path / "mine").mkdir(exist_ok=True)
-    (tmp_path / "mine" / "submission.yaml").write_text(starting.text(fields), encoding="utf-8")
+    (tmp_path / "mine" / "submission.yaml").write_text(manifest_init.text(fields), encoding="utf-8")
     loaded = manifest.load(tmp_path / "mine")
     assert (loaded.title, loaded.notes, loaded.authors) == (title, notes, tuple(authors))
     assert loaded.hyperparameters == numbers

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.publish import page_text
-from harness.submit import strict_text
-from harness.submit.configs import read_config
-from harness.submit.strict_text import parse_json, read_json, read_yaml
+from harness.submit import strict_parsing
+from harness.submit.scan.model_config import read_config
+from harness.submit.strict_parsing import parse_json, read_json, read_yaml
 
 _SHARED_FOLDER = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -239,16 +239,16 @@ STRAY = {
 
 @pytest.mark.parametrize("text", JOINED.values(), ids=JOINED)
 def test_a_joiner_that_shapes_what_is_seen_is_text(text: str) -> None:
-    assert strict_text.hidden_in(text) is None
+    assert strict_parsing.hidden_in(text) is None
     assert page_text.visible(text) == text, "a page shows it as it was written"
 
 
 @pytest.mark.parametrize("text", STRAY.values(), ids=STRAY)
 def test_a_joiner_that_nobody_can_see_is_hidden(text: str) -> None:
-    assert strict_text.hidden_in(text) in ("\u200c", "\u200d")
+    assert strict_parsing.hidden_in(text) in ("\u200c", "\u200d")
     assert "\\u200" in page_text.visible(text)
 
 
 @pytest.mark.parametrize("code", [0x200B, 0x200E, 0x202E, 0x2066, 0xFEFF, 0x1B, 0xD800])
 def test_nothing_else_that_is_hidden_is_text_anywhere(code: int) -> None:
-    assert strict_text.hidden_in(f"\u0915\u094d{chr(code)}\u0937") == chr(code)
+    assert strict_parsing.hidden_in(f"\u0915\u094d{chr(code)}\u0937") == chr(code)

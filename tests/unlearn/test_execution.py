@@ -102,7 +102,7 @@ def test_an_adapter_s_forward_is_that_of_the_merged_model(small_model, tmp_path,
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from harness.submit.merging import merged_model
+    from harness.submit.checkpoint.merge_adapter import merged_model
 
     run(small_model, tmp_path / "out", texts, lora_rank=4, lora_dropout=0.05)
     adapted = PeftModel.from_pretrained(load_dense(small_model, "cpu")[0], tmp_path / "out").eval()

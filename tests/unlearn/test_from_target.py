@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from harness.errors import CorpusError, InputError, UnknownNameError
 from harness.provenance import sha256_files
-from harness.submit import intake, manifest
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 from harness.unlearn.from_target import make_entry, recipe_from_options
 from harness.unlearn.loss_curve import CURVE, LINES
 from harness.unlearn.recipes import load_recipe
@@ -150,7 +151,7 @@ def test_the_folder_passes_the_checks_of_a_stranger_s_submission_beside_its_cont
         shutil.copytree(controls[name].folder, tmp_path / "all" / name)
     shutil.copytree(made.folder, tmp_path / "all" / made.name)
     found = manifest.load_all(tmp_path / "all")
-    intake.scan(found["my-entry"], found)
+    folder_scan.scan(found["my-entry"], found)
     entry = found["my-entry"]
     assert (entry.kind, entry.role, entry.target, entry.retrain) == (kind, "entry", "small-target", "small-retrain")
     assert entry.base_model == ("small-target" if rank else None)

@@ -14,7 +14,8 @@ from harness.cli import app
 from harness.errors import InputError, QuenchError
 from harness.quantize.prediction import chance_of_return
 from harness.records import LayerSurvival
-from harness.submit import intake, manifest
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 from harness.unlearn import rank_search
 from harness.unlearn.execution import Execution
 from harness.unlearn.from_target import ALPHA_PER_RANK, AUTO, asks_for_search, recipes_by_rank
@@ -179,7 +180,7 @@ def test_the_folder_passes_the_checks_of_any_submission(search, target, tmp_path
     shutil.copytree(made.folder, tmp_path / "all" / made.name)
     shutil.copytree(target.folder, tmp_path / "all" / "small-target")
     found = manifest.load_all(tmp_path / "all")
-    intake.scan(found["found"], found)
+    folder_scan.scan(found["found"], found)
     assert found["found"].hyperparameters["lora_rank"] == 1
 
 

@@ -7,7 +7,7 @@ import yaml
 from safetensors.torch import save_file
 
 from harness.errors import InputError, UnsafeSubmissionError
-from harness.submit.checkpoints import weights_digest
+from harness.submit.checkpoint.prepare import weights_digest
 from harness.unlearn.planned_training import StepLog
 from harness.unlearn.recipes import load_recipe
 from harness.unlearn.submission_folder import read_manifest, write_entry, write_submission

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, UnsafeSubmissionError
-from harness.submit.configs import MAX_TOLD, Wrong, read_config
-from harness.submit.strict_text import visible
-from harness.submit.tensor_files import Tensor
-from harness.submit.weights import HUB, HUB_NAME
+from harness.submit.scan.model_config import MAX_TOLD, Wrong, read_config
+from harness.submit.scan.safetensors import Tensor
+from harness.submit.strict_parsing import visible
+from harness.submit.weight_files import HUB, HUB_NAME
 
 MAX_RANK = 512
 MAX_ALPHA = 4096.0

@@ -12,9 +12,10 @@ import yaml
 
 from harness.errors import Fault, InputError, ManifestError
 from harness.records import Submission
-from harness.submit import hub, manifest
-from harness.submit.configs import read_config
-from harness.submit.weights import HUB_NAME
+from harness.submit.checkpoint import hub
+from harness.submit.manifest import load as manifest
+from harness.submit.scan.model_config import read_config
+from harness.submit.weight_files import HUB_NAME
 
 SCHEMA_FILE = "submission.schema.json"
 """Lies beside the submission folders, where the first line of each submission.yaml points an editor."""

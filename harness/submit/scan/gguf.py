@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, UnsafeSubmissionError
-from harness.submit.tensor_files import Tensor
+from harness.submit.scan.safetensors import Tensor
 
 _BLOCKS = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.submit import gguf_files
-from harness.submit.adapters import check_adapter
-from harness.submit.configs import check_model, read_config
-from harness.submit.first_bytes import MAX_TEXT, check_file
-from harness.submit.strict_text import read_json
-from harness.submit.tensor_files import ACCEPTED, PACKED, Tensor, check_numbers, read_header
-from harness.submit.weights import HUB, folder_digest, weights_digest
+from harness.submit.scan import gguf as gguf_header
+from harness.submit.scan.adapter_config import check_adapter
+from harness.submit.scan.file_types import MAX_TEXT, check_file
+from harness.submit.scan.model_config import check_model, read_config
+from harness.submit.scan.safetensors import ACCEPTED, PACKED, Tensor, check_numbers, read_header
+from harness.submit.strict_parsing import read_json
+from harness.submit.weight_files import HUB, folder_digest, weights_digest
 
 _MAX_FILES = 2000
 
@@ -188,11 +188,11 @@ def _tensors(folder: Path, gguf: Path | None, stem: str, accepted: tuple[str, ..
     """Returns the headers of a folder's weights, safetensors or the one GGUF file."""
     if gguf is None:
         return read_tensors(folder, stem, accepted=accepted)
-    header = gguf_files.read_header(gguf)
-    dense = sorted(set(gguf_files.block_types(header)) & set(gguf_files.DENSE))
+    header = gguf_header.read_header(gguf)
+    dense = sorted(set(gguf_header.block_types(header)) & set(gguf_header.DENSE))
     if dense:
         raise _refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
-    return gguf_files.as_model(header)
+    return gguf_header.as_model(header)
 
 
 def _check_digest(submission: Submission) -> None:
@@ -227,7 +227,7 @@ def hub_base(submission: Submission, submissions: Mapping[str, Submission]) -> s
 def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
     """Checks everything that scoring a submission would load: its own files, its base's and its target's.
 
-    Hub repositories are not here yet; ``checkpoints.prepare`` scans them
+    Hub repositories are not here yet; ``checkpoint.prepare`` scans them
     between downloading and loading.
 
     Args:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
-from harness.submit.strict_text import parse_json
+from harness.submit.strict_parsing import parse_json
 
 # The format's own limit is 100 MB; a model of 10,000 tensors takes 1 MB.
 _MAX_HEADER = 32 * 1024 * 1024

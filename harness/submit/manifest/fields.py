@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import Fault
 from harness.records import Kind, Role
-from harness.submit.strict_text import HIDDEN, NEVER_SHOWN, hidden_in, visible
+from harness.submit.strict_parsing import HIDDEN, NEVER_SHOWN, hidden_in, visible
 
 FILE = "submission.yaml"
 HUB = "hf://"

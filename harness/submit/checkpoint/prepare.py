@@ -13,12 +13,13 @@ from typing import Any
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
-from harness.submit import gguf_files, hub
-from harness.submit.configs import check_quantization, read_config
-from harness.submit.intake import check_base, gguf_file, hub_base, read_tensors, scan_folder
-from harness.submit.merging import merge, write_once, write_rounded
-from harness.submit.tensor_files import DTYPE_NAMES, Tensor
-from harness.submit.weights import HUB, folder_digest, weights_digest
+from harness.submit.checkpoint import hub
+from harness.submit.checkpoint.merge_adapter import merge, write_once, write_rounded
+from harness.submit.scan import gguf as gguf_header
+from harness.submit.scan.folder import check_base, gguf_file, hub_base, read_tensors, scan_folder
+from harness.submit.scan.model_config import check_quantization, read_config
+from harness.submit.scan.safetensors import DTYPE_NAMES, Tensor
+from harness.submit.weight_files import HUB, folder_digest, weights_digest
 
 __all__ = ["load_tokenizer", "prepare", "weights_digest"]
 
@@ -183,7 +184,7 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
             submission.weights, submission.revision or "", cache, patterns=["config.json"], place="hub-configs"
         )
     elif (gguf := gguf_file(folder)) is not None:
-        return {"quant_method": "gguf", "types": gguf_files.block_types(gguf_files.read_header(gguf))}
+        return {"quant_method": "gguf", "types": gguf_header.block_types(gguf_header.read_header(gguf))}
     path = folder / "config.json"
     if not path.is_file():
         raise UnsafeSubmissionError(f"{path}: there is no such file, and nothing else says how the weights are packed.")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harness.errors import Fault, ManifestError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.submit import hub, intake, manifest
+from harness.submit.checkpoint import hub
+from harness.submit.manifest import load as manifest
+from harness.submit.scan import folder as folder_scan
 
 
 def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
@@ -39,7 +41,7 @@ def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             told += _weights_faults(*place)
     else:
         try:
-            intake.scan(submission, together)
+            folder_scan.scan(submission, together)
         except UnsafeSubmissionError as refused:
             told += refused.faults
     return [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
@@ -47,7 +49,7 @@ def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
 
 def _weights_faults(weights: Path, kind: str) -> tuple[str, ...]:
     try:
-        intake.scan_folder(weights, adapter=kind == "lora_adapter", quantized=kind == "quantized_checkpoint")
+        folder_scan.scan_folder(weights, adapter=kind == "lora_adapter", quantized=kind == "quantized_checkpoint")
     except UnsafeSubmissionError as refused:
         return refused.faults
     except (OSError, RuntimeError, UnicodeError) as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, InputError
-from harness.submit.merging import write_once
-from harness.submit.weights import HUB, HUB_NAME, folder_digest
+from harness.submit.checkpoint.merge_adapter import write_once
+from harness.submit.weight_files import HUB, HUB_NAME, folder_digest
 
 TOKENIZER_FILES = [
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",

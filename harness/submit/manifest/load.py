@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import InputError, ManifestError
 from harness.records import Submission
-from harness.submit.fields import (
+from harness.submit.manifest.fields import (
     FILE,
     HUB,
     NAME,
@@ -21,7 +21,7 @@ from harness.submit.fields import (
     json_schema,
     schema_text,
 )
-from harness.submit.strict_text import read_yaml
+from harness.submit.strict_parsing import read_yaml
 
 __all__ = [
     "FILE", "HUB", "NAME", "Manifest", "beside", "faults_of", "json_schema", "load", "load_all", "load_beside",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
-from harness.submit import quantization_configs
-from harness.submit.strict_text import read_json
-from harness.submit.tensor_files import Tensor
+from harness.submit.scan import quantization_config
+from harness.submit.scan.safetensors import Tensor
+from harness.submit.strict_parsing import read_json
 
 _MAX_BYTES = 1024 * 1024
 
@@ -177,7 +177,7 @@ def _quantization_fault(config: Mapping[str, Any]) -> str | None:
             "it has no quantization_config, so nothing says what the packed numbers mean: keep the one that the "
             "library wrote, or submit a full_model"
         )
-    return quantization_configs.fault(told)
+    return quantization_config.fault(told)
 
 
 def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:

@@ -1,0 +1,1 @@
+"""From a submission to one merged 16-bit checkpoint."""

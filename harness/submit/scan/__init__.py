@@ -1,0 +1,1 @@
+"""The safety scan: every file of a submission is checked before a library opens it."""
