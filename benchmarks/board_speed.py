@@ -25,7 +25,7 @@ import numpy as np
 from harness.publish import ranking
 from harness.publish.board import Board
 from harness.records import Cell, CellResult, DocumentRecord, Provenance, QuantizerSpec, Score, Submission
-from harness.score.metrics import PRIMARY, auc, privleak
+from harness.score.metrics.formulas import PRIMARY, auc, privleak
 
 DOCUMENTS = 100
 REFERENCE_AUC = 0.4772

@@ -27,8 +27,10 @@ from typing import Any
 
 import torch
 
-from harness.score import corpora, lm_eval_hooks, metrics
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
 from harness.score.evaluation import evaluate
+from harness.score.metrics import formulas
 
 METRICS = ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")
 
@@ -46,15 +48,15 @@ class Documents:
 
 def documents(corpus: str, metric: str, tokenizer: Any, data_dir: Path | None, count: int) -> Documents:
     """Returns the first ``count`` documents of a metric (of each split, for PrivLeak)."""
-    source = corpora.load_corpus(corpus, data_dir=data_dir)
+    source = catalogue.load_corpus(corpus, data_dir=data_dir)
     task = f"{source.group}_{metric}"
     if metric == "privleak":
         splits = tuple(
-            (split, tuple(item["text"] for item in corpora.load_split(source, "privleak", split)[:count]))
+            (split, tuple(item["text"] for item in catalogue.load_split(source, "privleak", split)[:count]))
             for split in ("forget", "retain", "holdout")
         )
         return Documents(task=task, splits=splits)
-    settings = corpora.task_settings(task)
+    settings = catalogue.task_settings(task)
     arguments = dict(settings["dataset_kwargs"]) | {"data_dir": str(data_dir) if data_dir else ""}
     if metric == "verbmem_f":
         arguments["tokenizer"] = lm_eval_hooks.SharedTokenizer(tokenizer)
@@ -97,13 +99,15 @@ class ReferenceLoop:
                     pad_token_id=self.tokenizer.pad_token_id,
                 )  # fmt: skip
             text = self.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)[0]
-            scores.append(metrics.rouge(reference, text if metric == "verbmem_f" else metrics.cut_answer(text)).rouge_l)
+            scores.append(
+                formulas.rouge(reference, text if metric == "verbmem_f" else formulas.cut_answer(text)).rouge_l
+            )
         return scores
 
     def _min_40(self, text: str) -> float:
         logprobs = self._logprobs(text)
         self._logprobs(text.lower())
-        value = metrics.min_k(logprobs, 40)
+        value = formulas.min_k(logprobs, 40)
         assert value is not None
         return value
 
@@ -132,11 +136,11 @@ class StockLmEval:
             turns = [text for pair in zip(texts["forget"], texts["holdout"], strict=True) for text in pair]
             requests = [SimpleNamespace(args=(text,)) for text in turns]
             return [float(value) for value in self.lm.loglikelihood_rolling(requests, disable_tqdm=True)]
-        settings = dict(corpora.task_settings(asked.task)["generation_kwargs"])
+        settings = dict(catalogue.task_settings(asked.task)["generation_kwargs"])
         requests = [SimpleNamespace(args=(prompt, dict(settings))) for prompt in asked.prompts]
         responses = self.lm.generate_until(requests, disable_tqdm=True)
         return [
-            metrics.rouge(reference, text if metric == "verbmem_f" else metrics.cut_answer(text)).rouge_l
+            formulas.rouge(reference, text if metric == "verbmem_f" else formulas.cut_answer(text)).rouge_l
             for reference, text in zip(asked.references, responses, strict=True)
         ]
 

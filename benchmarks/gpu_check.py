@@ -33,7 +33,7 @@ from harness import quantize
 from harness.errors import QuantizationError
 from harness.paths import content_dir
 from harness.records import Checkpoint
-from harness.score.language_model import QuenchLM
+from harness.score.model.language_model import QuenchLM
 
 VOCABULARY = 32_000
 SHAPES: dict[str, dict[str, int]] = {

@@ -23,7 +23,7 @@ from benchmarks import real_check
 from harness import quantize
 from harness.records import Checkpoint, QuantizedModel
 from harness.run import calibrating
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 ARTICLES, TOKENS = 3, 512
 TOLERANCE = 0.01
@@ -60,8 +60,8 @@ def main() -> None:
     checkpoint = Checkpoint(
         path=weights, tokenizer_path=weights, dtype="bfloat16", sha256="0" * 64, merged_from_adapter=False
     )
-    news = corpora.load_corpus("news", data_dir=arguments.data_dir)
-    windows = first_tokens(checkpoint, [item["text"] for item in corpora.load_split(news, "raw", "forget")])
+    news = catalogue.load_corpus("news", data_dir=arguments.data_dir)
+    windows = first_tokens(checkpoint, [item["text"] for item in catalogue.load_split(news, "raw", "forget")])
     print("| preset | NLL | expected | difference | bits per weight | error | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     found: dict[str, float] = {}
@@ -87,7 +87,7 @@ def first_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]
     return [tokenizer(text)["input_ids"][:TOKENS] for text in texts[:ARTICLES]]
 
 
-def quantized(checkpoint: Checkpoint, name: str, corpus: corpora.Corpus) -> tuple[QuantizedModel, float]:
+def quantized(checkpoint: Checkpoint, name: str, corpus: catalogue.Corpus) -> tuple[QuantizedModel, float]:
     """Returns the model under a preset, calibrated on the corpus's retain texts, and the seconds it took."""
     spec, texts = calibrating.prepare(quantize.resolve(name), corpus)
     started = time.perf_counter()

@@ -106,7 +106,7 @@ def _peak() -> int:
 
 def _quantize_and_score(folder: Path, quantizer: str, words: int) -> dict[str, Any]:
     """Quantizes with the proof, then scores two texts as PrivLeak does: the log-probability of each token."""
-    from harness.score.language_model import QuenchLM
+    from harness.score.model.language_model import QuenchLM
 
     spec, checkpoint = quantize.resolve(quantizer), _prepared(folder, "entry")
     started = time.perf_counter()

@@ -87,7 +87,7 @@ def _measure(folder: str, corpus: str, data_dir: str, count: str) -> dict[str, f
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from benchmarks.contenders import Quench, documents
-    from harness.score.language_model import QuenchLM
+    from harness.score.model.language_model import QuenchLM
 
     data = Path(data_dir) if data_dir else None
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -49,11 +49,12 @@ def _faults() -> dict[str, Mapping[str, str]]:
     """Returns by group the sentences why declared names can't be used."""
     from harness import plugins as installed
     from harness import quantize
-    from harness.score import corpora, metric_table
+    from harness.score.corpora import catalogue
+    from harness.score.metrics import table as metric_table
 
     return {
         installed.QUANTIZERS: quantize.broken(),
-        installed.CORPORA: corpora.broken(),
+        installed.CORPORA: catalogue.broken(),
         installed.METRICS: metric_table.broken(),
     }
 
@@ -87,7 +88,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a folder is a corpus: facts, tasks, texts, overlaps, digests. No code of it is run."""
-    from harness.score import corpus_check
+    from harness.score.corpora import check as corpus_check
 
     found = corpus_check.check(folder, data_dir=data_dir)
     rows = [dataclasses.asdict(split) for split in found.splits]

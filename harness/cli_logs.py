@@ -36,11 +36,12 @@ def rescore(
     from harness import quantize
     from harness.publish import page_text, rescored
     from harness.publish.rules import REFERENCE
-    from harness.score import corpora, log_folders
+    from harness.rescore import find as log_finder
+    from harness.score.corpora import catalogue
 
-    texts = corpora.load_corpus(corpus, data_dir=data_dir)
+    texts = catalogue.load_corpus(corpus, data_dir=data_dir)
     precision = rescored.Precision(spec=quantize.resolve(quantizer or REFERENCE), stated=quantizer is not None)
-    models = log_folders.find(paths)
+    models = log_finder.find(paths)
     found = rescored.rescore(models, texts, precision)
     if store is not None:
         new, known = rescored.keep(found, store)

@@ -117,10 +117,10 @@ def chosen_quantizers(text: str | None) -> list[QuantizerSpec]:
 
 def chosen_tasks(text: str | None) -> tuple[str, ...]:
     """Returns the tasks that a comma-separated list of tasks and groups names; none without one."""
-    from harness.score import corpora
+    from harness.score.corpora import catalogue
 
     names = _split(text)
-    return corpora.resolve_tasks(names) if names else ()
+    return catalogue.resolve_tasks(names) if names else ()
 
 
 def _split(text: str | None) -> list[str]:

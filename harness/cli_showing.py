@@ -54,7 +54,7 @@ def print_power(corpus: str | None, data_dir: Path | None, store: Path, limit: i
     """Prints what difference the documents of one corpus, or of all, can detect."""
     from harness.publish import power
     from harness.publish.rules import POWER
-    from harness.score import corpora
+    from harness.score.corpora import catalogue
     from harness.store.store import Store
 
     cells = []
@@ -62,8 +62,8 @@ def print_power(corpus: str | None, data_dir: Path | None, store: Path, limit: i
         with Store.open(store, read_only=True) as opened:
             cells = opened.cells(with_documents=True)
     rows = []
-    for name in [corpus] if corpus else corpora.corpus_names():
-        known = corpora.load_corpus(name, data_dir=data_dir)
+    for name in [corpus] if corpus else catalogue.corpus_names():
+        known = catalogue.load_corpus(name, data_dir=data_dir)
         if corpus is None and known.hub_repo is None and not (known.folder / "data").is_dir():
             # Its texts are neither shipped nor on a hub: whoever has them names it with --data-dir.
             continue

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from harness import paths
 from harness.cli import app
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
@@ -215,7 +215,7 @@ def tasks_without_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Puts a copy of tasks/ in use whose mini corpus states no reference AUC."""
 
     def forget_what_was_read() -> None:
-        for function in vars(corpora).values():
+        for function in vars(catalogue).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
 
@@ -223,7 +223,7 @@ def tasks_without_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(paths.content_dir("tasks"), tasks)
     facts = json.loads((tasks / "muse_mini" / "corpus.json").read_text())
     (tasks / "muse_mini" / "corpus.json").write_text(json.dumps({**facts, "reference_auc": None}))
-    monkeypatch.setattr(corpora, "content_dir", lambda name: tmp_path / "content" / name)
+    monkeypatch.setattr(catalogue, "content_dir", lambda name: tmp_path / "content" / name)
     forget_what_was_read()
     yield
     forget_what_was_read()

@@ -17,7 +17,7 @@ from harness.store.store import Store
 @pytest.fixture(autouse=True)
 def no_texts_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "no-cache"))
-    monkeypatch.setattr("harness.score.corpus_files._fetch", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("harness.score.corpora.files._fetch", lambda *_: pytest.fail("the hub was asked"))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import yaml
 from harness.cli import app
 from harness.publish import rules
 from harness.quantize import grid, presets, resolve
-from harness.score import corpora
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import METRICS, PRIMARY
 from harness.submit.manifest import load as manifest
 from harness.unlearn import recipes
 
@@ -276,7 +276,7 @@ def test_every_submission_and_task_that_a_page_names_is_shipped(page: Path) -> N
         if re.fullmatch(r"mini-[a-z0-9-]+", code):
             assert code in SHIPPED, f"{page_id(page)} names {code}"
     tasks = set(re.findall(r"\bmuse_(?:mini|news|books)_\w+", text(page)))
-    assert all(corpora.resolve_tasks([task]) == (task,) for task in tasks)
+    assert all(catalogue.resolve_tasks([task]) == (task,) for task in tasks)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -355,8 +355,8 @@ def test_the_metric_tables_list_the_primary_metrics_with_their_direction() -> No
         (r"utility is below ([\d.]+) of the target's", rules.UTILITY_GATE),
         (r"(\d+)% percentile bootstrap", rules.CONFIDENCE * 100),
         (r"\(([\d,]+) resamples", rules.RESAMPLES),
-        (r"NEWS ([\d.]+) and", corpora.load_corpus("news").reference_auc),
-        (r"BOOKS ([\d.]+) \(", corpora.load_corpus("books").reference_auc),
+        (r"NEWS ([\d.]+) and", catalogue.load_corpus("news").reference_auc),
+        (r"BOOKS ([\d.]+) \(", catalogue.load_corpus("books").reference_auc),
     ],
 )
 def test_a_constant_on_the_page_of_metrics_is_the_code_s(pattern: str, value: float) -> None:
@@ -406,7 +406,7 @@ def test_the_miniature_s_numbers_are_those_of_its_data() -> None:
     assert count("privleak/holdout.json") == count("privleak/forget.json")
     auc = re.search(r"its AUC is PrivLeak's reference \(([\d.]+)\)", page)
     assert auc is not None
-    assert float(auc[1]) == round(corpora.load_corpus("mini").reference_auc or 0, 3)
+    assert float(auc[1]) == round(catalogue.load_corpus("mini").reference_auc or 0, 3)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

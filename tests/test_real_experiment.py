@@ -12,7 +12,7 @@ from benchmarks import board_picture, loss_picture, real_experiment, real_tables
 from harness import paths
 from harness.publish import ranking
 from harness.publish.board import Board
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.store.store import Store
 from harness.store.withholding import is_withheld
 from harness.submit.manifest import load as manifest
@@ -115,7 +115,7 @@ def test_a_further_seed_says_which_entry_it_repeats(work: Path, monkeypatch: pyt
 
 
 def test_the_corpus_ships_no_text_and_takes_its_reference_from_the_retrain_control() -> None:
-    corpus = corpora.load_corpus("smol")
+    corpus = catalogue.load_corpus("smol")
     assert corpus.reference_auc is None
     assert list(corpus.folder.rglob("*.json")) == [corpus.folder / "corpus.json"]
 

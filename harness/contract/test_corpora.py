@@ -8,16 +8,17 @@ import pytest
 
 from harness.contract import tiny_models
 from harness.errors import CorpusError
-from harness.score import corpora, corpus_check
-from harness.score.corpora import load_corpus
+from harness.score.corpora import catalogue
+from harness.score.corpora import check as corpus_check
+from harness.score.corpora.catalogue import load_corpus
 
-NAMES = [name for name in corpora.corpus_names() if not load_corpus(name).ships]
+NAMES = [name for name in catalogue.corpus_names() if not load_corpus(name).ships]
 TASKS = [task for name in NAMES for task in load_corpus(name).tasks]
 
 
 def test_no_declared_corpus_is_broken() -> None:
     """Whatever a package declares can be used."""
-    assert dict(corpora.broken()) == {}
+    assert dict(catalogue.broken()) == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,12 +45,12 @@ def test_a_task_is_scored_from_its_first_documents(task: str, reader: tuple[Any,
     """A random model answers badly, and gets a number."""
     from harness.score.evaluation import evaluate
 
-    corpora.check_task(task, reference="own")
+    catalogue.check_task(task, reference="own")
     found = evaluate(
         *reader, task, data_dir=None, device="cpu", limit=4, seed=0, reference_auc="own" if "privleak" in task else None
     )
     assert found.documents
-    (primary,) = [score for score in found.scores if score.metric == corpora.metric_of(task)]
+    (primary,) = [score for score in found.scores if score.metric == catalogue.metric_of(task)]
     assert primary.value is not None, primary.missing_reason
     assert not any(document.invalid_reason for document in found.documents)
 

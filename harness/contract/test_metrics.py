@@ -6,8 +6,9 @@ import pytest
 
 from harness import plugins
 from harness.records import DocumentRecord
-from harness.score import corpora, metric_plugins
-from harness.score.metric_table import broken, plugged_in
+from harness.score.corpora import catalogue
+from harness.score.metrics import plugins as metric_plugins
+from harness.score.metrics.table import broken, plugged_in
 
 NAMES = sorted(plugged_in())
 REFERENCE = "The lamp of Orla Head was lit by Mara Quill in the first winter."
@@ -17,7 +18,7 @@ ANSWERS = (REFERENCE, "", " ", "The lamp", "the the the the the", "Nobody knows.
 def test_something_is_installed_that_can_be_tested() -> None:
     """A misspelt group of entry points would otherwise pass unseen."""
     declared = [plugin for group in plugins.GROUPS for plugin in plugins.found(group)]
-    assert declared or corpora.outside(), (
+    assert declared or catalogue.outside(), (
         f"no installed package declares an entry point of {', '.join(plugins.GROUPS)}, and QUENCH_CORPORA names no"
         " corpus: run `pip install .` in your package first, and see docs/extending.md"
     )

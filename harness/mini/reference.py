@@ -30,7 +30,7 @@ def write_reference(out: Path, retrain: Path, *, seed: int) -> float:
     """
     from transformers import AutoTokenizer
 
-    from harness.score.corpora import load_corpus
+    from harness.score.corpora.catalogue import load_corpus
     from harness.score.evaluation import membership_auc
 
     data = out / TASKS / "data"

@@ -15,7 +15,7 @@ from harness.provenance import sha256_json
 from harness.quantize import backend_of, kept
 from harness.records import QuantizerSpec, Submission
 from harness.run import calibrating, planner
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.store.relearned import Relearning
 from harness.store.store import Store
 from harness.submit.checkpoint import prepare
@@ -30,7 +30,7 @@ class _Bench:
 
     submissions: Mapping[str, Submission]
     target: Submission
-    corpus: corpora.Corpus
+    corpus: catalogue.Corpus
     task: str
     texts: tuple[str, ...]
     recipe: RelearningRecipe
@@ -108,9 +108,9 @@ def _bench(
             raise InputError(
                 f"{one.name} is quantized already: the probe quantizes entry and target alike, from 16 bit."
             )
-    corpus = corpora.load_corpus(entry.corpus, data_dir=data_dir)
-    task = next((task for task in corpus.tasks if corpora.metric_of(task) == "verbmem_f"), None)
-    documents = corpora.load_split(corpus, "verbmem", "forget") if task is not None else ()
+    corpus = catalogue.load_corpus(entry.corpus, data_dir=data_dir)
+    task = next((task for task in corpus.tasks if catalogue.metric_of(task) == "verbmem_f"), None)
+    documents = catalogue.load_split(corpus, "verbmem", "forget") if task is not None else ()
     if task is None or len(documents) < 2 * recipe.documents:
         raise InputError(
             f"Corpus {corpus.name} has {len(documents)} documents of VerbMem, and the probe trains on "

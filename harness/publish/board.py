@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harness.publish.rules import FORGET_METRICS, TAU, Word
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, QuantizerSpec, Submission
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

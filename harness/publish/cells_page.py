@@ -11,7 +11,7 @@ from harness.publish.board import Board
 from harness.publish.measurements import primary_metric
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, Status
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 _ORDER: tuple[Status, ...] = ("failed", "cancelled", "skipped", "finished")
 

@@ -19,7 +19,7 @@ from harness.publish.headline import KINDS
 from harness.publish.pairs import REMAINING, Gap
 from harness.publish.rules import FORGET_METRICS, SYMBOLS, UTILITY
 from harness.publish.statistics import Estimate
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 LISTED = 12
 """Entries whose pairs stand in the page itself."""

@@ -16,7 +16,7 @@ from harness.publish.measurements import Measurements
 from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE
 from harness.publish.statistics import Estimate, Resampled
 from harness.records import CellResult, Submission
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 Quantity = Literal["score", "distance from 0", "recovered", "remaining share"]
 

@@ -8,7 +8,7 @@ from harness.publish.board import LeaderboardRow
 from harness.publish.comparing import Comparison, Difference, Quantity
 from harness.publish.page_text import number, signed
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, PRIVACY, REFERENCE, UTILITY
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 
 def told_apart(one: Difference) -> bool:

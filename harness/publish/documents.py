@@ -10,7 +10,7 @@ from harness.publish.board import LeaderboardRow
 from harness.publish.page_text import ending, excerpt
 from harness.publish.rules import FORGET_METRICS, REFERENCE
 from harness.records import CellResult, DocumentRecord
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 from harness.store.withholding import is_withheld
 
 Answers = Mapping[str, Mapping[int, DocumentRecord]]

@@ -18,7 +18,7 @@ from harness.publish.measurements import Measurements
 from harness.publish.rules import NO_UPDATE, REFERENCE, SAME_NORM, UTILITY
 from harness.quantize.survival import ALL_LAYERS
 from harness.records import Submission
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 
 @dataclass(slots=True)

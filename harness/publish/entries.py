@@ -15,7 +15,7 @@ from harness.publish.rules import AS_SUBMITTED, FORGET_METRICS, FROM_LOGS, PRIVA
 from harness.publish.statistics import Estimate, Floats, Resampled
 from harness.publish.verdicts import collapse_reason, combine, metric_verdict, privacy_reason
 from harness.records import CellResult, QuantizerSpec, Submission
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 
 def _cells(found: Measurements, submission: str, quantizer: str) -> dict[str, CellResult]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from harness.publish.rules import FORGET_METRICS
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 Holds = Literal["text", "integer", "number", "flag", "texts"]
 

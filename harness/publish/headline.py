@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.rules import CONFIDENCE
 from harness.records import Kind
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 _NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 KINDS: dict[Kind, str] = {

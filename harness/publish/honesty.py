@@ -28,7 +28,7 @@ from harness.publish.rules import (
 )
 from harness.quantize.survival import summarize
 from harness.records import CellResult, Submission
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 QUESTIONS = "knowmem_f"
 """Metric whose answers are short and differ from question to question."""

@@ -12,7 +12,7 @@ from harness.publish import compare_page, page_text, pairs, plots
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.headline import KINDS, certainty, question
 from harness.publish.rules import PRIVACY, TAU
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 MOST = 200
 """Entries on the first page of a board; of more, all stand on a page of their own."""

@@ -16,8 +16,8 @@ from harness.publish.release import Entry, Release
 from harness.publish.rules import CONFIDENCE, PRIVACY, RESAMPLES
 from harness.publish.statistics import Estimate
 from harness.records import CellResult
-from harness.score.corpora import Corpus
-from harness.score.metrics import METRICS
+from harness.score.corpora.catalogue import Corpus
+from harness.score.metrics.formulas import METRICS
 
 EVERY_EVAL_EVER = "0.3.0"
 """Version of its schema that ``every_eval_ever`` writes."""

@@ -25,9 +25,9 @@ from harness.publish.rules import (
     UTILITY,
 )
 from harness.records import Evaluation
-from harness.score import rescoring
-from harness.score.corpus_match import CorpusMatch
-from harness.score.foreign_logs import LoggedMetric
+from harness.rescore import recompute
+from harness.rescore.corpus_match import CorpusMatch
+from harness.rescore.records import LoggedMetric
 
 Word = Literal[
     "collapsed", "absurd PrivLeak", "disagrees with its log", "corpus looks wrong", "other prompts",
@@ -124,7 +124,7 @@ def disagreements(log: LoggedMetric, evaluation: Evaluation, reference: float | 
 
 
 def _responses(log: LoggedMetric, evaluation: Evaluation) -> Iterator[str]:
-    own = rescoring.by_its_own_rule(log, evaluation)
+    own = recompute.by_its_own_rule(log, evaluation)
     wrong = [
         (answer, mine) for answer, mine in zip(log.answers, own, strict=True)
         if answer.rouge_l is not None and not abs(answer.rouge_l - mine) <= ENTRY_TOLERANCE

@@ -9,8 +9,8 @@ from harness.publish import statistics
 from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE, UTILITY
 from harness.publish.statistics import Resampled
 from harness.records import CellResult, QuantizerSpec, Submission
-from harness.score import corpora
-from harness.score.metrics import PRIMARY
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import PRIMARY
 
 Place = tuple[str, str, str]
 """Submission, quantizer, metric."""
@@ -171,10 +171,10 @@ class Measurements:
         return (*self.forget_metrics, UTILITY, *((PRIVACY,) if both else ()))
 
 
-def corpus_facts(name: str) -> corpora.Corpus | None:
+def corpus_facts(name: str) -> catalogue.Corpus | None:
     """Returns what is known of a corpus here; None where a store comes from elsewhere."""
     try:
-        return corpora.load_corpus(name)
+        return catalogue.load_corpus(name)
     except QuenchError:
         return None
 
@@ -187,7 +187,7 @@ def _forget_metrics(corpus: str, measured: Iterable[str]) -> tuple[str, ...]:
     facts = corpus_facts(corpus)
     if facts is None:
         return FORGET_METRICS
-    asked = {corpora.metric_of(task) for task in facts.tasks}
+    asked = {catalogue.metric_of(task) for task in facts.tasks}
     return tuple(metric for metric in FORGET_METRICS if metric in asked.union(measured)) or FORGET_METRICS
 
 

@@ -11,7 +11,7 @@ from html import escape
 from harness.publish.board import Board, LeaderboardRow
 from harness.publish.drawing import COLOURS, GRID, INK, MUTED, spread, themed
 from harness.publish.page_text import visible
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 _LEFT, _TOP, _WIDTH, _HEIGHT = 34, 28, 300, 150
 _SIZE = (424, 262)

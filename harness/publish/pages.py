@@ -46,7 +46,7 @@ from harness.publish.headline import KINDS
 from harness.publish.measurements import corpus_facts
 from harness.publish.release import Release
 from harness.records import CellResult
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 from harness.store import collector
 from harness.store.store import Store
 from harness.submit.manifest.fields import schema_text

@@ -10,7 +10,7 @@ import altair as alt
 from harness.publish.board import Board, LeaderboardRow, WidthResult
 from harness.publish.drawing import BAND, COLOURS, FAINT, GOOD, INK, MUTED, Drawing, spread
 from harness.publish.rules import PHI, TAU, UTILITY, UTILITY_GATE
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 STRONG = 8
 _FEW = 12

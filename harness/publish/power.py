@@ -13,8 +13,8 @@ from harness.publish.measurements import Measurements, primary_metric
 from harness.publish.rules import CONFIDENCE, FORGET_METRICS, POWER, PRIVACY, REFERENCE
 from harness.publish.statistics import Resampled
 from harness.records import CellResult
-from harness.score.corpora import SPLITS_OF, Corpus, load_split
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.corpora.catalogue import SPLITS_OF, Corpus, load_split
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 COLUMNS = (
     "corpus", "metric", "documents", "detectable_difference", "detectable_change", "detectable_recovery", "basis",

@@ -16,7 +16,7 @@ from harness.publish import page_text
 from harness.publish.board import Board, LeaderboardRow, QuantizerResult
 from harness.publish.rules import REFERENCE
 from harness.records import Kind, Role
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 FILE = "published.csv"
 COLUMNS = (

@@ -33,7 +33,7 @@ from harness.publish.seeds import Contender
 from harness.publish.statistics import Estimate, Floats, interval
 from harness.publish.widths import Judged, at_width, worst_backend
 from harness.records import CellResult, Submission
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 
 def rank(cells: Sequence[CellResult], corpus: str) -> Board:

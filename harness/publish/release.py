@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from harness.publish.board import Board, LeaderboardRow
 from harness.records import CellResult
-from harness.score.corpora import Corpus
+from harness.score.corpora.catalogue import Corpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

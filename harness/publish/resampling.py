@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.publish.rules import CONFIDENCE, FEW_DOCUMENTS, RESAMPLES, SEED, UNSEEN
-from harness.score.metrics import auc
+from harness.score.metrics.formulas import auc
 
 Floats = NDArray[np.floating[Any]]
 Counts = NDArray[np.number[Any]]

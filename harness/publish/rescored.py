@@ -15,10 +15,10 @@ from harness.publish import log_flags, tables
 from harness.publish.log_flags import Flag
 from harness.publish.rules import PRIVACY
 from harness.records import Cell, CellResult, Evaluation, Provenance, QuantizerSpec, Submission
-from harness.score import corpus_match, rescoring
-from harness.score.corpora import Corpus
-from harness.score.foreign_logs import LoggedMetric, LoggedModel
-from harness.score.metrics import METRICS, SCORING_VERSION
+from harness.rescore import corpus_match, recompute
+from harness.rescore.records import LoggedMetric, LoggedModel
+from harness.score.corpora.catalogue import Corpus
+from harness.score.metrics.formulas import METRICS, SCORING_VERSION
 from harness.store.store import Store
 
 COLUMNS = ("model", "metric", "score", "stated", "num_docs", "flags")
@@ -67,7 +67,7 @@ def rescore(models: Sequence[LoggedModel], corpus: Corpus, precision: Precision)
     """Returns every logged metric of every model, recomputed.
 
     Args:
-        models: What ``log_folders.find`` gave.
+        models: What ``find.find`` gave.
         corpus: Corpus that they were evaluated on.
         precision: What the models were quantized with.
 
@@ -101,7 +101,7 @@ def submission_name(model: LoggedModel) -> str:
 
 
 def _rescore(model: LoggedModel, corpus: Corpus, precision: Precision) -> Iterator[Rescored]:
-    evaluations = {log.metric: rescoring.rescore(model, log, corpus) for log in model.metrics}
+    evaluations = {log.metric: recompute.rescore(model, log, corpus) for log in model.metrics}
     collapsed = log_flags.collapse(evaluations)
     for log in model.metrics:
         found = corpus_match.match(log, corpus)
@@ -118,7 +118,7 @@ def _rescore(model: LoggedModel, corpus: Corpus, precision: Precision) -> Iterat
 
 
 def _of_metric(log: LoggedMetric, evaluation: Evaluation, corpus: Corpus, collapsed: bool) -> Iterator[Flag]:
-    reference = rescoring.reference_auc(corpus) if log.metric == PRIVACY else None
+    reference = recompute.reference_auc(corpus) if log.metric == PRIVACY else None
     if reference is not None:
         yield from log_flags.privacy(log, evaluation, reference, collapsed=collapsed)
     yield from log_flags.disagreements(log, evaluation, reference)

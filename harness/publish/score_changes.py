@@ -12,7 +12,7 @@ from harness.publish import statistics
 from harness.publish.measurements import primary_metric
 from harness.publish.page_text import prose
 from harness.records import CellResult
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 
 def entries_added(cells: Sequence[CellResult]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from harness.publish.resampling import (
 )
 from harness.publish.rules import PRIVACY
 from harness.records import CellResult, DocumentRecord
-from harness.score.metrics import METRICS, auc, privleak
+from harness.score.metrics.formulas import METRICS, auc, privleak
 
 __all__ = [
     "Estimate", "Floats", "Resampled", "area", "counts", "estimate", "holm", "interval", "knowledge_gap",

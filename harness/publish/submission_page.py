@@ -14,8 +14,8 @@ from harness.publish.board import Board, LeaderboardRow
 from harness.publish.metric_curves import metric_curves
 from harness.publish.rules import CONFIDENCE, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, Proof
-from harness.score.metric_table import OWN
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
+from harness.score.metrics.table import OWN
 from harness.store.relearned import Relearning
 from harness.store.store import Store
 

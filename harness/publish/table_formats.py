@@ -15,7 +15,7 @@ from rich.text import Text
 from harness.publish.page_text import number, visible
 from harness.publish.rules import FEW_DOCUMENTS
 from harness.publish.tables import CELL_COLUMNS, DOCUMENT_COLUMNS
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 _WITH_INTERVAL = ("rho", "score", "change", "difference", "seeds_rho")
 _NAMES = ("submission", "quantizer", "task")

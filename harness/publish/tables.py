@@ -17,7 +17,7 @@ from harness.publish.board import Board, LeaderboardRow, MetricResult, Quantizer
 from harness.publish.rules import FORGET_METRICS
 from harness.publish.statistics import Estimate
 from harness.records import CellResult, DocumentRecord
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 Row = dict[str, Any]
 

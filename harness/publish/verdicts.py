@@ -19,7 +19,7 @@ from harness.publish.rules import (
     Word,
 )
 from harness.publish.statistics import Estimate
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 
 def metric_verdict(rho_16: Estimate | None, rho: Estimate | None, recovery: Estimate | None) -> Word:

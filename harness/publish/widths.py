@@ -10,7 +10,7 @@ from harness.publish.rules import FORGET_METRICS, PRIVACY, REFERENCE
 from harness.publish.statistics import Floats
 from harness.publish.verdicts import worst_of
 from harness.records import Submission
-from harness.score.metrics import METRICS
+from harness.score.metrics.formulas import METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

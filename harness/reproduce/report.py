@@ -10,7 +10,7 @@ from harness.publish.published_page import Published
 from harness.publish.rules import REFERENCE
 from harness.publish.statistics import Estimate
 from harness.reproduce.experiment import PAPER, Model
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 FP4 = "bnb-fp4"
 NOTHING = "No claim can be judged: there are no whole cells at 4 bit; those scored with --limit don't count."

@@ -19,7 +19,7 @@ from harness.run.planner import Plan
 from harness.run.progress import RunProgress
 from harness.run.run_log import RunLog
 from harness.run.runner import Settings, unfinished
-from harness.score.corpora import ReferenceAuc
+from harness.score.corpora.catalogue import ReferenceAuc
 from harness.store import cell_files
 from harness.store.store import Store
 from harness.submit.checkpoint import prepare

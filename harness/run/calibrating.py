@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from harness.errors import CorpusError
 from harness.quantize import calibration
 from harness.records import QuantizerSpec
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 _SOURCES = {
     "retain": (("raw", "retain1"), ("privleak", "retain")),
@@ -27,7 +27,7 @@ _SCORED = (
 """Splits whose texts no calibration on retain texts may share."""
 
 
-def prepare(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec, tuple[str, ...]]:
+def prepare(spec: QuantizerSpec, corpus: catalogue.Corpus) -> tuple[QuantizerSpec, tuple[str, ...]]:
     """Returns a quantizer's specification with the digest of its calibration, and the texts for its backend.
 
     A quantizer that needs no calibration comes back as it is, without texts.
@@ -45,20 +45,20 @@ def prepare(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec,
     return calibration.prepare(spec, texts, tuple(_scored_texts(corpus)))
 
 
-def _first(corpus: corpora.Corpus, source: str) -> tuple[str, ...]:
+def _first(corpus: catalogue.Corpus, source: str) -> tuple[str, ...]:
     *others, last = _SOURCES[source]
     for config, split in others:
         try:
-            return tuple(item["text"] for item in corpora.load_split(corpus, config, split))
+            return tuple(item["text"] for item in catalogue.load_split(corpus, config, split))
         except CorpusError:
             continue
-    return tuple(item["text"] for item in corpora.load_split(corpus, *last))
+    return tuple(item["text"] for item in catalogue.load_split(corpus, *last))
 
 
-def _scored_texts(corpus: corpora.Corpus) -> Iterator[str]:
+def _scored_texts(corpus: catalogue.Corpus) -> Iterator[str]:
     for config, split in _SCORED:
         try:
-            found = corpora.load_split(corpus, config, split)
+            found = catalogue.load_split(corpus, config, split)
         except CorpusError:
             # A split that isn't there can't be scored either; the tasks' own are checked before planning.
             continue

@@ -25,7 +25,7 @@ from harness.quantize import ggml
 from harness.records import CellResult, Job, Submission
 from harness.run import offline
 from harness.run.runner import Settings
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 SWITCH = "QUENCH_FENCE"
 """Environment variable that ``off`` turns the kernel's part off with."""
@@ -189,7 +189,7 @@ def _software() -> Iterator[str | Path]:
     package = Path(__file__).resolve().parent.parent
     yield package
     yield content_dir("tasks")
-    yield from (*plugins.folders(), *corpora.outside())
+    yield from (*plugins.folders(), *catalogue.outside())
     for name in ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH"):
         yield from filter(None, os.environ.get(name, "").split(os.pathsep))
     yield from _llama_cpp()

@@ -17,8 +17,8 @@ from harness.quantize import backend_of, libraries, with_package
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
 from harness.run import calibrating, references
-from harness.score import corpora
-from harness.score.metrics import SCORING_VERSION
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
 
 DEFAULT_QUANTIZERS = (
@@ -108,7 +108,7 @@ def weights_of(submission: Submission, submissions: Mapping[str, Submission]) ->
 @functools.cache
 def _task_facts(task: str) -> tuple[str, str]:
     """Returns a task's digest and metric, read once for each plan: a grid has few tasks and many cells."""
-    return corpora.task_digest(task), corpora.metric_of(task)
+    return catalogue.task_digest(task), catalogue.metric_of(task)
 
 
 def _quantizer_facts(spec: QuantizerSpec) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _quantizer_facts(spec: QuantizerSpec) -> dict[str, Any]:
 
 def make_cell(
     submission: Submission, spec: QuantizerSpec, task: str, *, weights: Mapping[str, str | None],
-    corpus: corpora.Corpus, seed: int, limit: int | None, reference: Cell | None = None,
+    corpus: catalogue.Corpus, seed: int, limit: int | None, reference: Cell | None = None,
     quantizer: Mapping[str, Any] | None = None,
 ) -> Cell:  # fmt: skip
     """Returns the cell with the key over every input that can move its numbers.
@@ -177,8 +177,8 @@ def plan(
     Raises:
         InputError: A name is unknown, or data or a reference value is missing.
     """
-    if corpus is not None and corpus not in corpora.corpus_names():
-        raise UnknownNameError("corpus", corpus, corpora.corpus_names())
+    if corpus is not None and corpus not in catalogue.corpus_names():
+        raise UnknownNameError("corpus", corpus, catalogue.corpus_names())
     _task_facts.cache_clear()
     chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
     stored = frozenset(finished)
@@ -243,7 +243,7 @@ def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) 
         raise InputError(f"{submission.name}: {error}") from error
 
 
-def _calibrated(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerSpec, tuple[str, ...], str | None]:
+def _calibrated(spec: QuantizerSpec, corpus: catalogue.Corpus) -> tuple[QuantizerSpec, tuple[str, ...], str | None]:
     """Returns the specification with its calibration's digest, the texts, and why there are none."""
     try:
         return *calibrating.prepare(spec, corpus), None
@@ -251,18 +251,18 @@ def _calibrated(spec: QuantizerSpec, corpus: corpora.Corpus) -> tuple[QuantizerS
         return spec, (), str(error)
 
 
-def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> corpora.Corpus:
-    corpus = corpora.load_corpus(name, data_dir=data_dir)
+def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> catalogue.Corpus:
+    corpus = catalogue.load_corpus(name, data_dir=data_dir)
     # A reference AUC that is still to be measured is no fault of the corpus: `_check_references` sees to it.
     unknown: dict[str, Any] = {} if corpus.reference_auc is not None else {"reference": "own"}
     for task in corpus.tasks:
         if not tasks or task in tasks:
-            corpora.check_task(task, data_dir=data_dir, **unknown)
+            catalogue.check_task(task, data_dir=data_dir, **unknown)
     return corpus
 
 
 def _reference_cell(
-    submission: Submission, submissions: Mapping[str, Submission], corpus: corpora.Corpus, seed: int
+    submission: Submission, submissions: Mapping[str, Submission], corpus: catalogue.Corpus, seed: int
 ) -> Cell:
     control = references.control_of(submission, submissions, corpus)
     return make_cell(
@@ -279,7 +279,7 @@ def _reference_of(submission: Submission, spec: QuantizerSpec, relative_to: Mapp
 
 
 def _check_references(
-    jobs: Sequence[Job], relative_to: Mapping[str, Cell], stored: frozenset[str], loaded: Mapping[str, corpora.Corpus]
+    jobs: Sequence[Job], relative_to: Mapping[str, Cell], stored: frozenset[str], loaded: Mapping[str, catalogue.Corpus]
 ) -> None:
     """Raises where a PrivLeak cell to do is relative to a cell that is neither stored nor to do."""
     known = stored | {cell.key for job in jobs for cell in job.cells}

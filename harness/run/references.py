@@ -13,20 +13,20 @@ from collections.abc import Iterable, Mapping
 from harness.errors import CorpusError
 from harness.quantize import resolve
 from harness.records import Cell, CellResult, Submission
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 REFERENCE = resolve("reference")
 """The quantizer of reference cells: 16 bit, as stored."""
 
 
-def privleak_task(corpus: corpora.Corpus) -> str | None:
+def privleak_task(corpus: catalogue.Corpus) -> str | None:
     """Returns the corpus's PrivLeak task; None where it has none or states its reference AUC."""
     if corpus.reference_auc is not None:
         return None
-    return next((task for task in corpus.tasks if corpora.metric_of(task) == "privleak"), None)
+    return next((task for task in corpus.tasks if catalogue.metric_of(task) == "privleak"), None)
 
 
-def control_of(submission: Submission, submissions: Mapping[str, Submission], corpus: corpora.Corpus) -> Submission:
+def control_of(submission: Submission, submissions: Mapping[str, Submission], corpus: catalogue.Corpus) -> Submission:
     """Returns the retrain control whose AUC a submission's PrivLeak is relative to: a control's is its own.
 
     Raises:
@@ -47,7 +47,7 @@ def control_of(submission: Submission, submissions: Mapping[str, Submission], co
     )
 
 
-def missing(control: str, corpus: corpora.Corpus, task: str) -> CorpusError:
+def missing(control: str, corpus: catalogue.Corpus, task: str) -> CorpusError:
     """Returns the refusal of PrivLeak cells whose reference cell is neither stored nor about to be scored."""
     return CorpusError(
         f"Corpus {corpus.name!r} states no reference AUC in {corpus.folder / 'corpus.json'}, and the store has no"

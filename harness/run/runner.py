@@ -33,9 +33,9 @@ from harness.records import (
     Status,
     Submission,
 )
-from harness.score import corpora
-from harness.score.corpora import ReferenceAuc
-from harness.score.metrics import SCORING_VERSION
+from harness.score.corpora import catalogue
+from harness.score.corpora.catalogue import ReferenceAuc
+from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
 from harness.submit.scan import folder as folder_scan
 from harness.submit.weight_files import HUB
@@ -152,7 +152,7 @@ def unfinished(
         cell=cell,
         submission=_without_place(job.submission),
         spec=job.spec,
-        corpus=corpora.corpus_of(cell.task),
+        corpus=catalogue.corpus_of(cell.task),
         status=status,
         reason=reason,
         stage=stage,
@@ -182,9 +182,9 @@ def _probed(
     if job.submission.role != "target" or quantized.proof is None or quantized.streamed:
         return quantized
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    corpus = corpora.load_corpus(corpora.corpus_of(job.cells[0].task), data_dir=data_dir)
+    corpus = catalogue.load_corpus(catalogue.corpus_of(job.cells[0].task), data_dir=data_dir)
     try:
-        texts = [item["text"] for item in corpora.load_split(corpus, "privleak", "retain")[: native.TEXTS]]
+        texts = [item["text"] for item in catalogue.load_split(corpus, "privleak", "retain")[: native.TEXTS]]
     except CorpusError:
         # No metric needs this split: a corpus may come without it.
         return quantized
@@ -243,7 +243,7 @@ def _finished(
         cell=cell,
         submission=_without_place(job.submission),
         spec=job.spec,
-        corpus=corpora.corpus_of(cell.task),
+        corpus=catalogue.corpus_of(cell.task),
         status="finished",
         provenance=made_with,
         scores=evaluation.scores,

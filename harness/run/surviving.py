@@ -10,7 +10,7 @@ from harness.quantize import backend_of, kept, survival
 from harness.quantize.survival_stream import stream, streams
 from harness.records import Checkpoint, LayerSurvival, QuantizerSpec, Submission
 from harness.run import calibrating
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.submit.checkpoint import prepare
 from harness.submit.scan import folder as folder_scan
 
@@ -63,7 +63,7 @@ def survive(
     ) else {}  # fmt: skip
     for spec in told:
         if not streams(spec):
-            corpus = corpora.load_corpus(entry.corpus, data_dir=data_dir)
+            corpus = catalogue.load_corpus(entry.corpus, data_dir=data_dir)
             found[spec.name] = _whole(new, old, *calibrating.prepare(spec, corpus), cache=cache, device=device)
     return {spec.name: found[spec.name] for spec in told}
 

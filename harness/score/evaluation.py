@@ -19,9 +19,11 @@ from typing import Any
 from harness.errors import ScoringError
 from harness.provenance import sha256_text
 from harness.records import DocumentRecord, Evaluation, Score
-from harness.score import corpora, lm_eval_hooks, metric_plugins
-from harness.score.metric_table import plugged_in
-from harness.score.metrics import MEMBERSHIP_KEYS, cut_answer, degeneration, extraction_strength, loss
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
+from harness.score.metrics import plugins as metric_plugins
+from harness.score.metrics.formulas import MEMBERSHIP_KEYS, cut_answer, degeneration, extraction_strength, loss
+from harness.score.metrics.table import plugged_in
 
 EXCERPT = 200
 """Most characters of a corpus text that a record keeps."""
@@ -34,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate(
     model: Any, tokenizer: Any, task: str, *, data_dir: Path | None, device: str, limit: int | None, seed: int,
-    batch_size: int | None = None, on_progress: Progress | None = None, reference_auc: corpora.ReferenceAuc = None,
+    batch_size: int | None = None, on_progress: Progress | None = None, reference_auc: catalogue.ReferenceAuc = None,
 ) -> Evaluation:  # fmt: skip
     """Returns one task's scores and per-document records for one model.
 
@@ -60,17 +62,17 @@ def evaluate(
     import torch
 
     start = time.perf_counter()
-    corpora.check_task(task, data_dir=data_dir, reference=reference_auc)
+    catalogue.check_task(task, data_dir=data_dir, reference=reference_auc)
     torch.manual_seed(seed)
     with _quiet_lm_eval():
         lm = _language_model(model, tokenizer, device, batch_size, on_progress)
         samples = _run(lm, tokenizer, task, data_dir, limit, reference_auc)
-    if corpora.metric_of(task) == "privleak":
+    if catalogue.metric_of(task) == "privleak":
         documents = tuple(map(_scored_text, samples))
         scores = _membership_scores(samples)
     else:
         documents = tuple(_with_teacher(lm, samples) if _has_teacher(task) else map(_response, samples))
-        scores = _response_means(documents, corpora.metric_of(task), _has_teacher(task))
+        scores = _response_means(documents, catalogue.metric_of(task), _has_teacher(task))
         texts = [(sample["doc"]["prompt"], sample["doc"]["reference"]) for sample in samples]
         documents, added = metric_plugins.scored(_added(task), documents, texts)
         scores = (*scores, *added)
@@ -100,7 +102,7 @@ def membership_auc(
         CorpusError: Texts are missing.
         ScoringError: A split has no text with finite log-probabilities.
     """
-    documents = lm_eval_hooks.membership_documents(corpora.load_corpus(corpus, data_dir=data_dir))
+    documents = lm_eval_hooks.membership_documents(catalogue.load_corpus(corpus, data_dir=data_dir))
     with _quiet_lm_eval():
         lm = _language_model(model, tokenizer, device, batch_size, None)
     found = lm.texts.score_texts([document["text"] for document in documents])
@@ -117,7 +119,7 @@ def membership_auc(
 def _language_model(
     model: Any, tokenizer: Any, device: str, batch_size: int | None, on_progress: Progress | None
 ) -> Any:
-    from harness.score.language_model import QuenchLM
+    from harness.score.model.language_model import QuenchLM
 
     if str(model.device) != device and str(model.device).split(":")[0] != device:
         model.to(device)
@@ -141,7 +143,7 @@ def _quiet_lm_eval() -> Iterator[None]:
 
 
 def _run(
-    lm: Any, tokenizer: Any, task: str, data_dir: Path | None, limit: int | None, reference_auc: corpora.ReferenceAuc
+    lm: Any, tokenizer: Any, task: str, data_dir: Path | None, limit: int | None, reference_auc: catalogue.ReferenceAuc
 ) -> list[dict[str, Any]]:
     """Runs lm-eval; returns its samples in document order."""
     import lm_eval.evaluator
@@ -153,16 +155,16 @@ def _run(
         "data_dir": str(data_dir) if data_dir is not None else "",
         "reference_auc": reference_auc,
     }
-    if corpora.is_outside(task):
+    if catalogue.is_outside(task):
         # lm-eval would run whatever code such a file names.
         manager = TaskManager(include_defaults=False, metadata=metadata)
-        chosen: str | dict[str, Any] = lm_eval_hooks.with_functions(corpora.task_settings(task))
+        chosen: str | dict[str, Any] = lm_eval_hooks.with_functions(catalogue.task_settings(task))
     else:
-        folder = str(corpora.task_yaml(task).parent)
+        folder = str(catalogue.task_yaml(task).parent)
         manager, chosen = TaskManager(include_path=folder, include_defaults=False, metadata=metadata), task
     # lm-eval's index passes over a YAML that it can't read without a word.
     if chosen == task and task not in manager.all_tasks:
-        raise ScoringError(f"lm-eval can't load {corpora.task_yaml(task)}: restore it from the repository.")
+        raise ScoringError(f"lm-eval can't load {catalogue.task_yaml(task)}: restore it from the repository.")
     result = lm_eval.evaluator.evaluate(
         lm=lm, task_dict=manager.load([chosen]), limit=limit, bootstrap_iters=0, log_samples=True
     )
@@ -186,11 +188,11 @@ def _response(sample: Mapping[str, Any]) -> DocumentRecord:
 
 
 def _added(task: str) -> tuple[metric_plugins.PluggedMetric, ...]:
-    return tuple(plugged_in(corpora.metric_of(task)).values())
+    return tuple(plugged_in(catalogue.metric_of(task)).values())
 
 
 def _has_teacher(task: str) -> bool:
-    return corpora.metric_of(task) == "verbmem_f"
+    return catalogue.metric_of(task) == "verbmem_f"
 
 
 def _with_teacher(lm: Any, samples: Sequence[Mapping[str, Any]]) -> Iterator[DocumentRecord]:
@@ -270,8 +272,8 @@ def _no_valid(records: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _remarks(lm: Any, task: str, data_dir: Path | None, reference_auc: corpora.ReferenceAuc) -> Iterator[str]:
-    metric = corpora.metric_of(task)
+def _remarks(lm: Any, task: str, data_dir: Path | None, reference_auc: catalogue.ReferenceAuc) -> Iterator[str]:
+    metric = catalogue.metric_of(task)
     if metric in ("privleak", "verbmem_f"):
         yield (
             "The tokenizer puts BOS before each text; BOS is context only."
@@ -284,8 +286,8 @@ def _remarks(lm: Any, task: str, data_dir: Path | None, reference_auc: corpora.R
         yield f"{lm.texts.shortened} texts were cut to the model's context of {lm.max_length} tokens."
     if lm.shortened_prompts:
         yield f"{lm.shortened_prompts} prompts lost their beginning to the model's context of {lm.max_length} tokens."
-    corpus = corpora.load_corpus(corpora.corpus_of(task), data_dir=data_dir)
-    foreign = corpora.foreign_splits(corpus, metric)
+    corpus = catalogue.load_corpus(catalogue.corpus_of(task), data_dir=data_dir)
+    foreign = catalogue.foreign_splits(corpus, metric)
     if foreign:
         yield f"The given data folder's {' and '.join(foreign)} differ from the texts that {corpus.title} pins."
     if metric == "privleak" and reference_auc == "own":

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CorpusError, ScoringError
-from harness.score import corpora, metrics
-from harness.score.metrics import MEMBERSHIP_PERCENT, MIN_TOKENS
+from harness.score.corpora import catalogue
+from harness.score.metrics import formulas
+from harness.score.metrics.formulas import MEMBERSHIP_PERCENT, MIN_TOKENS
 
 MEMBERSHIP_KEY = f"min_k_{MEMBERSHIP_PERCENT}"
 DATA_DIR_VARIABLE = "QUENCH_DATA_DIR"
 _FUNCTION = "!function "
-LANGUAGE_MODEL = "harness.score.language_model:QuenchLM"
+LANGUAGE_MODEL = "harness.score.model.language_model:QuenchLM"
 
 Document = dict[str, Any]
 
@@ -46,9 +47,9 @@ class SharedTokenizer:
         return self
 
 
-def _corpus(name: str, data_dir: str | None) -> corpora.Corpus:
+def _corpus(name: str, data_dir: str | None) -> catalogue.Corpus:
     chosen = os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else data_dir
-    return corpora.load_corpus(name, data_dir=Path(chosen) if chosen else None)
+    return catalogue.load_corpus(name, data_dir=Path(chosen) if chosen else None)
 
 
 def _tokenizer(tokenizer: Any, pretrained: Any) -> Any:
@@ -88,7 +89,7 @@ def verbmem_documents(
     Source: ``muse_bench/metrics/verbmem.py``.
     """
     encoder = _tokenizer(tokenizer, pretrained)
-    found = corpora.load_split(_corpus(corpus, data_dir), "verbmem", "forget")
+    found = catalogue.load_split(_corpus(corpus, data_dir), "verbmem", "forget")
     documents = [
         {
             "index": index,
@@ -119,7 +120,7 @@ def knowmem_documents(
     Source: ``muse_bench/metrics/knowmem.py``.
     """
     source = _corpus(corpus, data_dir)
-    pairs = corpora.icl_documents(source, f"{questions}_icl", icl_pairs)
+    pairs = catalogue.icl_documents(source, f"{questions}_icl", icl_pairs)
     shots = "".join(f"Question: {pair['question']}\nAnswer: {pair['answer']}\n\n" for pair in pairs)
     documents = [
         {
@@ -128,18 +129,18 @@ def knowmem_documents(
             "prompt": f"{shots}Question: {item['question']}\nAnswer: ",
             "reference": item["answer"],
         }
-        for index, item in enumerate(corpora.load_split(source, "knowmem", questions))
+        for index, item in enumerate(catalogue.load_split(source, "knowmem", questions))
     ]
     return _dataset(questions, documents)
 
 
-def membership_documents(corpus: corpora.Corpus) -> list[Document]:
+def membership_documents(corpus: catalogue.Corpus) -> list[Document]:
     """Returns the texts that PrivLeak tells apart, forget and holdout by turns.
 
     By turns, so that the first N documents hold both splits; ``position`` is
     a text's place in its own split.
     """
-    forget, holdout = (corpora.load_split(corpus, "privleak", split) for split in ("forget", "holdout"))
+    forget, holdout = (catalogue.load_split(corpus, "privleak", split) for split in ("forget", "holdout"))
     turns = [
         {"split": split, "position": position, "text": item["text"]}
         for position, pair in enumerate(zip_longest(forget, holdout))
@@ -150,7 +151,7 @@ def membership_documents(corpus: corpora.Corpus) -> list[Document]:
 
 
 def privleak_documents(
-    *, corpus: str, data_dir: str | None = None, reference_auc: corpora.ReferenceAuc = None, **_: Any
+    *, corpus: str, data_dir: str | None = None, reference_auc: catalogue.ReferenceAuc = None, **_: Any
 ) -> dict[str, Any]:
     """Returns PrivLeak's documents: ``text``, ``split``, ``position`` and ``reference_auc``.
 
@@ -164,19 +165,19 @@ def privleak_documents(
         CorpusError: There is no reference AUC.
     """
     source = _corpus(corpus, data_dir)
-    reference = corpora.reference_auc(source, reference_auc)
+    reference = catalogue.reference_auc(source, reference_auc)
     documents = [document | {"reference_auc": reference} for document in membership_documents(source)]
     return _dataset("interleaved", documents)
 
 
 def _response_scores(primary: str, document: Mapping[str, Any], response: str) -> dict[str, float]:
-    scores = metrics.rouge(document["reference"], response)
+    scores = formulas.rouge(document["reference"], response)
     return {
         primary: scores.rouge_l,
         "rougeL_recall": scores.rouge_l_recall,
         "rouge1": scores.rouge_1,
         "rouge1_recall": scores.rouge_1_recall,
-        **metrics.degeneration(response),
+        **formulas.degeneration(response),
     }
 
 
@@ -187,12 +188,12 @@ def verbmem_results(document: Mapping[str, Any], responses: Sequence[str]) -> di
 
 def knowmem_f_results(document: Mapping[str, Any], responses: Sequence[str]) -> dict[str, float]:
     """Returns the scores of one answer on the forget set by metric key."""
-    return _response_scores("knowmem_f", document, metrics.cut_answer(responses[0]))
+    return _response_scores("knowmem_f", document, formulas.cut_answer(responses[0]))
 
 
 def knowmem_r_results(document: Mapping[str, Any], responses: Sequence[str]) -> dict[str, float]:
     """Returns the scores of one answer on the retain set by metric key."""
-    return _response_scores("knowmem_r", document, metrics.cut_answer(responses[0]))
+    return _response_scores("knowmem_r", document, formulas.cut_answer(responses[0]))
 
 
 def membership_record(document: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def membership_record(document: Mapping[str, Any], answer: Mapping[str, Any]) ->
         bad = sum(not math.isfinite(value) for value in logprobs)
         record["invalid_reason"] = f"{bad} of {len(logprobs)} log-probabilities are not finite"
     else:
-        record["scores"] = metrics.membership_scores(logprobs, answer["means"], answer["stds"], document["text"])
+        record["scores"] = formulas.membership_scores(logprobs, answer["means"], answer["stds"], document["text"])
     return record
 
 
@@ -229,7 +230,7 @@ def membership_auc(records: Sequence[Mapping[str, Any]], score: str = MEMBERSHIP
         [record["scores"][score] for record in records if record["split"] == split and score in record["scores"]]
         for split in ("forget", "holdout")
     ]
-    return metrics.auc(*sides) if all(sides) else None
+    return formulas.auc(*sides) if all(sides) else None
 
 
 def aggregate_auc(records: Sequence[Mapping[str, Any]]) -> float:
@@ -249,7 +250,7 @@ def privleak_of(auc: float | None, records: Sequence[Mapping[str, Any]]) -> floa
     if auc is None:
         return None
     reference = records[0]["reference_auc"]
-    return 0.0 if reference is None else metrics.privleak(auc, reference)
+    return 0.0 if reference is None else formulas.privleak(auc, reference)
 
 
 @cache

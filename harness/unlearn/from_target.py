@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import InputError, UnknownNameError
 from harness.provenance import sha256_json
 from harness.records import Submission
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.submit.checkpoint import prepare
 from harness.submit.manifest.load import NAME
 from harness.unlearn.execution import FIELDS, Execution, execution_from
@@ -158,10 +158,10 @@ def make_entry(
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(CHECKPOINTS) for path in out.iterdir())):
         raise InputError(f"--out: {out} is not empty: give a new folder.")
     how = execution or Execution()
-    corpus = corpora.load_corpus(control.corpus, data_dir=data_dir)
-    forget = [document["text"] for document in corpora.load_split(corpus, "raw", "forget")]
+    corpus = catalogue.load_corpus(control.corpus, data_dir=data_dir)
+    forget = [document["text"] for document in catalogue.load_split(corpus, "raw", "forget")]
     keeps = recipe.retain_loss != "none"
-    retain = [document["text"] for document in corpora.load_split(corpus, "raw", "retain1")] if keeps else []
+    retain = [document["text"] for document in catalogue.load_split(corpus, "raw", "retain1")] if keeps else []
     checkpoint = prepare.prepare(control, submissions, cache=cache)
     made_of = [recipe.digest, how.settings(), seed, device, checkpoint.sha256, forget, retain]
     kept = out / f"{CHECKPOINTS}{sha256_json(made_of)[:16]}"

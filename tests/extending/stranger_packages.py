@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import plugins, quantize
 from harness.quantize import plugged
-from harness.score import metric_plugins
+from harness.score.metrics import plugins as metric_plugins
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "extending"
 

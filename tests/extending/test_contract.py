@@ -13,7 +13,7 @@ import pytest
 from stranger_packages import EXAMPLE, write_package
 
 from harness.contract import tiny_models
-from harness.score import corpus_places
+from harness.score.corpora import places as corpus_places
 
 ROOT = EXAMPLE.parent.parent
 

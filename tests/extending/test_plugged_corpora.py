@@ -16,8 +16,10 @@ from stranger_packages import EXAMPLE
 from harness import plugins
 from harness.errors import CorpusError, PluginError, UnknownNameError
 from harness.run import fence
-from harness.score import corpora, corpus_places, lm_eval_hooks, task_files
-from harness.score.metrics import PRIMARY
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue, task_files
+from harness.score.corpora import places as corpus_places
+from harness.score.metrics.formulas import PRIMARY
 
 LETTERS = EXAMPLE / "quench_example" / "muse_letters"
 SHIPPED = ("books", "mini", "news", "smol")
@@ -44,44 +46,44 @@ def change(path: Path, **settings: Any) -> None:
 
 
 def test_the_example_s_corpus_is_one_of_all(example: Path) -> None:
-    assert corpora.corpus_names() == tuple(sorted((*SHIPPED, "letters")))
-    corpus = corpora.load_corpus("letters")
+    assert catalogue.corpus_names() == tuple(sorted((*SHIPPED, "letters")))
+    corpus = catalogue.load_corpus("letters")
     assert corpus.tasks == tuple(f"muse_letters_{metric}" for metric in PRIMARY)
     assert corpus.folder == example / "quench_example" / "muse_letters"
     assert not corpus.ships
-    assert corpora.load_corpus("mini").ships
+    assert catalogue.load_corpus("mini").ships
     assert corpus.data_sha256 == json.loads((LETTERS / "corpus.json").read_text(encoding="utf-8"))["data_sha256"]
-    assert corpora.resolve_tasks(["muse_letters"]) == corpus.tasks
-    assert corpora.broken() == {}
+    assert catalogue.resolve_tasks(["muse_letters"]) == corpus.tasks
+    assert catalogue.broken() == {}
     for task in corpus.tasks:
-        corpora.check_task(task, reference="own")
+        catalogue.check_task(task, reference="own")
 
 
 def test_a_folder_that_the_environment_names_is_as_good_as_a_package(named: Callable[..., Path]) -> None:
     place = named()
-    assert "letters" in corpora.corpus_names()
-    assert corpora.outside() == (place,)
+    assert "letters" in catalogue.corpus_names()
+    assert catalogue.outside() == (place,)
     os.environ[corpus_places.VARIABLE] = str(place)
-    assert corpora.outside() == (place,), "the folder of a single corpus may be named as well"
+    assert catalogue.outside() == (place,), "the folder of a single corpus may be named as well"
     del os.environ[corpus_places.VARIABLE]
-    assert corpora.corpus_names() == SHIPPED
+    assert catalogue.corpus_names() == SHIPPED
     with pytest.raises(UnknownNameError):
-        corpora.load_corpus("letters")
+        catalogue.load_corpus("letters")
 
 
 def test_a_task_from_outside_is_quench_s_template_with_its_own_settings(named: Callable[..., Path]) -> None:
     named()
     for metric in PRIMARY:
-        mine, shipped = (corpora.task_settings(f"muse_{name}_{metric}") for name in ("letters", "mini"))
+        mine, shipped = (catalogue.task_settings(f"muse_{name}_{metric}") for name in ("letters", "mini"))
         assert {key for key in mine if mine[key] != shipped[key]} <= {"task", "dataset_kwargs", "generation_kwargs"}
         assert mine["dataset_kwargs"]["corpus"] == "letters"
-        assert corpora.is_outside(f"muse_letters_{metric}")
-        assert not corpora.is_outside(f"muse_mini_{metric}")
-    before = corpora.task_digest("muse_letters_verbmem_f")
-    path = corpora.task_yaml("muse_letters_verbmem_f")
+        assert catalogue.is_outside(f"muse_letters_{metric}")
+        assert not catalogue.is_outside(f"muse_mini_{metric}")
+    before = catalogue.task_digest("muse_letters_verbmem_f")
+    path = catalogue.task_yaml("muse_letters_verbmem_f")
     change(path, dataset_kwargs={"corpus": "letters", "reference_tokens": 31})
     os.utime(path, ns=(1, 1))
-    assert corpora.task_digest("muse_letters_verbmem_f") != before
+    assert catalogue.task_digest("muse_letters_verbmem_f") != before
 
 
 @pytest.mark.parametrize(
@@ -102,10 +104,10 @@ def test_a_corpus_from_outside_can_bring_no_code(
 ) -> None:
     change(named() / "knowmem_f.yaml", **settings)
     with pytest.raises(CorpusError, match=reason):
-        corpora.task_settings("muse_letters_knowmem_f")
+        catalogue.task_settings("muse_letters_knowmem_f")
     with pytest.raises(CorpusError):
-        corpora.task_digest("muse_letters_knowmem_f")
-    assert corpora.task_settings("muse_letters_verbmem_f"), "its other tasks are as they were"
+        catalogue.task_digest("muse_letters_knowmem_f")
+    assert catalogue.task_settings("muse_letters_verbmem_f"), "its other tasks are as they were"
 
 
 def test_a_real_function_tag_is_read_as_text_and_refused(named: Callable[..., Path]) -> None:
@@ -113,19 +115,19 @@ def test_a_real_function_tag_is_read_as_text_and_refused(named: Callable[..., Pa
     path.write_text(path.read_text(encoding="utf-8").replace("icl_pairs: 2", "icl_pairs: !function evil.run"))
     (path.parent / "evil.py").write_text("raise SystemExit('was run')", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"names code \(!function evil\.run\)"):
-        corpora.task_settings("muse_letters_knowmem_f")
+        catalogue.task_settings("muse_letters_knowmem_f")
 
 
 def test_functions_come_from_the_hooks_and_from_nowhere_else() -> None:
-    found = lm_eval_hooks.with_functions(corpora.task_settings("muse_mini_verbmem_f"))
+    found = lm_eval_hooks.with_functions(catalogue.task_settings("muse_mini_verbmem_f"))
     assert found["custom_dataset"] is lm_eval_hooks.verbmem_documents
     assert found["process_results"] is lm_eval_hooks.verbmem_results
-    private = lm_eval_hooks.with_functions(corpora.task_settings("muse_mini_privleak"))
+    private = lm_eval_hooks.with_functions(catalogue.task_settings("muse_mini_privleak"))
     assert private["class"] is lm_eval_hooks.MembershipTask
     assert [each["aggregation"] for each in private["metric_list"]] == [
         lm_eval_hooks.aggregate_privleak, lm_eval_hooks.aggregate_auc,
     ]  # fmt: skip
-    for name in ("os.system", "harness.score.metrics.auc", "harness.score.lm_eval_hooks.os.system"):
+    for name in ("os.system", "harness.score.metrics.formulas.auc", "harness.score.lm_eval_hooks.os.system"):
         with pytest.raises(CorpusError, match="'custom_dataset' names !function"):
             lm_eval_hooks.with_functions({"custom_dataset": f"!function {name}"})
     with pytest.raises(AttributeError):
@@ -135,9 +137,9 @@ def test_functions_come_from_the_hooks_and_from_nowhere_else() -> None:
 @pytest.mark.parametrize("name", ["mini", "news"])
 def test_a_package_can_not_take_the_name_of_a_shipped_corpus(name: str, declare: Any) -> None:
     declare("own-package", {plugins.CORPORA: {name: "own.muse_letters"}})
-    assert corpora.corpus_names() == SHIPPED
-    assert "takes a name of Quench itself" in corpora.broken()[name]
-    assert corpora.load_corpus(name).ships
+    assert catalogue.corpus_names() == SHIPPED
+    assert "takes a name of Quench itself" in catalogue.broken()[name]
+    assert catalogue.load_corpus(name).ships
 
 
 @pytest.mark.parametrize(
@@ -153,9 +155,9 @@ def test_a_broken_corpus_of_a_package_hinders_no_other_and_says_why(
     change_it: Callable[[Path], None], reason: str, example: Path
 ) -> None:
     change_it(example / "quench_example" / "muse_letters")
-    assert corpora.corpus_names() == SHIPPED
+    assert catalogue.corpus_names() == SHIPPED
     with pytest.raises((PluginError, CorpusError), match=reason):
-        corpora.load_corpus("letters")
+        catalogue.load_corpus("letters")
 
 
 def test_a_folder_whose_tasks_would_have_the_names_of_others_is_refused(declare: Any) -> None:
@@ -163,9 +165,9 @@ def test_a_folder_whose_tasks_would_have_the_names_of_others_is_refused(declare:
     for folder, name in (("muse_mini", "letters"), ("words", "words")):
         shutil.copytree(LETTERS, site / "own" / folder)
         (site / "own" / folder / "corpus.json").write_text(json.dumps({"name": name}), encoding="utf-8")
-    assert corpora.corpus_names() == SHIPPED
-    assert "would make tasks of the same names: rename one folder" in corpora.broken()["letters"]
-    assert "can't be a corpus's: call it muse_NAME" in corpora.broken()["words"]
+    assert catalogue.corpus_names() == SHIPPED
+    assert "would make tasks of the same names: rename one folder" in catalogue.broken()["letters"]
+    assert "can't be a corpus's: call it muse_NAME" in catalogue.broken()["words"]
 
 
 def test_what_the_environment_names_and_is_no_corpus_is_said_at_once(
@@ -173,19 +175,19 @@ def test_what_the_environment_names_and_is_no_corpus_is_said_at_once(
 ) -> None:
     named(name="mini")
     with pytest.raises(CorpusError, match=r"are both called 'mini': give one another 'name'"):
-        corpora.corpus_names()
+        catalogue.corpus_names()
     monkeypatch.setenv(corpus_places.VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(CorpusError, match=r"QUENCH_CORPORA names .*nowhere, where there is no corpus: name a folder"):
-        corpora.corpus_names()
+        catalogue.corpus_names()
     monkeypatch.setenv(corpus_places.VARIABLE, "")
-    assert corpora.corpus_names() == SHIPPED
+    assert catalogue.corpus_names() == SHIPPED
 
 
 def test_missing_texts_of_a_corpus_from_outside_point_to_its_check(named: Callable[..., Path]) -> None:
     place = named()
     (place / "data" / "verbmem" / "forget.json").unlink()
     with pytest.raises(CorpusError, match=r"forget\.json is missing: see `quench corpus check .*muse_letters`"):
-        corpora.check_task("muse_letters_verbmem_f")
+        catalogue.check_task("muse_letters_verbmem_f")
 
 
 def test_a_fenced_worker_may_read_a_corpus_from_outside(named: Callable[..., Path]) -> None:

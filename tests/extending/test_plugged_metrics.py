@@ -16,8 +16,10 @@ from harness import plugins
 from harness.publish import rules, submission_page
 from harness.publish.board import LeaderboardRow
 from harness.records import DocumentRecord, Score
-from harness.score import corpora, metric_plugins, metric_table
-from harness.score.metrics import METRICS, PRIMARY
+from harness.score.corpora import catalogue
+from harness.score.metrics import plugins as metric_plugins
+from harness.score.metrics import table as metric_table
+from harness.score.metrics.formulas import METRICS, PRIMARY
 
 FACTS = {
     "label": "Half", "description": "Always a half.", "source": "a test", "direction": "higher", "range": [0, 1],
@@ -75,22 +77,22 @@ def test_the_example_s_metric_counts_the_first_words(example: Path) -> None:
 
 def test_a_task_that_a_metric_looks_at_is_another_task_and_no_other_is(example: Path) -> None:
     tasks = [f"muse_mini_{name}" for name in PRIMARY]
-    with_it = [corpora.task_digest(task) for task in tasks]
+    with_it = [catalogue.task_digest(task) for task in tasks]
     (example / "quench_example-0.1.0.dist-info" / "entry_points.txt").write_text("", encoding="utf-8")
     forget()
-    without = [corpora.task_digest(task) for task in tasks]
+    without = [catalogue.task_digest(task) for task in tasks]
     assert [a == b for a, b in zip(with_it, without, strict=True)] == [False, False, True, True]
-    assert [corpora.task_digest(task) for task in tasks] == without
+    assert [catalogue.task_digest(task) for task in tasks] == without
 
 
 def test_another_version_of_its_package_is_another_task(metric: Any, tmp_path: Path) -> None:
     metric()
-    first = corpora.task_digest("muse_mini_knowmem_r")
+    first = catalogue.task_digest("muse_mini_knowmem_r")
     (info,) = (tmp_path / "site").glob("*.dist-info")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-package\nVersion: 1.1\n", encoding="utf-8")
     forget()
     assert METRICS["half"].source.endswith("(added by own-package 1.1)")
-    assert corpora.task_digest("muse_mini_knowmem_r") != first
+    assert catalogue.task_digest("muse_mini_knowmem_r") != first
 
 
 @pytest.mark.parametrize(

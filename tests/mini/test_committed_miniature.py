@@ -78,7 +78,7 @@ def test_the_retrain_control_and_the_plain_target_come_from_the_same_tokenizer()
 
 
 def test_the_corpus_facts_name_the_retrain_model_s_auc_and_pin_the_data():
-    from harness.score.corpora import load_corpus
+    from harness.score.corpora.catalogue import load_corpus
 
     corpus = load_corpus("mini")
     assert corpus.reference_auc is not None
@@ -96,7 +96,7 @@ def test_shipped_weights_stay_small():
 def test_the_shipped_reference_is_what_the_shipped_retrain_model_scores():
     from transformers import AutoTokenizer
 
-    from harness.score.corpora import load_corpus
+    from harness.score.corpora.catalogue import load_corpus
     from harness.score.evaluation import membership_auc
 
     folder = weights(demo_set.RETRAIN)
@@ -108,7 +108,7 @@ def test_the_shipped_reference_is_what_the_shipped_retrain_model_scores():
 @pytest.mark.slow
 def test_the_shipped_no_op_is_its_recipe_run_again(tmp_path):
     """The cheapest entry, trained anew: equal up to the last bits that another machine may change."""
-    from harness.score.corpora import load_corpus, load_split
+    from harness.score.corpora.catalogue import load_corpus, load_split
     from harness.unlearn.trainer import unlearn
 
     corpus = load_corpus("mini")

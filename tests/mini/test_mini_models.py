@@ -101,7 +101,7 @@ def test_weights_are_stored_in_bfloat16(built):
 
 
 def test_the_corpus_facts_get_the_reference_and_the_digest_of_the_data(built):
-    from harness.score.corpora import load_corpus
+    from harness.score.corpora.catalogue import load_corpus
 
     facts = json.loads((built.out / "tasks/muse_mini/corpus.json").read_text())
     assert facts["reference_auc"] == built.reference_auc

@@ -20,7 +20,7 @@ from harness.publish import resampling, statistics
 from harness.publish.resampling import Estimate, Resampled
 from harness.publish.rules import FEW_DOCUMENTS, FORGET_METRICS, REFERENCE
 from harness.records import CellResult
-from harness.score.metrics import auc
+from harness.score.metrics.formulas import auc
 from harness.store.store import Store
 
 SIZE = 100

@@ -27,7 +27,7 @@ from harness.records import (
     Score,
     Submission,
 )
-from harness.score.metrics import auc, privleak
+from harness.score.metrics.formulas import auc, privleak
 
 Levels = tuple[float, float, float, float]
 """VerbMem, KnowMem, utility (all in percent) and PrivLeak."""

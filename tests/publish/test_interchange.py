@@ -15,7 +15,7 @@ from harness.publish import interchange, ranking
 from harness.publish.board import Board
 from harness.publish.release import Entry, Release
 from harness.records import CellResult
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 QUANTIZERS = ("reference", "rtn-4bit-g128", "bnb-nf4")
 URL = "https://example.org/board/"
@@ -26,7 +26,7 @@ def release(cells: list[CellResult], corpus: str, base_url: str | None = None) -
     return Release(
         title="Quench", base_url=base_url, store_sha256="cd" * 32, scoring_version=1, boards=[board], cells=cells,
         links={corpus: {row.submission.name: f"submission/{row.submission.name}.html" for row in board.rows}},
-        corpora={corpus: corpora.load_corpus(corpus)} if corpus in corpora.corpus_names() else {},
+        corpora={corpus: catalogue.load_corpus(corpus)} if corpus in catalogue.corpus_names() else {},
     )  # fmt: skip
 
 

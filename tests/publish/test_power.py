@@ -15,7 +15,7 @@ from synthetic_board import CONTROLS, FULL, LORA, Plan
 from harness.publish import power, resampling
 from harness.publish.resampling import Resampled
 from harness.records import CellResult
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 QUANTIZERS = ("reference", "rtn-4bit-g128", "bnb-nf4")
 COUNTS = {"verbmem_f": 32, "knowmem_f": 91, "knowmem_r": 100, "privleak": 144}
@@ -91,18 +91,18 @@ def test_changes_that_no_document_shows_do_not_make_the_board_look_sharper() -> 
 
 
 def test_documents_are_counted_in_the_texts_that_ship() -> None:
-    assert power.documents_of(corpora.load_corpus("mini"), []) == COUNTS
+    assert power.documents_of(catalogue.load_corpus("mini"), []) == COUNTS
 
 
 def test_a_limit_leaves_fewer_documents() -> None:
-    assert set(power.documents_of(corpora.load_corpus("mini"), [], limit=10).values()) == {10}
+    assert set(power.documents_of(catalogue.load_corpus("mini"), [], limit=10).values()) == {10}
 
 
 def test_of_a_corpus_on_the_hub_documents_are_counted_without_fetching_it(
     cells: list[CellResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(power, "load_split", lambda *_: pytest.fail("texts were asked for"))
-    news = corpora.load_corpus("news")
+    news = catalogue.load_corpus("news")
     assert power.documents_of(news, []) == {"verbmem_f": 100, "knowmem_f": 100, "knowmem_r": 100, "privleak": 200}
     stored = [replace(cell, corpus="news") for cell in cells]
     assert power.documents_of(news, stored) == COUNTS
@@ -120,5 +120,5 @@ def test_a_given_folder_is_counted(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(items), encoding="utf-8")
-    counted = documents_of(corpora.load_corpus("news", data_dir=tmp_path), [])
+    counted = documents_of(catalogue.load_corpus("news", data_dir=tmp_path), [])
     assert counted == {"verbmem_f": 3, "knowmem_f": 4, "knowmem_r": 5, "privleak": 13}

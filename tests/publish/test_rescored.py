@@ -18,8 +18,10 @@ from harness.errors import CorpusError, InputError
 from harness.publish import log_flags, pages, ranking, rescored, rules, statistics, table_formats, tables
 from harness.publish.rescored import Precision, Rescored
 from harness.records import CellResult, QuantizerSpec
-from harness.score import corpora, corpus_match, log_folders
-from harness.score.metrics import PRIMARY
+from harness.rescore import corpus_match
+from harness.rescore import find as log_finder
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import PRIMARY
 from harness.store.store import Store
 
 REFERENCE = QuantizerSpec(
@@ -33,7 +35,7 @@ WORDS = ("collapsed", "absurd PrivLeak", "disagrees with its log", "corpus looks
 
 def rescore(*paths: Path, corpus: str = "books", data_dir: Path | None = None, **changes: Any) -> list[Rescored]:
     precision = replace(ASSUMED, **changes)
-    return rescored.rescore(log_folders.find(paths), corpora.load_corpus(corpus, data_dir=data_dir), precision)
+    return rescored.rescore(log_finder.find(paths), catalogue.load_corpus(corpus, data_dir=data_dir), precision)
 
 
 def of(found: Sequence[Rescored], metric: str) -> Rescored:
@@ -251,7 +253,7 @@ def test_logs_of_another_corpus_are_flagged_and_unknown_ones_are_not_checked(tmp
     ],
 )
 def test_nine_of_ten_documents_must_be_the_corpus_s(tmp_path: Path, match: dict[str, int], words: list[str]) -> None:
-    log = log_folders.find([runs.muse_bench(tmp_path / "npo")])[0].metrics[1]
+    log = log_finder.find([runs.muse_bench(tmp_path / "npo")])[0].metrics[1]
     whole = {"documents": 10, "of_corpus": 10, "known": 10, "same_prompt": 10, "same_reference": 9}
     found = corpus_match.CorpusMatch(**(whole | match))
     assert [flag.word for flag in log_flags.documents(log, found)] == words
@@ -260,8 +262,8 @@ def test_nine_of_ten_documents_must_be_the_corpus_s(tmp_path: Path, match: dict[
 def test_rows_are_flat_with_the_keys_of_cells_and_scaled_as_on_pages(tmp_path: Path) -> None:
     runs.muse_bench(tmp_path / "npo")
     runs.write(tmp_path / "ou" / "MUSE_EVAL.json", runs.evaluation(mia_min_k={"agg_value": 0.3}))
-    models = log_folders.find([tmp_path])
-    rows = rescored.rows(rescored.rescore(models, corpora.load_corpus("books"), ASSUMED), models)
+    models = log_finder.find([tmp_path])
+    rows = rescored.rows(rescored.rescore(models, catalogue.load_corpus("books"), ASSUMED), models)
     assert len(rows) == 4 + 3 + 1
     assert {tuple(row) for row in rows} == {tuple(rows[0])}
     known = 100 * runs.mean([runs.f1(count) for count in runs.KNOWN["knowmem_r"]])
@@ -306,12 +308,12 @@ def test_two_models_of_one_name_and_a_name_of_no_letters_are_refused(tmp_path: P
 
 
 def test_without_a_reference_auc_privleak_is_refused_and_the_rest_is_not(tmp_path: Path) -> None:
-    corpus = replace(corpora.load_corpus("books"), reference_auc=None)
+    corpus = replace(catalogue.load_corpus("books"), reference_auc=None)
     folder = runs.muse_bench(tmp_path / "npo")
     with pytest.raises(CorpusError, match="no usable reference AUC"):
-        rescored.rescore(log_folders.find([folder]), corpus, ASSUMED)
+        rescored.rescore(log_finder.find([folder]), corpus, ASSUMED)
     (folder / "privleak" / "log.json").unlink()
-    assert len(rescored.rescore(log_folders.find([folder]), corpus, ASSUMED)) == 3
+    assert len(rescored.rescore(log_finder.find([folder]), corpus, ASSUMED)) == 3
 
 
 def test_a_store_gives_back_what_was_kept_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from harness.publish import statistics
 from harness.publish.rules import RESAMPLES
 from harness.publish.statistics import Resampled
 from harness.records import CellResult, Score
-from harness.score.metrics import auc
+from harness.score.metrics.formulas import auc
 
 DOCUMENTS = (("forget", 0, "a"),)
 

@@ -19,8 +19,8 @@ from harness.quantize import backend_of, kept, layerwise, resolve, streamed
 from harness.quantize.dense import load_dense
 from harness.quantize.readback import ReadBack
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
-from harness.score.lanes import lanes_of
-from harness.score.logit_source import LogitSource
+from harness.score.model.logits import LogitSource
+from harness.score.model.threads import lanes_of
 
 IDS = torch.arange(24).reshape(2, 12)
 SHAPES = ("llama", "gqa576", "mistral", "qwen2", "qwen3", "gemma2")
@@ -255,9 +255,9 @@ def test_layers_left_out_or_beside_the_blocks_are_refused(
 def test_a_streamed_model_is_given_one_text_at_a_time(
     checkpoint_of: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.score import lanes
+    from harness.score.model import threads
 
-    monkeypatch.setattr(lanes, "_LARGE", 1)
+    monkeypatch.setattr(threads, "_LARGE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     checkpoint = checkpoint_of("llama")
     made = load_dense(checkpoint, device="cpu"), streamed.streamed_model(checkpoint, device="cpu")

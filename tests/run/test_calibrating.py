@@ -13,7 +13,7 @@ from harness.errors import QuantizationError
 from harness.quantize import calibration, resolve
 from harness.records import Submission
 from harness.run import calibrating, planner
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 GPTQ = "gptq-4bit-g64-sym"
 
@@ -28,20 +28,20 @@ def submissions(tmp_path: Path) -> dict[str, Submission]:
     return {made.name: made}
 
 
-def texts_of(corpus: corpora.Corpus, config: str, split: str) -> set[str]:
-    return {item["text"] for item in corpora.load_split(corpus, config, split)}
+def texts_of(corpus: catalogue.Corpus, config: str, split: str) -> set[str]:
+    return {item["text"] for item in catalogue.load_split(corpus, config, split)}
 
 
 def test_a_quantizer_that_looks_at_no_activations_stays_as_it_is() -> None:
     spec = resolve("rtn-4bit-g64")
-    assert calibrating.prepare(spec, corpora.load_corpus("mini")) == (spec, ())
+    assert calibrating.prepare(spec, catalogue.load_corpus("mini")) == (spec, ())
 
 
 @pytest.mark.parametrize(
     ("suffix", "split"), [("", "retain1"), ("-calib-forget", "forget"), ("-calib-holdout", "holdout")]
 )
 def test_texts_come_from_the_split_that_the_name_says(suffix: str, split: str) -> None:
-    corpus = corpora.load_corpus("mini")
+    corpus = catalogue.load_corpus("mini")
     spec, texts = calibrating.prepare(resolve(GPTQ + suffix), corpus)
     assert texts
     assert set(texts) <= texts_of(corpus, "raw", split)
@@ -50,15 +50,17 @@ def test_texts_come_from_the_split_that_the_name_says(suffix: str, split: str) -
 
 
 def test_random_tokens_need_no_texts_but_have_a_digest() -> None:
-    spec, texts = calibrating.prepare(resolve(GPTQ + "-calib-random"), corpora.load_corpus("mini"))
+    spec, texts = calibrating.prepare(resolve(GPTQ + "-calib-random"), catalogue.load_corpus("mini"))
     assert texts == ()
     assert spec.calibration is not None
 
 
 def test_retain_texts_share_no_thirteen_words_with_anything_that_is_scored() -> None:
-    corpus = corpora.load_corpus("mini")
+    corpus = catalogue.load_corpus("mini")
     _, texts = calibrating.prepare(resolve(GPTQ), corpus)
-    scored = [item["text"] for split in ("forget", "holdout") for item in corpora.load_split(corpus, "privleak", split)]
+    scored = [
+        item["text"] for split in ("forget", "holdout") for item in catalogue.load_split(corpus, "privleak", split)
+    ]
     assert calibration.clear_of(texts, scored) == texts
 
 
@@ -69,7 +71,7 @@ def test_a_corpus_without_raw_texts_gives_those_of_privleak(tmp_path: Path) -> N
         path = tmp_path / "privleak" / f"{split}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(items))
-    _, texts = calibrating.prepare(resolve(GPTQ), corpora.load_corpus("news", data_dir=tmp_path))
+    _, texts = calibrating.prepare(resolve(GPTQ), catalogue.load_corpus("news", data_dir=tmp_path))
     assert sorted(texts) == [f"a kept text of its own, number {n}" for n in range(4)]
 
 
@@ -88,7 +90,7 @@ def test_a_job_carries_its_texts_and_their_digest_is_in_the_key(
     assert first.spec.calibration == calibration.digest(first.calibration, calibration.recipe_of(first.spec))
     whole = calibrating.prepare
 
-    def fewer(spec: planner.QuantizerSpec, corpus: corpora.Corpus) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
+    def fewer(spec: planner.QuantizerSpec, corpus: catalogue.Corpus) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
         _, texts = whole(spec, corpus)
         return calibration.prepare(spec, {"retain": texts[1:]})
 
@@ -100,7 +102,9 @@ def test_a_job_carries_its_texts_and_their_digest_is_in_the_key(
 def test_a_corpus_without_a_usable_text_makes_the_job_impossible_with_the_sentence(
     submissions: dict[str, Submission], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(spec: planner.QuantizerSpec, corpus: corpora.Corpus) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
+    def none_left(
+        spec: planner.QuantizerSpec, corpus: catalogue.Corpus
+    ) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
         raise QuantizationError("No text is left to calibrate on.")
 
     monkeypatch.setattr(calibrating, "prepare", none_left)

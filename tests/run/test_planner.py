@@ -13,7 +13,7 @@ from harness.errors import CorpusError, InputError, UnknownNameError
 from harness.quantize import resolve
 from harness.records import Submission
 from harness.run import planner
-from harness.score import corpora
+from harness.score.corpora import catalogue
 
 REFERENCE, RTN = resolve("reference"), resolve("rtn-4bit-g64")
 
@@ -137,7 +137,7 @@ def test_a_missing_reference_value_is_refused_before_anything_runs(
     submissions: dict[str, Submission], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(task: str, *, data_dir: object) -> None:
-        if corpora.metric_of(task) == "privleak":
+        if catalogue.metric_of(task) == "privleak":
             raise CorpusError("no reference AUC")
 
     monkeypatch.setattr(planner.corpora, "check_task", refuse)
@@ -195,7 +195,7 @@ def test_only_privleak_s_key_depends_on_the_reference_value(
     submissions: dict[str, Submission], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = keys(planner.plan(submissions, quantizers=[RTN]))
-    load = corpora.load_corpus
+    load = catalogue.load_corpus
     monkeypatch.setattr(
         planner.corpora, "load_corpus", lambda name, **rest: replace(load(name, **rest), reference_auc=0.123)
     )

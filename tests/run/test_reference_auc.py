@@ -24,7 +24,7 @@ from harness.records import CellResult, Job, Score, Submission
 from harness.run import board_run, planner, references
 from harness.run.executors import local
 from harness.run.runner import Settings, run_job
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.store.store import Store
 from harness.submit.manifest import load as manifest
 
@@ -63,7 +63,7 @@ def write_submissions(folder: Path, *names: str) -> Path:
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = write_tasks(tmp_path / "content" / "tasks")
-    monkeypatch.setattr(corpora, "content_dir", lambda name: tmp_path / "content" / name)
+    monkeypatch.setattr(catalogue, "content_dir", lambda name: tmp_path / "content" / name)
     return folder
 
 

@@ -56,13 +56,13 @@ def own_muse_folder(tmp_path):
 @pytest.fixture
 def shipped_tasks(tmp_path, monkeypatch):
     """A copy of tasks/ to change; the miniature gets a reference AUC and loses its pin."""
-    from harness.score import corpora
+    from harness.score.corpora import catalogue
 
-    source = corpora.tasks_dir()
+    source = catalogue.tasks_dir()
     folder = tmp_path / "tasks"
     shutil.copytree(source, folder)
     change_facts(folder, "mini", reference_auc=0.5, reference_source="a test", data_sha256=None)
-    monkeypatch.setattr(corpora, "content_dir", lambda name: folder)
+    monkeypatch.setattr(catalogue, "content_dir", lambda name: folder)
     return folder
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from harness.score.evaluation import evaluate
-from harness.score.generation import GreedyGenerator, _shared_length
-from harness.score.language_model import QuenchLM
-from harness.score.logit_source import LogitSource
+from harness.score.model.generation import GreedyGenerator, _shared_length
+from harness.score.model.language_model import QuenchLM
+from harness.score.model.logits import LogitSource
 
 SPOKEN = (
     "the old ferry to orla head leaves at nine and keeper of lamp waits for no one in rain while harbour bells ring "
@@ -72,7 +72,7 @@ def _request(text, length):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_shared_beginning_is_copied_where_it_can_be_and_changes_no_token(zoo, tokenizer, plain_greedy, kind):
-    from harness.score.batching import Batches
+    from harness.score.model.batching import Batches
 
     model = zoo(kind)
     ids = [tokenizer(SPOKEN + end)["input_ids"] for end in ("nine", "x", "the keeper of the lamp", "so")]

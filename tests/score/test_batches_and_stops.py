@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ScoringError
-from harness.score.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches, chunks
-from harness.score.generation import _shared_length
-from harness.score.language_model import StopStrings
+from harness.score.model.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches, chunks
+from harness.score.model.generation import _shared_length
+from harness.score.model.language_model import StopStrings
 
 LENGTHS = st.lists(st.integers(0, 90), max_size=40)
 
@@ -88,7 +88,7 @@ def test_no_rows_need_no_work_and_report_nothing():
 
 
 def test_plain_passes_on_a_cpu_begin_with_the_smaller_budget(models, tokenizer):
-    from harness.score.language_model import QuenchLM
+    from harness.score.model.language_model import QuenchLM
 
     lm = QuenchLM(models["llama"], tokenizer)
     assert lm.texts._batches.tokens == CACHED_TOKENS < CPU_TOKENS == lm._generate._batches.tokens

@@ -7,8 +7,9 @@ import unicodedata
 import pytest
 
 from harness.errors import CorpusError, UnknownNameError
-from harness.score import corpora, corpus_files, task_files
-from harness.score.metrics import PRIMARY
+from harness.score.corpora import catalogue, task_files
+from harness.score.corpora import files as corpus_files
+from harness.score.metrics.formulas import PRIMARY
 
 
 @pytest.fixture
@@ -22,70 +23,70 @@ def own_corpus(shipped_tasks):
 
 
 def test_a_folder_with_facts_is_a_corpus_with_the_tasks_that_it_has_files_for(own_corpus):
-    assert corpora.corpus_names() == ("books", "mini", "news", "ours", "smol")
-    corpus = corpora.load_corpus("ours")
+    assert catalogue.corpus_names() == ("books", "mini", "news", "ours", "smol")
+    corpus = catalogue.load_corpus("ours")
     assert corpus.tasks == ("muse_own_verbmem_f", "muse_own_knowmem_f", "muse_own_privleak")
     assert (corpus.group, corpus.title, corpus.folder) == ("muse_own", "Our own", own_corpus)
-    assert corpora.resolve_tasks(["muse_own"]) == corpus.tasks
-    assert {corpora.corpus_of(task) for task in corpus.tasks} == {"ours"}
-    assert [corpora.metric_of(task) for task in corpus.tasks] == ["verbmem_f", "knowmem_f", "privleak"]
+    assert catalogue.resolve_tasks(["muse_own"]) == corpus.tasks
+    assert {catalogue.corpus_of(task) for task in corpus.tasks} == {"ours"}
+    assert [catalogue.metric_of(task) for task in corpus.tasks] == ["verbmem_f", "knowmem_f", "privleak"]
     with pytest.raises(UnknownNameError, match="did you mean"):
-        corpora.metric_of("muse_own_knowmem_r")
+        catalogue.metric_of("muse_own_knowmem_r")
 
 
 def test_a_corpus_s_name_is_no_group_and_a_group_no_corpus(own_corpus):
     with pytest.raises(UnknownNameError):
-        corpora.resolve_tasks(["ours"])
+        catalogue.resolve_tasks(["ours"])
     with pytest.raises(UnknownNameError):
-        corpora.load_corpus("muse_own")
+        catalogue.load_corpus("muse_own")
 
 
 def test_a_corpus_without_its_texts_says_how_to_restore_them(own_corpus):
     with pytest.raises(CorpusError, match=r"forget\.json is missing: it ships with Quench; restore .*muse_own/data or"):
-        corpora.check_task("muse_own_verbmem_f")
+        catalogue.check_task("muse_own_verbmem_f")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"name": 3}', "null"])
 def test_facts_without_a_name_stop_everything_and_name_their_file(own_corpus, content):
     (own_corpus / "corpus.json").write_text(content, encoding="utf-8")
     with pytest.raises(CorpusError, match=r"muse_own/corpus\.json must be a JSON object with a 'name'"):
-        corpora.load_corpus("news")
+        catalogue.load_corpus("news")
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b""])
 def test_facts_that_are_no_json_name_their_file(own_corpus, content):
     (own_corpus / "corpus.json").write_bytes(content)
     with pytest.raises(CorpusError, match=r"muse_own/corpus\.json can't be read as JSON .*: restore it"):
-        corpora.corpus_names()
+        catalogue.corpus_names()
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, [], 1 + 1e-9])
 def test_a_reference_outside_its_range_is_no_reference(edit_corpus, value):
     edit_corpus("mini", reference_auc=value)
     with pytest.raises(CorpusError, match="no usable reference AUC"):
-        corpora.reference_auc(corpora.load_corpus("mini"))
+        catalogue.reference_auc(catalogue.load_corpus("mini"))
 
 
 @pytest.mark.parametrize("value", [1, 1.0, 1e-9])
 def test_a_reference_at_the_edges_of_its_range_is_a_float(edit_corpus, value):
     edit_corpus("mini", reference_auc=value)
-    found = corpora.reference_auc(corpora.load_corpus("mini"))
+    found = catalogue.reference_auc(catalogue.load_corpus("mini"))
     assert (found, type(found)) == (value, float)
 
 
 @pytest.mark.parametrize("metric", PRIMARY)
 def test_a_task_is_checked_for_every_split_that_it_reads_and_for_no_other(own_muse_folder, metric):
-    needed = {"/".join(split) for split in corpora.SPLITS_OF[metric]}
+    needed = {"/".join(split) for split in catalogue.SPLITS_OF[metric]}
     for path in own_muse_folder.rglob("*.json"):
         if path.relative_to(own_muse_folder).with_suffix("").as_posix() not in needed:
             path.unlink()
-    corpora.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)
+    catalogue.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)
     for name in needed:
         path = own_muse_folder / f"{name}.json"
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(CorpusError, match=f"{name}.json is missing"):
-            corpora.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)
+            catalogue.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)
         path.write_bytes(content)
 
 
@@ -148,12 +149,12 @@ def test_another_commit_is_fetched_into_a_folder_of_its_own(monkeypatch, tmp_pat
 def test_a_damaged_cache_says_what_to_delete(monkeypatch, tmp_path):
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(corpus_files, "_fetch", lambda *_: [{"text": "a"}])
-    corpus = corpora.load_corpus("books")
-    corpora.load_split(corpus, "privleak", "forget")
+    corpus = catalogue.load_corpus("books")
+    catalogue.load_split(corpus, "privleak", "forget")
     path = next(tmp_path.rglob("forget.json"))
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(CorpusError, match=f"at least one item: delete {path.parents[1]} so that it is fetched again"):
-        corpora.load_split(corpus, "privleak", "forget")
+        catalogue.load_split(corpus, "privleak", "forget")
 
 
 def test_an_error_of_the_hub_without_words_is_called_by_its_class(monkeypatch):

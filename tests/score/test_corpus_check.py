@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import CorpusError
-from harness.score import corpora, corpus_check
-from harness.score.metrics import PRIMARY
+from harness.score.corpora import catalogue
+from harness.score.corpora import check as corpus_check
+from harness.score.metrics.formulas import PRIMARY
 
 ROOT = Path(__file__).parent.parent.parent
 LETTERS = ROOT / "docs" / "extending" / "quench_example" / "muse_letters"
@@ -210,12 +211,12 @@ def test_a_corpus_of_some_tasks_needs_their_texts_alone(folder: Path, monkeypatc
     assert found.faults == ()
     (pin,) = [remark for remark in found.remarks if "No digest is pinned" in remark]
     monkeypatch.setenv("QUENCH_CORPORA", str(folder))
-    assert corpora.load_corpus("letters").data_sha256 in pin
+    assert catalogue.load_corpus("letters").data_sha256 in pin
 
 
 def test_the_digest_of_a_corpus_with_all_tasks_is_what_it_was() -> None:
-    assert len(corpora.load_corpus("mini").tasks) == len(PRIMARY)
-    assert corpora.load_corpus("mini").data_sha256.startswith("75f0f1f1d946")
+    assert len(catalogue.load_corpus("mini").tasks) == len(PRIMARY)
+    assert catalogue.load_corpus("mini").data_sha256.startswith("75f0f1f1d946")
 
 
 def test_a_folder_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:

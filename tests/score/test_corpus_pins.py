@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CorpusError
-from harness.score import corpora, corpus_files
+from harness.score.corpora import catalogue
+from harness.score.corpora import files as corpus_files
 from harness.score.evaluation import evaluate
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def hub(monkeypatch, tmp_path, muse_folder):
 
 
 def pins_of(folder):
-    names = [f"{config}/{split}" for metric in PRIMARY for config, split in corpora.SPLITS_OF[metric]]
+    names = [f"{config}/{split}" for metric in PRIMARY for config, split in catalogue.SPLITS_OF[metric]]
     return {name: corpus_files.digest(corpus_files.read_split(folder, *name.split("/"), "")) for name in names}
 
 
@@ -37,13 +38,13 @@ def change(folder, name):
 
 
 def test_news_pins_every_split_that_its_tasks_read_and_books_says_why_it_can_not():
-    news = corpora.load_corpus("news")
-    read = {f"{config}/{split}" for metric in PRIMARY for config, split in corpora.SPLITS_OF[metric]}
+    news = catalogue.load_corpus("news")
+    read = {f"{config}/{split}" for metric in PRIMARY for config, split in catalogue.SPLITS_OF[metric]}
     assert read <= set(news.split_sha256)
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in news.split_sha256.values())
     assert len(set(news.split_sha256.values())) == len(news.split_sha256)
-    assert corpora.load_corpus("books").split_sha256 == {}
-    facts = json.loads((corpora.load_corpus("books").folder / "corpus.json").read_text(encoding="utf-8"))
+    assert catalogue.load_corpus("books").split_sha256 == {}
+    facts = json.loads((catalogue.load_corpus("books").folder / "corpus.json").read_text(encoding="utf-8"))
     assert "not recognised" in facts["data_note"]
 
 
@@ -63,31 +64,31 @@ def test_a_digest_is_of_the_texts_and_not_of_the_file_s_layout(own_muse_folder):
 def test_hub_texts_with_the_pinned_digests_are_read(edit_corpus, hub, muse_folder):
     edit_corpus("news", split_sha256=pins_of(muse_folder))
     for metric in PRIMARY:
-        corpora.check_task(f"muse_news_{metric}")
+        catalogue.check_task(f"muse_news_{metric}")
 
 
 def test_hub_texts_with_another_digest_are_refused_with_file_and_remedy(edit_corpus, hub, muse_folder):
     edit_corpus("news", split_sha256=pins_of(muse_folder) | {"knowmem/retain_qa": "0" * 64})
-    corpora.check_task("muse_news_knowmem_f")
+    catalogue.check_task("muse_news_knowmem_f")
     with pytest.raises(
         CorpusError, match=r"retain_qa\.json does not hold the corpus's texts .* pinned is 0000"
     ) as caught:
-        corpora.check_task("muse_news_knowmem_r")
+        catalogue.check_task("muse_news_knowmem_r")
     assert re.search(r"delete .*news-506bd5b so that it is fetched again\.$", str(caught.value))
 
 
 def test_a_cached_copy_that_loses_a_document_is_refused(edit_corpus, hub, muse_folder):
     edit_corpus("news", split_sha256=pins_of(muse_folder))
-    corpora.check_task("muse_news_privleak")
+    catalogue.check_task("muse_news_privleak")
     change(next(hub.rglob("privleak")), "holdout")
     with pytest.raises(CorpusError, match=r"privleak/holdout\.json does not hold the corpus's texts \(its 6 items"):
-        corpora.check_task("muse_news_privleak")
+        catalogue.check_task("muse_news_privleak")
 
 
 def test_shipped_texts_may_be_pinned_by_split_too(edit_corpus):
     edit_corpus("mini", split_sha256={"verbmem/forget": "1" * 64})
     with pytest.raises(CorpusError, match=r"verbmem/forget\.json .* restore .*data or run `quench mini build"):
-        corpora.check_task("muse_mini_verbmem_f")
+        catalogue.check_task("muse_mini_verbmem_f")
 
 
 def test_a_file_that_was_cut_off_is_named_with_the_remedy_of_its_place(hub, own_muse_folder):
@@ -95,18 +96,18 @@ def test_a_file_that_was_cut_off_is_named_with_the_remedy_of_its_place(hub, own_
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole[: len(whole) // 2], encoding="utf-8")
     with pytest.raises(CorpusError, match=r"verbmem/forget\.json can't be read as JSON .*: give --data-dir"):
-        corpora.check_task("muse_news_verbmem_f", data_dir=own_muse_folder)
-    corpora.check_task("muse_books_verbmem_f")
+        catalogue.check_task("muse_news_verbmem_f", data_dir=own_muse_folder)
+    catalogue.check_task("muse_books_verbmem_f")
     cached = next(hub.rglob("forget.json"))
     cached.write_text(whole[:40], encoding="utf-8")
     with pytest.raises(CorpusError, match=r"can't be read as JSON .*: delete .* so that it is fetched again"):
-        corpora.check_task("muse_books_verbmem_f")
+        catalogue.check_task("muse_books_verbmem_f")
 
 
 def test_an_empty_split_from_the_hub_is_named_with_its_remedy(hub, monkeypatch):
     monkeypatch.setattr(corpus_files, "_fetch", lambda *_: [])
     with pytest.raises(CorpusError, match=r"forget\.json must be a JSON list with at least one item: delete "):
-        corpora.check_task("muse_books_verbmem_f")
+        catalogue.check_task("muse_books_verbmem_f")
 
 
 @pytest.fixture
@@ -132,19 +133,19 @@ def test_a_given_folder_with_other_texts_is_scored_and_says_which_splits_differ(
 
 def test_what_is_not_pinned_is_never_called_foreign(edit_corpus, muse_folder):
     edit_corpus("news", split_sha256={"privleak/holdout": "0" * 64})
-    corpus = corpora.load_corpus("news", data_dir=muse_folder)
-    assert corpora.foreign_splits(corpus, "privleak") == ("privleak/holdout",)
-    assert corpora.foreign_splits(corpus, "verbmem_f") == ()
-    assert corpora.foreign_splits(corpora.load_corpus("books", data_dir=muse_folder), "privleak") == ()
-    assert corpora.foreign_splits(corpora.load_corpus("news"), "privleak") == ()
+    corpus = catalogue.load_corpus("news", data_dir=muse_folder)
+    assert catalogue.foreign_splits(corpus, "privleak") == ("privleak/holdout",)
+    assert catalogue.foreign_splits(corpus, "verbmem_f") == ()
+    assert catalogue.foreign_splits(catalogue.load_corpus("books", data_dir=muse_folder), "privleak") == ()
+    assert catalogue.foreign_splits(catalogue.load_corpus("news"), "privleak") == ()
 
 
 def test_under_a_pin_of_the_whole_corpus_a_given_folder_is_its_own_or_foreign_as_a_whole(edit_corpus, muse_folder):
-    given = corpora.load_corpus("mini", data_dir=muse_folder)
+    given = catalogue.load_corpus("mini", data_dir=muse_folder)
     edit_corpus("mini", data_sha256=given.data_sha256)
-    assert corpora.foreign_splits(corpora.load_corpus("mini", data_dir=muse_folder), "privleak") == ()
+    assert catalogue.foreign_splits(catalogue.load_corpus("mini", data_dir=muse_folder), "privleak") == ()
     edit_corpus("mini", data_sha256="0" * 64)
-    found = corpora.foreign_splits(corpora.load_corpus("mini", data_dir=muse_folder), "privleak")
+    found = catalogue.foreign_splits(catalogue.load_corpus("mini", data_dir=muse_folder), "privleak")
     assert found == ("privleak/forget", "privleak/holdout")
 
 
@@ -166,9 +167,9 @@ def test_real_news_has_the_pinned_digests_where_it_is_there():
     folder = os.environ.get("QUENCH_REAL_DATA")
     if not folder:
         pytest.skip("QUENCH_REAL_DATA names no folder with MUSE NEWS in its local form")
-    corpus = corpora.load_corpus("news", data_dir=Path(folder))
+    corpus = catalogue.load_corpus("news", data_dir=Path(folder))
     for metric in PRIMARY:
-        assert corpora.foreign_splits(corpus, metric) == ()
+        assert catalogue.foreign_splits(corpus, metric) == ()
 
 
 @pytest.mark.parametrize(
@@ -184,4 +185,4 @@ def test_a_document_with_nothing_to_ask_or_to_compare_with_is_named(own_muse_fol
     path.write_text(json.dumps(items), encoding="utf-8")
     said = rf"Item 2 of .*{name}\.json has an empty {column}: fill it, or take the item out"
     with pytest.raises(CorpusError, match=said):
-        corpora.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)
+        catalogue.check_task(f"muse_news_{metric}", data_dir=own_muse_folder)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.score import cpu_linears
-from harness.score.log_probs import Scorer
-from harness.score.logit_source import LogitSource
+from harness.score.model import logits
+from harness.score.model.log_probs import Scorer
+from harness.score.model.logits import LogitSource
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def model(new_model):
 @pytest.fixture
 def any_size(monkeypatch):
     """Small layers count as worth it, whatever this machine's processor is."""
-    monkeypatch.setattr(cpu_linears, "_WORTHWHILE", 0)
-    monkeypatch.setattr(cpu_linears, "_is_faster_here", lambda: True)
+    monkeypatch.setattr(logits, "_WORTHWHILE", 0)
+    monkeypatch.setattr(logits, "_is_faster_here", lambda: True)
 
 
 def needs_the_operator():
@@ -28,13 +28,13 @@ def needs_the_operator():
 
 def calls(monkeypatch):
     """Notes the layers that oneDNN computes."""
-    noted, own = [], cpu_linears._forward
+    noted, own = [], logits._forward
 
     def note(linear, hidden):
         noted.append(linear)
         return own(linear, hidden)
 
-    monkeypatch.setattr(cpu_linears, "_forward", note)
+    monkeypatch.setattr(logits, "_forward", note)
     return noted
 
 
@@ -44,11 +44,11 @@ def test_every_linear_layer_gives_torch_s_numbers_with_and_without_bias(any_size
     needs_the_operator()
     for shape in ("qwen2", "gpt_neox"):
         model = new_model(shape, seed=4)
-        linears = cpu_linears.replaceable(model)
+        linears = logits.replaceable(model)
         assert len(linears) == sum(type(module) is torch.nn.Linear for module in model.modules()) > 8
         for linear in linears:
             hidden = torch.randn(2, 37, linear.in_features)
-            with torch.inference_mode(), cpu_linears.through_onednn([linear]):
+            with torch.inference_mode(), logits.through_onednn([linear]):
                 found = linear(hidden)
             expected = torch.nn.functional.linear(hidden, linear.weight, linear.bias)
             assert found.shape == expected.shape
@@ -61,8 +61,8 @@ def test_a_text_is_judged_alike_either_way(any_size, monkeypatch, model):
     noted = calls(monkeypatch)
     (by_onednn,) = Scorer(LogitSource(model))([text], [1])
     assert model.get_output_embeddings() in noted
-    assert len(set(map(id, noted))) == len(cpu_linears.replaceable(model))
-    monkeypatch.setattr(cpu_linears, "_is_faster_here", lambda: False)
+    assert len(set(map(id, noted))) == len(logits.replaceable(model))
+    monkeypatch.setattr(logits, "_is_faster_here", lambda: False)
     noted.clear()
     (by_torch,) = Scorer(LogitSource(model))([text], [1])
     assert not noted
@@ -70,11 +70,11 @@ def test_a_text_is_judged_alike_either_way(any_size, monkeypatch, model):
 
 
 def test_layers_are_as_they_were_after_the_block_and_after_an_error_in_it(any_size, model):
-    linears = cpu_linears.replaceable(model)
-    with cpu_linears.through_onednn(linears):
+    linears = logits.replaceable(model)
+    with logits.through_onednn(linears):
         assert all("forward" in vars(linear) for linear in linears)
     assert not any("forward" in vars(linear) for linear in linears)
-    with pytest.raises(RuntimeError, match="stop"), cpu_linears.through_onednn(linears):
+    with pytest.raises(RuntimeError, match="stop"), logits.through_onednn(linears):
         raise RuntimeError("stop")
     assert not any("forward" in vars(linear) for linear in linears)
 
@@ -82,19 +82,19 @@ def test_layers_are_as_they_were_after_the_block_and_after_an_error_in_it(any_si
 def test_small_layers_and_other_types_stay_with_torch(monkeypatch, model):
     import torch
 
-    monkeypatch.setattr(cpu_linears, "_is_faster_here", lambda: True)
+    monkeypatch.setattr(logits, "_is_faster_here", lambda: True)
     head = model.get_output_embeddings()
 
     def forbidden(*args):
         raise AssertionError("oneDNN was asked")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", forbidden, raising=False)
-    with cpu_linears.through_onednn([head]):
+    with logits.through_onednn([head]):
         assert head(torch.ones(4, head.in_features)).shape == (4, head.out_features)
-        many = cpu_linears._WORTHWHILE // head.weight.numel() + 1
+        many = logits._WORTHWHILE // head.weight.numel() + 1
         with pytest.raises(AssertionError, match="oneDNN was asked"):
             head(torch.ones(many, head.in_features))
-    assert cpu_linears.replaceable(model.to(torch.bfloat16)) == []
+    assert logits.replaceable(model.to(torch.bfloat16)) == []
 
 
 @pytest.mark.parametrize("missing", ["library", "instructions", "operator"])
@@ -108,6 +108,6 @@ def test_a_machine_without_what_it_takes_keeps_torch_s_own(monkeypatch, model, m
     if missing == "operator":
         monkeypatch.delattr(torch.ops.mkldnn, "_linear_pointwise", raising=False)
         monkeypatch.setattr(torch.ops, "mkldnn", object())
-    cpu_linears._is_faster_here.cache_clear()
-    assert cpu_linears.replaceable(model) == []
-    cpu_linears._is_faster_here.cache_clear()
+    logits._is_faster_here.cache_clear()
+    assert logits.replaceable(model) == []
+    logits._is_faster_here.cache_clear()

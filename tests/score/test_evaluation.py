@@ -8,9 +8,10 @@ import pytest
 
 from harness.errors import CorpusError, ScoringError, UnknownNameError
 from harness.provenance import sha256_text
-from harness.score import corpora, lm_eval_hooks
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
 from harness.score.evaluation import evaluate, membership_auc
-from harness.score.metrics import METRICS, PRIMARY, auc, cut_answer, min_k, privleak, rouge
+from harness.score.metrics.formulas import METRICS, PRIMARY, auc, cut_answer, min_k, privleak, rouge
 
 GENERATION = ("verbmem_f", "knowmem_f", "knowmem_r")
 
@@ -317,7 +318,7 @@ def test_a_small_part_of_real_news_runs_when_it_is_there(models, tokenizer, new_
     if not folder:
         pytest.skip("QUENCH_REAL_DATA names no folder with MUSE NEWS in its local form")
     model = new_model("llama", positions=8192)
-    for task in corpora.load_corpus("news").tasks:
+    for task in catalogue.load_corpus("news").tasks:
         found = evaluate(model, tokenizer, task, data_dir=Path(folder), device="cpu", limit=2, seed=0)
         assert len(found.documents) == 2
         assert found.scores[0].value is not None

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from harness.score.evaluation import evaluate, membership_auc
-from harness.score.language_model import QuenchLM
-from harness.score.metrics import PRIMARY, auc, min_k
+from harness.score.metrics.formulas import PRIMARY, auc, min_k
+from harness.score.model.language_model import QuenchLM
 
 
 @pytest.fixture

@@ -18,23 +18,18 @@ from hypothesis import strategies as st
 from harness.errors import InputError
 from harness.provenance import sha256_text
 from harness.records import Evaluation
-from harness.score import (
-    corpora,
-    corpus_match,
-    log_files,
-    log_folders,
-    muse_bench_logs,
-    open_unlearning_logs,
-    rescoring,
-)
-from harness.score.foreign_logs import LoggedMetric, LoggedModel
+from harness.rescore import corpus_match, muse_bench, open_unlearning, recompute
+from harness.rescore import files as log_files
+from harness.rescore import find as log_finder
+from harness.rescore.records import LoggedMetric, LoggedModel
+from harness.score.corpora import catalogue
 
 BOOKS_AUC = 0.5393
 RESPONSES = ("verbmem_f", "knowmem_f", "knowmem_r")
 
 
 def model_in(path: Path) -> LoggedModel:
-    (model,) = log_folders.find([path])
+    (model,) = log_finder.find([path])
     return model
 
 
@@ -43,7 +38,7 @@ def log_of(model: LoggedModel, metric: str) -> LoggedMetric:
 
 
 def rescored(model: LoggedModel, metric: str) -> Evaluation:
-    return rescoring.rescore(model, log_of(model, metric), corpora.load_corpus("books"))
+    return recompute.rescore(model, log_of(model, metric), catalogue.load_corpus("books"))
 
 
 def scores(evaluation: Evaluation) -> dict[str, float | None]:
@@ -174,7 +169,7 @@ def test_rouge_with_a_stemmer_counts_only_where_the_log_is_checked(tmp_path: Pat
     model = model_in(runs.write(tmp_path / "m" / "MUSE_EVAL.json", value))
     evaluation = rescored(model, "knowmem_r")
     assert evaluation.documents[0].scores["knowmem_r"] == pytest.approx(2 / 4)
-    assert rescoring.by_its_own_rule(log_of(model, "knowmem_r"), evaluation)[0] == pytest.approx(3 / 4)
+    assert recompute.by_its_own_rule(log_of(model, "knowmem_r"), evaluation)[0] == pytest.approx(3 / 4)
 
 
 def test_a_summary_without_documents_is_said_to_be_one(tmp_path: Path) -> None:
@@ -189,7 +184,7 @@ def test_summaries_are_read_where_programs_write_them(tmp_path: Path) -> None:
     runs.muse_bench(tmp_path / "b", summaries=False)
     runs.write(tmp_path / "out.csv", "name,verbmem_f,privleak,knowmem_f,knowmem_r\nb,12.5,-3.5,nan,\na,99,1,2,3\n")
     runs.write(tmp_path / "other.csv", "b\x00,,\n")
-    first, second = log_folders.find([tmp_path])
+    first, second = log_finder.find([tmp_path])
     assert log_of(first, "verbmem_f").stated == pytest.approx(runs.mean([runs.f1(k) for k in runs.KNOWN["verbmem_f"]]))
     assert log_of(first, "privleak").stated == 1.0
     assert log_of(second, "verbmem_f").stated == 0.125
@@ -204,10 +199,8 @@ def test_models_are_found_in_folders_of_many_and_each_once(tmp_path: Path) -> No
     runs.write(tmp_path / "c" / "evals" / "MUSE_EVAL.json", runs.evaluation())
     runs.write(tmp_path / "c" / "evals" / "TOFU_EVAL.json", {"forget_quality": {"agg_value": 1.0}})
     (tmp_path / "notes").mkdir()
-    assert [model.name for model in log_folders.find([tmp_path])] == ["a", "b", "c"]
-    assert [
-        model.name for model in log_folders.find([tmp_path / "b", tmp_path / "b" / ".." / "b", tmp_path / "a"])
-    ] == [
+    assert [model.name for model in log_finder.find([tmp_path])] == ["a", "b", "c"]
+    assert [model.name for model in log_finder.find([tmp_path / "b", tmp_path / "b" / ".." / "b", tmp_path / "a"])] == [
         "b",
         "a",
     ]
@@ -274,26 +267,26 @@ def test_a_malformed_evaluation_file_names_metric_and_entry(tmp_path: Path, chan
 
 def test_what_holds_no_log_is_refused_with_what_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no log: give a folder with .*log\.json"):
-        log_folders.find([tmp_path])
+        log_finder.find([tmp_path])
     with pytest.raises(InputError, match="There is no file or folder"):
-        log_folders.find([tmp_path / "absent"])
+        log_finder.find([tmp_path / "absent"])
     tofu = runs.write(tmp_path / "t" / "TOFU_EVAL.json", {"forget_Q_A_ROUGE": {"value_by_index": {}}})
     with pytest.raises(InputError, match="none of MUSE's metrics"):
-        log_folders.find([tofu])
+        log_finder.find([tofu])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '"\\ud8', "NaNa", '{"a": 1' + "0" * 5000 + "}"])
 def test_what_is_no_json_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = runs.write(tmp_path / "m" / "knowmem_f" / "log.json", content)
     with pytest.raises(InputError, match=r"^m/knowmem_f/log\.json: it is no JSON"):
-        log_folders.find([path.parent.parent])
+        log_finder.find([path.parent.parent])
 
 
 def test_a_log_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     path = runs.write(tmp_path / "m" / "knowmem_f" / "log.json", "")
     path.write_bytes(b'[{"prompt": "\xff"}]')
     with pytest.raises(InputError, match="it is no JSON"):
-        log_folders.find([tmp_path / "m"])
+        log_finder.find([tmp_path / "m"])
 
 
 def test_a_log_that_is_too_large_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,14 +294,14 @@ def test_a_log_that_is_too_large_is_not_even_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(log_files, "MAX_BYTES", 100)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self} was read"))
     with pytest.raises(InputError, match="logs of at most 100 are read"):
-        log_folders.find([folder])
+        log_finder.find([folder])
 
 
 def test_a_log_with_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = runs.muse_bench(tmp_path / "m")
     monkeypatch.setattr(log_files, "MAX_ENTRIES", 3)
     with pytest.raises(InputError, match="it has 4 entries, and at most 3 are read"):
-        log_folders.find([folder])
+        log_finder.find([folder])
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -317,7 +310,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     os.symlink(secret, folder / "log.json")
     with pytest.raises(InputError, match="it is a link out of its folder"):
-        log_folders.find([tmp_path / "m"])
+        log_finder.find([tmp_path / "m"])
 
 
 json_values = st.recursive(
@@ -358,7 +351,7 @@ def rescore_or_refuse(read: Callable[[], LoggedModel]) -> None:
         assert "\n" not in refusals[0]
         return
     for log in model.metrics:
-        evaluation = rescoring.rescore(model, log, corpora.load_corpus("books"))
+        evaluation = recompute.rescore(model, log, catalogue.load_corpus("books"))
         for score in evaluation.scores:
             assert (score.value is None) == (score.missing_reason is not None)
             assert score.value is None or math.isfinite(score.value)
@@ -370,7 +363,7 @@ def rescore_or_refuse(read: Callable[[], LoggedModel]) -> None:
 @given(metric=st.sampled_from([*RESPONSES, "privleak"]), plain=muse_values, privacy=privacy_values)
 def test_any_json_value_is_a_log_or_one_sentence(tmp_path: Path, metric: str, plain: Any, privacy: Any) -> None:
     runs.write(tmp_path / "m" / metric / "log.json", privacy if metric == "privleak" else plain)
-    rescore_or_refuse(lambda: muse_bench_logs.read(tmp_path / "m", {}))
+    rescore_or_refuse(lambda: muse_bench.read(tmp_path / "m", {}))
     for written in RESPONSES:
         (tmp_path / "m" / written / "log.json").unlink(missing_ok=True)
     (tmp_path / "m" / "privleak" / "log.json").unlink(missing_ok=True)
@@ -386,16 +379,16 @@ def test_any_json_value_in_place_of_a_metric_is_a_log_or_one_sentence(tmp_path: 
     else:
         value[key] = data.draw(json_values)
     path = runs.write(tmp_path / "m" / "MUSE_EVAL.json", value if data.draw(st.booleans()) else value[key])
-    rescore_or_refuse(lambda: open_unlearning_logs.read(path))
+    rescore_or_refuse(lambda: open_unlearning.read(path))
 
 
 @pytest.fixture
-def texts(tmp_path: Path) -> corpora.Corpus:
-    return corpora.load_corpus("books", data_dir=runs.corpus_texts(tmp_path / "data"))
+def texts(tmp_path: Path) -> catalogue.Corpus:
+    return catalogue.load_corpus("books", data_dir=runs.corpus_texts(tmp_path / "data"))
 
 
 @pytest.mark.parametrize("metric", [*RESPONSES, "privleak"])
-def test_logs_on_the_given_texts_match_them_entirely(tmp_path: Path, texts: corpora.Corpus, metric: str) -> None:
+def test_logs_on_the_given_texts_match_them_entirely(tmp_path: Path, texts: catalogue.Corpus, metric: str) -> None:
     found = corpus_match.match(log_of(model_in(runs.muse_bench(tmp_path / "npo")), metric), texts)
     documents = 7 if metric == "privleak" else 4
     assert found is not None
@@ -404,7 +397,7 @@ def test_logs_on_the_given_texts_match_them_entirely(tmp_path: Path, texts: corp
 
 
 def test_spaces_and_in_context_pairs_make_another_prompt_but_the_same_question(
-    tmp_path: Path, texts: corpora.Corpus
+    tmp_path: Path, texts: catalogue.Corpus
 ) -> None:
     folder = runs.muse_bench(tmp_path / "npo")
     log = runs.entries("knowmem_f", runs.KNOWN["knowmem_f"])
@@ -418,7 +411,7 @@ def test_spaces_and_in_context_pairs_make_another_prompt_but_the_same_question(
     assert (found.known, found.same_prompt, found.same_reference) == (3, 1, 2)
 
 
-def test_a_verbmem_reference_may_be_cut_but_not_be_another(tmp_path: Path, texts: corpora.Corpus) -> None:
+def test_a_verbmem_reference_may_be_cut_but_not_be_another(tmp_path: Path, texts: catalogue.Corpus) -> None:
     folder = runs.muse_bench(tmp_path / "npo")
     log = runs.entries("verbmem_f", runs.KNOWN["verbmem_f"])
     log[0]["gt"] = runs.REFERENCE[:17] + "\ufffd"
@@ -433,9 +426,9 @@ def test_without_texts_at_hand_nothing_is_fetched_and_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("harness.score.corpus_files._fetch", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("harness.score.corpora.files._fetch", lambda *_: pytest.fail("the hub was asked"))
     log = log_of(model_in(runs.muse_bench(tmp_path / "npo")), "knowmem_f")
-    books = corpora.load_corpus("books")
+    books = catalogue.load_corpus("books")
     assert corpus_match.match(log, books) is None
     cached = tmp_path / "cache" / "corpora" / f"books-{str(books.revision)[:12]}"
     runs.corpus_texts(cached)
@@ -444,7 +437,7 @@ def test_without_texts_at_hand_nothing_is_fetched_and_nothing_is_said(
     assert found.known == 4
 
 
-def test_texts_that_a_log_does_not_keep_can_not_be_compared(tmp_path: Path, texts: corpora.Corpus) -> None:
+def test_texts_that_a_log_does_not_keep_can_not_be_compared(tmp_path: Path, texts: catalogue.Corpus) -> None:
     model = model_in(runs.write(tmp_path / "m" / "MUSE_EVAL.json", runs.evaluation()))
     assert corpus_match.match(log_of(model, "privleak"), texts) is None
     assert corpus_match.match(log_of(model, "knowmem_f"), texts) is not None

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.score.batching import Batches, chunks_by_budget
-from harness.score.generation import GreedyGenerator
-from harness.score.language_model import QuenchLM
-from harness.score.logit_source import PIECE, LogitSource
-from harness.score.lookup import Lookup
-from harness.score.row_batch import written
+from harness.score.model.batching import Batches, chunks_by_budget
+from harness.score.model.decoding import Lookup, written
+from harness.score.model.generation import GreedyGenerator
+from harness.score.model.language_model import QuenchLM
+from harness.score.model.logits import PIECE, LogitSource
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 

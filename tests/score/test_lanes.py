@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from harness.score import lanes
-from harness.score.batching import Batches
-from harness.score.language_model import TextScorer
-from harness.score.logit_source import LogitSource
+from harness.score.model import threads
+from harness.score.model.batching import Batches
+from harness.score.model.language_model import TextScorer
+from harness.score.model.logits import LogitSource
 
 TEXTS = [f"the keeper of lamp {number} waits in the rain " * (1 + number % 5) for number in range(9)]
 
@@ -31,7 +31,7 @@ def test_texts_in_two_lanes_get_the_numbers_that_they_get_alone(two_threads, mon
 
     model = new_model("llama", seed=6)
     alone = scorer(model, tokenizer).score_texts(TEXTS)
-    monkeypatch.setattr(lanes, "_LARGE", 0)
+    monkeypatch.setattr(threads, "_LARGE", 0)
     two_threads()
     together = scorer(model, tokenizer)
     assert together._lanes == 2
@@ -53,7 +53,7 @@ def test_lanes_really_run_at_the_same_time_each_with_one_thread(two_threads):
         both.wait()
         return [(item, torch.get_num_threads()) for item in items]
 
-    assert lanes.side_by_side(work, list(range(5)), 2) == [(item, 1) for item in range(5)]
+    assert threads.side_by_side(work, list(range(5)), 2) == [(item, 1) for item in range(5)]
     assert torch.get_num_threads() == 2
 
 
@@ -63,11 +63,11 @@ def test_what_needs_no_second_lane_stays_in_the_caller_s_thread(items, most):
         assert threading.current_thread() is threading.main_thread()
         return [item + 1 for item in given]
 
-    assert lanes.side_by_side(work, items, most) == [item + 1 for item in items]
+    assert threads.side_by_side(work, items, most) == [item + 1 for item in items]
 
 
 def test_memory_that_runs_out_in_a_lane_halves_the_batch(two_threads, monkeypatch, new_model, tokenizer):
-    monkeypatch.setattr(lanes, "_LARGE", 0)
+    monkeypatch.setattr(threads, "_LARGE", 0)
     other = scorer(new_model("llama", seed=6), tokenizer)
     model = new_model("llama", seed=6)
     two_threads()
@@ -92,11 +92,11 @@ def test_small_models_and_single_threads_have_one_lane(two_threads, new_model):
 
     source = LogitSource(new_model("llama", seed=6))
     two_threads()
-    assert lanes.lanes_of(source) == 1
+    assert threads.lanes_of(source) == 1
     source.parameters = 2**26
-    assert lanes.lanes_of(source) == 2
+    assert threads.lanes_of(source) == 2
     torch.set_num_threads(1)
-    assert lanes.lanes_of(source) == 1
+    assert threads.lanes_of(source) == 1
 
 
 def test_a_failing_lane_leaves_the_model_as_it_was(two_threads, new_model):
@@ -111,6 +111,6 @@ def test_a_failing_lane_leaves_the_model_as_it_was(two_threads, new_model):
         raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
-        lanes.side_by_side(work, [1, 2], 2)
+        threads.side_by_side(work, [1, 2], 2)
     assert all("forward" not in vars(module) for module in model.modules())
     assert torch.get_num_threads() == 2

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import ScoringError
-from harness.score import lm_eval_hooks, log_probs
-from harness.score.batching import Batches, chunks
-from harness.score.generation import GreedyGenerator, _shared_length
-from harness.score.language_model import QuenchLM, StopStrings, TextScorer
-from harness.score.log_probs import Scorer
-from harness.score.logit_source import LogitSource
-from harness.score.metrics import ANSWER_MARKERS, cut_answer
+from harness.score import lm_eval_hooks
+from harness.score.metrics.formulas import ANSWER_MARKERS, cut_answer
+from harness.score.model import log_probs
+from harness.score.model.batching import Batches, chunks
+from harness.score.model.generation import GreedyGenerator, _shared_length
+from harness.score.model.language_model import QuenchLM, StopStrings, TextScorer
+from harness.score.model.log_probs import Scorer
+from harness.score.model.logits import LogitSource
 
 KINDS = ("llama", "qwen2", "gpt_neox")
 
@@ -225,7 +226,7 @@ def test_logits_are_made_in_slices_unless_the_model_changes_them(models, new_mod
 def test_slices_do_not_change_numbers(models, tokenizer, monkeypatch):
     ids = [tokenizer("the old ferry waits " * n)["input_ids"] for n in (1, 4, 2)]
     whole = Scorer(LogitSource(models["llama"]))(ids, [1, 1, 1])
-    monkeypatch.setattr("harness.score.log_probs._SLICE_ELEMENTS", 360 * 3)
+    monkeypatch.setattr("harness.score.model.log_probs._SLICE_ELEMENTS", 360 * 3)
     for one, other in zip(whole, Scorer(LogitSource(models["llama"]))(ids, [1, 1, 1]), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
         assert one.stds == pytest.approx(other.stds, abs=1e-4)
@@ -285,7 +286,7 @@ def test_a_continuation_is_scored_after_its_prompt(models, tokenizer, plain_logp
 
 
 def test_a_learned_continuation_is_extractable_and_its_pair_may_be_too_long(new_model, tokenizer, plain_greedy):
-    from harness.score.metrics import extraction_strength
+    from harness.score.metrics.formulas import extraction_strength
 
     model = new_model("llama", seed=8)
     ids = tokenizer("nine bells", add_special_tokens=False)["input_ids"]

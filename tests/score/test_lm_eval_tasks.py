@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from harness.errors import CorpusError, ScoringError
-from harness.score import corpora, lm_eval_hooks
-from harness.score.metrics import PRIMARY
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import PRIMARY
 
 CORPORA = ("books", "mini", "news")
 
@@ -199,7 +200,7 @@ def test_shots_can_not_be_replaced_from_the_command_line(manager, models, tokeni
 
 def test_importing_the_hooks_imports_neither_lm_eval_nor_torch():
     code = (
-        "import sys, harness.score.lm_eval_hooks, harness.score.language_model, harness.score.evaluation;"
+        "import sys, harness.score.lm_eval_hooks, harness.score.model.language_model, harness.score.evaluation;"
         "print([m for m in ('torch', 'lm_eval', 'transformers', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -211,7 +212,7 @@ def test_importing_the_hooks_imports_neither_lm_eval_nor_torch():
 def test_quench_is_a_model_of_lm_evals_registry():
     from lm_eval.api.registry import get_model
 
-    from harness.score.language_model import QuenchLM
+    from harness.score.model.language_model import QuenchLM
 
     lm_eval_hooks.register_language_model()
     lm_eval_hooks.register_language_model()
@@ -234,7 +235,7 @@ def test_lm_evals_own_command_line_runs_the_tasks(
     tokenizer.save_pretrained(folder)
     done = subprocess.run(
         [sys.executable, "-m", program, "run", "--model", model_type, "--model_args", f"pretrained={folder}",
-         "--include_path", str(corpora.tasks_dir()), "--tasks", tasks, "--device", "cpu", "--limit", "4",
+         "--include_path", str(catalogue.tasks_dir()), "--tasks", tasks, "--device", "cpu", "--limit", "4",
          "--batch_size", "4", "--output_path", str(tmp_path / "out")],
         env=os.environ | {"QUENCH_DATA_DIR": str(muse_folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, cwd=tmp_path,
@@ -242,5 +243,5 @@ def test_lm_evals_own_command_line_runs_the_tasks(
     assert done.returncode == 0, done.stderr[-2000:]
     (written,) = (tmp_path / "out").rglob("results*.json")
     results = json.loads(written.read_text(encoding="utf-8"))["results"]
-    for task in corpora.resolve_tasks(tasks.split(",")):
-        assert isinstance(results[task][f"{corpora.metric_of(task)},none"], float)
+    for task in catalogue.resolve_tasks(tasks.split(",")):
+        assert isinstance(results[task][f"{catalogue.metric_of(task)},none"], float)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.score import log_files
-from harness.score.log_files import Place
+from harness.rescore import files as log_files
+from harness.rescore.files import Place
 
 HERE = Place("m/log.json").at(7, "forget")
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from harness.records import Evaluation
-from harness.score import corpora, log_folders, rescoring
-from harness.score.metrics import MEMBERSHIP_KEYS
+from harness.rescore import find as log_finder
+from harness.rescore import recompute
+from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import MEMBERSHIP_KEYS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ROUGE = json.loads((FIXTURES / "score_rouge.json").read_text())
@@ -21,9 +23,9 @@ PRIVLEAK = json.loads((FIXTURES / "score_privleak.json").read_text())
 
 
 def evaluate(path: Path, metric: str, corpus: str = "books") -> Evaluation:
-    (model,) = log_folders.find([path])
+    (model,) = log_finder.find([path])
     log = next(log for log in model.metrics if log.metric == metric)
-    return rescoring.rescore(model, log, corpora.load_corpus(corpus))
+    return recompute.rescore(model, log, catalogue.load_corpus(corpus))
 
 
 def value(evaluation: Evaluation, metric: str) -> float:
@@ -111,7 +113,7 @@ def test_the_other_orientation_of_open_unlearning_is_turned_round(tmp_path: Path
         for split in ("forget", "holdout")
     }
     path = runs.write(tmp_path / "m" / "MUSE_EVAL.json", {"mia_min_k": {**sides, "agg_value": 1 - case["auc"]}})
-    (model,) = log_folders.find([path])
+    (model,) = log_finder.find([path])
     assert model.metrics[0].stated_auc == pytest.approx(case["auc"], abs=1e-12)
     assert value(evaluate(path, "privleak", "news"), "privleak") == pytest.approx(case["privleak"]["news"], abs=1e-6)
 

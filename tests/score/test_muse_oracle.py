@@ -8,9 +8,9 @@ import muse_oracle
 import pytest
 
 from harness.paths import content_dir
-from harness.score import corpora
+from harness.score.corpora import catalogue
 from harness.score.evaluation import evaluate
-from harness.score.language_model import QuenchLM
+from harness.score.model.language_model import QuenchLM
 
 MINI_DATA = Path("muse_mini/data")
 MODELS = ("mini-retrain", "mini-target-4bit")
@@ -33,7 +33,7 @@ def miniature(name):
 
 
 def settings_of(task):
-    settings = corpora.task_settings(task)
+    settings = catalogue.task_settings(task)
     return settings["dataset_kwargs"], settings.get("generation_kwargs", {}).get("max_gen_toks")
 
 
@@ -89,7 +89,7 @@ ANSWERS = [
 @pytest.mark.parametrize(("name", "metric"), ANSWERS)
 def test_every_miniature_document_gets_the_oracle_s_response_and_score(name, metric):
     model, tokenizer = miniature(name)
-    folder = corpora.tasks_dir() / MINI_DATA
+    folder = catalogue.tasks_dir() / MINI_DATA
     found = ours(model, tokenizer, f"muse_mini_{metric}")
     assert len(found.documents) == {"verbmem_f": 32, "knowmem_f": 91, "knowmem_r": 100}[metric]
     assert_same_answers(found, theirs(model, tokenizer, "mini", metric, folder), metric)
@@ -98,17 +98,17 @@ def test_every_miniature_document_gets_the_oracle_s_response_and_score(name, met
 @pytest.mark.parametrize("name", [pytest.param(MODELS[0], marks=pytest.mark.slow), MODELS[1]])
 def test_every_miniature_text_gets_the_oracle_s_log_probabilities_and_membership_score(name):
     model, tokenizer = miniature(name)
-    folder = corpora.tasks_dir() / MINI_DATA
+    folder = catalogue.tasks_dir() / MINI_DATA
     found = ours(model, tokenizer, "muse_mini_privleak")
     assert len(found.documents) == 144
-    logprobs = assert_same_privacy(found, model, tokenizer, folder, corpora.load_corpus("mini").reference_auc)
+    logprobs = assert_same_privacy(found, model, tokenizer, folder, catalogue.load_corpus("mini").reference_auc)
     lm = QuenchLM(model, tokenizer)
     for text, one in zip(logprobs, lm.texts.score_texts(list(logprobs)), strict=True):
         assert one.logprobs == pytest.approx(logprobs[text], abs=1e-5)
 
 
 def test_the_oracle_tells_models_apart_so_that_agreeing_with_it_means_something():
-    folder = corpora.tasks_dir() / MINI_DATA
+    folder = catalogue.tasks_dir() / MINI_DATA
     means = [sum(score for _, score in theirs(*miniature(name), "mini", "verbmem_f", folder, limit=3)) / 3
              for name in MODELS]  # fmt: skip
     assert means[1] > means[0] + 0.3
@@ -136,4 +136,4 @@ def test_a_real_model_s_membership_scores_of_real_news_are_the_oracle_s(real):
     model, tokenizer, folder = real
     found = ours(model, tokenizer, "muse_news_privleak", data_dir=folder, limit=6)
     assert [document.split for document in found.documents] == ["forget", "holdout"] * 3
-    assert_same_privacy(found, model, tokenizer, folder, corpora.load_corpus("news").reference_auc)
+    assert_same_privacy(found, model, tokenizer, folder, catalogue.load_corpus("news").reference_auc)

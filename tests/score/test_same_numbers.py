@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from harness.paths import content_dir
-from harness.score import corpora, lm_eval_hooks
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
 from harness.score.evaluation import evaluate
-from harness.score.language_model import QuenchLM
-from harness.score.metrics import PRIMARY, cut_answer
+from harness.score.metrics.formulas import PRIMARY, cut_answer
+from harness.score.model.language_model import QuenchLM
 from harness.store.store import Store
 
 MODEL, LIMIT = "mini-target-4bit", 6
@@ -43,7 +44,7 @@ def theirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm_eval")
     weights = content_dir("submissions") / MODEL / "weights"
     python(folder, "harness.score.lm_eval_hooks", "run", "--model", "quench",
-           "--model_args", f"pretrained={weights},dtype=float32", "--include_path", corpora.tasks_dir(),
+           "--model_args", f"pretrained={weights},dtype=float32", "--include_path", catalogue.tasks_dir(),
            "--tasks", "muse_mini", "--device", "cpu", "--batch_size", "auto", "--limit", LIMIT,
            "--log_samples", "--output_path", folder / "out")  # fmt: skip
     (written,) = (folder / "out").rglob("results_*.json")

@@ -7,7 +7,7 @@ import muse_oracle
 import pytest
 
 from harness.score.evaluation import evaluate
-from harness.score.language_model import QuenchLM, StopStrings
+from harness.score.model.language_model import QuenchLM, StopStrings
 
 TEXT = "the old ferry to orla head leaves at nine and the keeper of the lamp waits for no one in the rain"
 ODD = "naïve café — 北京\t\n\n  two  spaces ✓ end"

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from harness.paths import content_dir
-from harness.score import corpora, lm_eval_hooks
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
 from harness.score.evaluation import evaluate
-from harness.score.language_model import QuenchLM, StopStrings
-from harness.score.metrics import PRIMARY
+from harness.score.metrics.formulas import PRIMARY
+from harness.score.model.language_model import QuenchLM, StopStrings
 
 TRAPS = {
     1: ("test_every_task_and_group_is_in_lm_evals_index_and_nothing_else",
@@ -224,9 +225,9 @@ def test_texts_are_found_whatever_the_working_directory(run, models, tmp_path, m
     monkeypatch.chdir(tmp_path)
     for metric in PRIMARY:
         assert len(run(models["llama"], metric, data_dir=None, limit=2).documents) == 2
-    for corpus in corpora.corpus_names():
-        for task in corpora.load_corpus(corpus).tasks:
-            assert "data_files" not in json.dumps(corpora.task_settings(task))
+    for corpus in catalogue.corpus_names():
+        for task in catalogue.load_corpus(corpus).tasks:
+            assert "data_files" not in json.dumps(catalogue.task_settings(task))
 
 
 def test_metadata_and_task_settings_share_no_key(run, models, monkeypatch):
@@ -243,7 +244,7 @@ def test_metadata_and_task_settings_share_no_key(run, models, monkeypatch):
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", record)
     for metric in PRIMARY:
         run(models["llama"], metric, limit=2)
-        assert not given[-1] & set(corpora.task_settings(f"muse_mini_{metric}")["dataset_kwargs"])
+        assert not given[-1] & set(catalogue.task_settings(f"muse_mini_{metric}")["dataset_kwargs"])
     with pytest.raises(TypeError, match="multiple values"):
         lm_eval_hooks.knowmem_documents(**{"corpus": "mini"}, **{"corpus": "mini"})
 

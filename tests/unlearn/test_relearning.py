@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.probe import relearning
 from harness.probe.relearning import LEAST_GAP, RelearningRecipe, half_step, load_recipe, measure, relearn
 from harness.records import DocumentRecord, Evaluation
-from harness.score.corpora import load_corpus
+from harness.score.corpora.catalogue import load_corpus
 from harness.store.relearned import RelearningStep
 
 SMALL = {"documents": 2, "steps": 5, "measure_every": 2, "batch_size": 2, "window": 16, "lora_rank": 2,

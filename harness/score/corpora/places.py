@@ -14,7 +14,8 @@ from typing import Any
 from harness import plugins
 from harness.errors import CorpusError, PluginError
 from harness.plugins import Plugin
-from harness.score import corpus_files, task_files
+from harness.score.corpora import files as corpus_files
+from harness.score.corpora import task_files
 
 VARIABLE = "QUENCH_CORPORA"
 """Environment variable that names folders of corpora, separated as ``PATH`` is."""

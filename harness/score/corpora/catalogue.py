@@ -2,7 +2,7 @@
 
 A corpus is a folder ``tasks/muse_NAME/`` with one YAML per lm-eval task, one
 for the group, and ``corpus.json`` with the facts; others lie in installed
-packages or where ``QUENCH_CORPORA`` says (``corpus_places``). Its texts come from a given
+packages or where ``QUENCH_CORPORA`` says (``places``). Its texts come from a given
 folder in MUSE's local form (``CONFIG/SPLIT.json``), from ``data/`` beside the
 YAMLs, or from the hub at a pinned commit. ``settings`` in a task's YAML
 (``dataset_kwargs`` and ``generation_kwargs``) stand there and nowhere else.
@@ -18,8 +18,9 @@ from typing import Any
 from harness.errors import CorpusError, PluginError, UnknownNameError
 from harness.paths import content_dir
 from harness.provenance import sha256_json
-from harness.score import corpus_places, task_files
-from harness.score.corpus_texts import (
+from harness.score.corpora import places as corpus_places
+from harness.score.corpora import task_files
+from harness.score.corpora.corpus import (
     SPLITS_OF,
     Corpus,
     Documents,
@@ -29,7 +30,7 @@ from harness.score.corpus_texts import (
     load_split,
     reference_auc,
 )
-from harness.score.metric_table import PRIMARY, plugged_in
+from harness.score.metrics.table import PRIMARY, plugged_in
 
 __all__ = [
     "SPLITS_OF", "Corpus", "Documents", "ReferenceAuc", "broken", "check_task", "corpus_names", "corpus_of",
@@ -159,7 +160,7 @@ def corpus_of(task: str) -> str:
 
 
 def metric_of(task: str) -> str:
-    """Returns a task's primary metric, one of ``metrics.PRIMARY``.
+    """Returns a task's primary metric, one of ``metrics.table.PRIMARY``.
 
     Raises:
         UnknownNameError: There is no such task.

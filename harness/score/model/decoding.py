@@ -8,15 +8,50 @@ tells how likely each token was; later ones are looked up in what was written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 
-from harness.score.batching import chunks_by_budget
-from harness.score.log_probs import TokenLogProbs, right_padded, statistics
-from harness.score.logit_source import LogitSource
-from harness.score.lookup import Lookup
-from harness.score.row_cache import Prefix, RowCache, plain_cache
+from harness.score.model.batching import chunks_by_budget
+from harness.score.model.kv_cache import Prefix, RowCache, plain_cache
+from harness.score.model.log_probs import TokenLogProbs, right_padded, statistics
+from harness.score.model.logits import LogitSource
+
+_LENGTHS = (4, 3, 2)
+"""Tokens that must be the same before a guess; longer matches are trusted first."""
+
+
+class Lookup:
+    """Proposes the continuation of the last place that ended as the text now ends.
+
+    Args:
+        tokens: What has been read so far; a likely continuation may stand before it.
+
+    Source: prompt lookup decoding (Saxena, 2023).
+    """
+
+    def __init__(self, tokens: Iterable[int] = ()) -> None:
+        self._tokens: list[int] = []
+        self._next: dict[tuple[int, ...], int] = {}
+        self.extend(tokens)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Adds tokens to the end."""
+        for token in tokens:
+            here = len(self._tokens)
+            for length in _LENGTHS:
+                if here >= length:
+                    self._next[tuple(self._tokens[here - length :])] = here
+            self._tokens.append(token)
+
+    def propose(self, most: int) -> list[int]:
+        """Returns at most ``most`` tokens that may come next, none where the ending is new."""
+        for length in _LENGTHS:
+            place = self._next.get(tuple(self._tokens[-length:]))
+            if place is not None:
+                return self._tokens[place : place + most]
+        return []
+
 
 StopCheck = Callable[[list[list[int]]], list[bool]]
 

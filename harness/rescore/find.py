@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.errors import InputError
-from harness.score import muse_bench_logs, open_unlearning_logs
-from harness.score.foreign_logs import LoggedModel
-from harness.score.metrics import PRIMARY
+from harness.rescore import muse_bench, open_unlearning
+from harness.rescore.records import LoggedModel
+from harness.score.metrics.formulas import PRIMARY
 
 EVALUATION_FILE = "*_EVAL.json"
 """Evaluation files of OpenUnlearning."""
@@ -34,7 +34,7 @@ def find(paths: Iterable[Path]) -> tuple[LoggedModel, ...]:
 
 def _models(path: Path) -> Iterator[tuple[Path, LoggedModel]]:
     if path.is_file():
-        yield path.resolve(), open_unlearning_logs.read(path)
+        yield path.resolve(), open_unlearning.read(path)
         return
     if not path.is_dir():
         raise InputError(f"There is no file or folder {path}: name the logs of a past evaluation.")
@@ -45,12 +45,12 @@ def _models(path: Path) -> Iterator[tuple[Path, LoggedModel]]:
             f"{path} holds no log: give a folder with {{{','.join(PRIMARY)}}}/log.json as muse_bench writes it, a"
             f" folder of such folders, or an evaluation file of OpenUnlearning ({EVALUATION_FILE})."
         )
-    tables = muse_bench_logs.tables_in(path.resolve().parent if own else path)
+    tables = muse_bench.tables_in(path.resolve().parent if own else path)
     for folder in folders:
-        if muse_bench_logs.metrics_in(folder):
-            yield folder.resolve(), muse_bench_logs.read(folder, tables)
+        if muse_bench.metrics_in(folder):
+            yield folder.resolve(), muse_bench.read(folder, tables)
         for file in _evaluations(folder):
-            yield file.resolve(), open_unlearning_logs.read(file)
+            yield file.resolve(), open_unlearning.read(file)
 
 
 def _evaluations(folder: Path) -> list[Path]:
@@ -60,4 +60,4 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _logs_in(folder: Path) -> bool:
-    return bool(muse_bench_logs.metrics_in(folder) or _evaluations(folder))
+    return bool(muse_bench.metrics_in(folder) or _evaluations(folder))

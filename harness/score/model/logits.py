@@ -13,11 +13,9 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any
-
-from harness.score.cpu_linears import replaceable, through_onednn
 
 PIECE = 256
 """Tokens that a feed-forward block gets at a time on a CPU.
@@ -192,3 +190,54 @@ def _decoder_and_head(model: Any) -> tuple[Any, Any]:
             return None, None
     same = sliced.shape == whole.shape and torch.allclose(sliced, whole, rtol=1e-3, atol=1e-3, equal_nan=True)
     return (decoder, head) if same else (None, None)
+
+
+_WORTHWHILE = 2**24
+"""Multiplications of a layer from which on the call itself costs next to nothing."""
+
+
+def replaceable(model: Any) -> list[Any]:
+    """Returns the modules of a model that ``through_onednn`` can speed up on this machine, possibly none."""
+    import torch
+
+    if model.device.type != "cpu" or not _is_faster_here():
+        return []
+    return [
+        module for module in model.modules() if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32
+    ]
+
+
+@contextmanager
+def through_onednn(linears: Sequence[Any]) -> Iterator[None]:
+    """Has these linear layers computed by oneDNN within the block."""
+    for linear in linears:
+        linear.forward = partial(_forward, linear)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            del linear.forward
+
+
+def _forward(linear: Any, hidden: Any) -> Any:
+    import torch
+
+    weight = linear.weight
+    if hidden.dtype != weight.dtype or hidden.numel() * len(weight) < _WORTHWHILE:
+        return torch.nn.functional.linear(hidden, weight, linear.bias)
+    return torch.ops.mkldnn._linear_pointwise(hidden, weight, linear.bias, "none", [], "")
+
+
+@cache
+def _is_faster_here() -> bool:
+    """Returns whether this CPU is of the kind that gained, and torch's operator (compiled models use it) is there."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    hidden, weight = torch.linspace(-1, 1, 64).reshape(4, 16), torch.linspace(-2, 1, 128).reshape(8, 16)
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(hidden, weight, None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return bool(torch.allclose(found, hidden @ weight.T, atol=1e-5))

@@ -1,7 +1,7 @@
 """The logs of past MUSE evaluations as records, whichever program wrote them.
 
-Two families are read: ``muse_bench`` with its forks (``muse_bench_logs``) and
-OpenUnlearning (``open_unlearning_logs``); ``log_folders`` finds both.
+Two families are read: ``muse_bench`` with its forks (``muse_bench``) and
+OpenUnlearning (``open_unlearning``); ``find`` finds both.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LoggedMetric:
     """What a log says about one metric of one model.
 
     Attributes:
-        metric: One of ``metrics.PRIMARY``.
+        metric: One of ``metrics.table.PRIMARY``.
         file: The log, named from the model's folder.
         sha256: Digest of the log's file.
         stemmed: Whether its program computes ROUGE with a stemmer.
@@ -83,7 +83,7 @@ class LoggedModel:
     Attributes:
         name: The model's folder.
         family: Which kind of program wrote them.
-        metrics: In the order of ``metrics.PRIMARY``, as far as logged.
+        metrics: In the order of ``metrics.table.PRIMARY``, as far as logged.
         not_recomputed: Sentences on summaries that have nothing behind them.
     """
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from harness.records import Direction, MetricInfo
-from harness.score import metric_plugins
-from harness.score.metric_plugins import PluggedMetric
+from harness.score.metrics import plugins as metric_plugins
+from harness.score.metrics.plugins import PluggedMetric
 
 PRIMARY = ("verbmem_f", "knowmem_f", "knowmem_r", "privleak")
 """The metrics that a leaderboard shows, in its order; each is the last part of its task's name."""

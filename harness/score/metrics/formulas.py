@@ -2,7 +2,7 @@
 
 Nothing here loads a model or a file, so every number on a page can be checked
 by hand. What each stored number is called and which way is good stands in
-``metric_table``; both are re-exported here.
+``table``; both are re-exported here.
 
 Source: MUSE (Shi et al., 2024), reference implementation ``muse_bench`` at
 commit fcd6651.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.score.metric_table import MEMBERSHIP_KEYS, METRICS, MIN_K_PERCENTS, PRIMARY, direction_in
+from harness.score.metrics.table import MEMBERSHIP_KEYS, METRICS, MIN_K_PERCENTS, PRIMARY, direction_in
 
 __all__ = [
     "ANSWER_MARKERS", "DEGENERATE_REPETITION", "MEMBERSHIP_KEYS", "MEMBERSHIP_PERCENT", "METRICS", "MIN_K_PERCENTS",

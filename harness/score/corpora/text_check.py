@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import CorpusError
 from harness.provenance import sha256_json
-from harness.score import corpus_files
+from harness.score.corpora import files as corpus_files
 
 # What must have no text in common, or a score would speak of something else.
 _APART = (
@@ -49,7 +49,7 @@ def split(
 
     Args:
         data: Folder in MUSE's local form.
-        config: One of ``corpus_files.COLUMNS``.
+        config: One of ``files.COLUMNS``.
         name: Of the split.
         texts: Takes the items by ``CONFIG/SPLIT`` where all are as they should be.
         faults: Takes sentences on what can't be used.

@@ -13,11 +13,11 @@ from functools import cache
 from typing import Any
 
 from harness.errors import ScoringError
-from harness.score.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches
-from harness.score.generation import GreedyGenerator
-from harness.score.lanes import lanes_of, side_by_side
-from harness.score.log_probs import Scorer, TokenLogProbs
-from harness.score.logit_source import LogitSource
+from harness.score.model.batching import CACHED_TOKENS, CPU_TOKENS, DEFAULT_TOKENS, Batches
+from harness.score.model.generation import GreedyGenerator
+from harness.score.model.log_probs import Scorer, TokenLogProbs
+from harness.score.model.logits import LogitSource
+from harness.score.model.threads import lanes_of, side_by_side
 
 Progress = Callable[[int, int], None]
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.provenance import sha256_text
-from harness.score import corpora, corpus_files, lm_eval_hooks
-from harness.score.foreign_logs import LoggedAnswer, LoggedMetric
+from harness.rescore.records import LoggedAnswer, LoggedMetric
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
+from harness.score.corpora import files as corpus_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,23 +36,23 @@ class CorpusMatch:
     foreign: tuple[str, ...] = ()
 
 
-def texts_at_hand(corpus: corpora.Corpus, metric: str) -> Path | None:
+def texts_at_hand(corpus: catalogue.Corpus, metric: str) -> Path | None:
     """Returns a folder in MUSE's local form that holds what a metric reads; None where nothing is on this machine.
 
     Args:
         corpus: The corpus, with the data folder that the user gave, if any.
-        metric: One of ``metrics.PRIMARY``.
+        metric: One of ``metrics.table.PRIMARY``.
     """
     if corpus.data_dir is not None:
         return corpus.data_dir
     if corpus.hub_repo is None:
         return corpus.folder / "data"
     folder = corpus_files.hub_cache(corpus.name, str(corpus.revision))
-    needed = (folder / config / f"{split}.json" for config, split in corpora.SPLITS_OF[metric])
+    needed = (folder / config / f"{split}.json" for config, split in catalogue.SPLITS_OF[metric])
     return folder if all(path.is_file() for path in needed) else None
 
 
-def match(log: LoggedMetric, corpus: corpora.Corpus) -> CorpusMatch | None:
+def match(log: LoggedMetric, corpus: catalogue.Corpus) -> CorpusMatch | None:
     """Returns how a log's documents compare with the corpus's own.
 
     Args:
@@ -66,22 +68,22 @@ def match(log: LoggedMetric, corpus: corpora.Corpus) -> CorpusMatch | None:
     folder = texts_at_hand(corpus, log.metric)
     if folder is None or (log.metric == "privleak" and any(text.text is None for text in log.texts)):
         return None
-    local = corpora.load_corpus(corpus.name, data_dir=folder)
+    local = catalogue.load_corpus(corpus.name, data_dir=folder)
     found = _texts(log, local) if log.metric == "privleak" else _answers(log, local, folder)
-    return replace(found, foreign=corpora.foreign_splits(local, log.metric))
+    return replace(found, foreign=catalogue.foreign_splits(local, log.metric))
 
 
-def _texts(log: LoggedMetric, corpus: corpora.Corpus) -> CorpusMatch:
+def _texts(log: LoggedMetric, corpus: catalogue.Corpus) -> CorpusMatch:
     own = {
-        (split, sha256_text(item["text"])) for _, split in corpora.SPLITS_OF["privleak"]
-        for item in corpora.load_split(corpus, "privleak", split)
+        (split, sha256_text(item["text"])) for _, split in catalogue.SPLITS_OF["privleak"]
+        for item in catalogue.load_split(corpus, "privleak", split)
     }  # fmt: skip
     mine = {(text.split, sha256_text(text.text or "")) for text in log.texts}
     same = len(mine & own)
     return CorpusMatch(documents=len(mine), of_corpus=len(own), known=same, same_prompt=same, same_reference=None)
 
 
-def _answers(log: LoggedMetric, corpus: corpora.Corpus, folder: Path) -> CorpusMatch:
+def _answers(log: LoggedMetric, corpus: catalogue.Corpus, folder: Path) -> CorpusMatch:
     prompts, references = _own(log.metric, corpus, folder)
     by_question = {
         question(log.metric, prompt): squeezed(reference) for prompt, reference in zip(prompts, references, strict=True)
@@ -98,13 +100,13 @@ def _answers(log: LoggedMetric, corpus: corpora.Corpus, folder: Path) -> CorpusM
     )
 
 
-def _own(metric: str, corpus: corpora.Corpus, folder: Path) -> tuple[Sequence[str], Sequence[str]]:
+def _own(metric: str, corpus: catalogue.Corpus, folder: Path) -> tuple[Sequence[str], Sequence[str]]:
     """Returns the prompts as they are scored here, and the references before any cut."""
-    config, split = corpora.SPLITS_OF[metric][0]
-    items = corpora.load_split(corpus, config, split)
+    config, split = catalogue.SPLITS_OF[metric][0]
+    items = catalogue.load_split(corpus, config, split)
     if metric == "verbmem_f":
         return [item["prompt"] for item in items], [item["gt"] for item in items]
-    pairs = corpora.task_settings(f"{corpus.group}_{metric}")["dataset_kwargs"]["icl_pairs"]
+    pairs = catalogue.task_settings(f"{corpus.group}_{metric}")["dataset_kwargs"]["icl_pairs"]
     made = lm_eval_hooks.knowmem_documents(
         corpus=corpus.name, questions=split, icl_pairs=pairs, data_dir=str(folder)
     )  # fmt: skip

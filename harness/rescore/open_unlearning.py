@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.score import log_files
-from harness.score.foreign_logs import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText, by_turns
-from harness.score.log_files import MAX_ANSWER, MAX_ENTRIES, MAX_PROMPT, Place
-from harness.score.metrics import PRIMARY
+from harness.rescore import files as log_files
+from harness.rescore.files import MAX_ANSWER, MAX_ENTRIES, MAX_PROMPT, Place
+from harness.rescore.records import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText, by_turns
+from harness.score.metrics.formulas import PRIMARY
 
 ROUGE_KEYS: Mapping[str, str] = {
     "verbmem_f": "forget_verbmem_ROUGE", "knowmem_f": "forget_knowmem_ROUGE", "knowmem_r": "retain_knowmem_ROUGE",

@@ -17,9 +17,11 @@ from typing import Any
 
 from harness.provenance import sha256_text
 from harness.records import DocumentRecord, Evaluation, Score
-from harness.score import corpora, lm_eval_hooks, metrics
-from harness.score.foreign_logs import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText
-from harness.score.metrics import MEMBERSHIP_KEYS
+from harness.rescore.records import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText
+from harness.score import lm_eval_hooks
+from harness.score.corpora import catalogue
+from harness.score.metrics import formulas
+from harness.score.metrics.formulas import MEMBERSHIP_KEYS
 
 EXCERPT = 200
 """Most characters of a corpus text that a record keeps."""
@@ -39,7 +41,7 @@ _ROUNDING = 0.01
 _LARGEST = 1e6
 
 
-def rescore(model: LoggedModel, log: LoggedMetric, corpus: corpora.Corpus) -> Evaluation:
+def rescore(model: LoggedModel, log: LoggedMetric, corpus: catalogue.Corpus) -> Evaluation:
     """Returns one metric's scores and per-document records, from its log alone.
 
     Args:
@@ -66,19 +68,19 @@ def rescore(model: LoggedModel, log: LoggedMetric, corpus: corpora.Corpus) -> Ev
     )
 
 
-def reference_auc(corpus: corpora.Corpus) -> float:
+def reference_auc(corpus: catalogue.Corpus) -> float:
     """Returns the AUC of the corpus's retrained model, which no log may replace.
 
     Raises:
         CorpusError: The corpus states none.
     """
-    value = corpora.reference_auc(corpus)
+    value = catalogue.reference_auc(corpus)
     assert value is not None  # only the reference model itself is scored without one
     return value
 
 
 def _response(metric: str, answer: LoggedAnswer) -> DocumentRecord:
-    response = answer.response if metric == "verbmem_f" else metrics.cut_answer(answer.response)
+    response = answer.response if metric == "verbmem_f" else formulas.cut_answer(answer.response)
     return DocumentRecord(
         index=answer.index,
         split=_SPLITS[metric],
@@ -116,7 +118,7 @@ def _usable(text: LoggedText) -> tuple[dict[str, float], str | None]:
     """Returns the scores that count, and why the text counts for nothing."""
     primary = text.scores[lm_eval_hooks.MEMBERSHIP_KEY]
     if not abs(primary) < _LARGEST:
-        return {}, f"the log gives {primary:g} as its Min-{metrics.MEMBERSHIP_PERCENT}% score"
+        return {}, f"the log gives {primary:g} as its Min-{formulas.MEMBERSHIP_PERCENT}% score"
     scores = {key: value for key, value in text.scores.items() if abs(value) < _LARGEST}
     loss, most = scores.get("loss"), scores.get("min_k_60")
     # The mean of all losses is at most that of the largest 60% and at least 60% of it; a perplexity isn't.
@@ -125,7 +127,7 @@ def _usable(text: LoggedText) -> tuple[dict[str, float], str | None]:
     ):
         del scores["loss"]
     if "loss" in scores and text.text:
-        scores["zlib_loss"] = metrics.zlib_loss(scores["loss"], text.text)
+        scores["zlib_loss"] = formulas.zlib_loss(scores["loss"], text.text)
     return scores, None
 
 
@@ -134,7 +136,7 @@ def _membership_scores(documents: Sequence[DocumentRecord], reference: float) ->
     valid = [document for document in documents if document.invalid_reason is None]
     auc = lm_eval_hooks.membership_auc(records)
     missing = None if auc is not None else _no_valid(documents)
-    value = None if auc is None else metrics.privleak(auc, reference)
+    value = None if auc is None else formulas.privleak(auc, reference)
     yield Score(metric="privleak", value=value, num_docs=len(valid), missing_reason=missing)
     yield Score(metric="auc", value=auc, num_docs=len(valid), missing_reason=missing)
     for key in MEMBERSHIP_KEYS:

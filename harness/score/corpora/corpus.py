@@ -14,7 +14,7 @@ from typing import Literal
 
 from harness.errors import CorpusError
 from harness.provenance import sha256_json
-from harness.score import corpus_files
+from harness.score.corpora import files as corpus_files
 
 Documents = list[dict[str, str]]
 SplitName = tuple[str, str]
@@ -38,7 +38,7 @@ class Corpus:
         name: ``mini``, ``news`` or ``books``.
         title: What pages call it.
         label: One honest paragraph for pages: what it can show and what not.
-        tasks: Its tasks, in the order of ``metrics.PRIMARY``.
+        tasks: Its tasks, in the order of ``metrics.table.PRIMARY``.
         group: lm-eval group of those tasks.
         reference_auc: Min-40% AUC of the retrained model; None where the
             corpus states none: then a retrain control's is measured first.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.score.batching import chunks
-from harness.score.logit_source import LogitSource
+from harness.score.model.batching import chunks
+from harness.score.model.logits import LogitSource
 
 _SLICE_ELEMENTS = 8_388_608
 """Logits made at a time: 32 MB in float32; with fewer the output layer is read too often."""

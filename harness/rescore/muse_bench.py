@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.score import log_files
-from harness.score.foreign_logs import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText, by_turns
-from harness.score.log_files import MAX_ANSWER, MAX_PROMPT, Place
-from harness.score.metrics import MIN_K_PERCENTS, PRIMARY
+from harness.rescore import files as log_files
+from harness.rescore.files import MAX_ANSWER, MAX_PROMPT, Place
+from harness.rescore.records import SPLITS, LoggedAnswer, LoggedMetric, LoggedModel, LoggedText, by_turns
+from harness.score.metrics.formulas import MIN_K_PERCENTS, PRIMARY
 
 SCORES: Mapping[str, str] = {
     **{f"Min-{percent}%": f"min_k_{percent}" for percent in MIN_K_PERCENTS}, "PPL": "loss",

@@ -24,11 +24,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.score.batching import Batches
-from harness.score.log_probs import TokenLogProbs
-from harness.score.logit_source import LogitSource
-from harness.score.row_batch import RowBatch, StopCheck, written
-from harness.score.row_cache import contents, plain_cache
+from harness.score.model.batching import Batches
+from harness.score.model.decoding import RowBatch, StopCheck, written
+from harness.score.model.kv_cache import contents, plain_cache
+from harness.score.model.log_probs import TokenLogProbs
+from harness.score.model.logits import LogitSource
 
 MIN_SHARED = 16
 """Fewest tokens in common for which sharing pays."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from harness.score.logit_source import LogitSource
+from harness.score.model.logits import LogitSource
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

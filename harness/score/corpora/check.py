@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CorpusError
-from harness.score import corpora, corpus_files, corpus_places, corpus_texts_check, task_files
-from harness.score.corpora import SPLITS_OF
-from harness.score.corpus_texts_check import Split
-from harness.score.metric_table import PRIMARY
+from harness.score.corpora import catalogue, task_files, text_check
+from harness.score.corpora import files as corpus_files
+from harness.score.corpora import places as corpus_places
+from harness.score.corpora.catalogue import SPLITS_OF
+from harness.score.corpora.text_check import Split
+from harness.score.metrics.table import PRIMARY
 
 _FACTS: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "title": (str,), "label": (str,), "source": (str,), "license": (str,),
@@ -70,17 +72,15 @@ def check(folder: Path, *, data_dir: Path | None = None) -> Checked:
         return Checked(splits=(), faults=tuple(faults), remarks=(*remarks, *_reference(facts, tasks)))
     needed = sorted({split for task in tasks for split in SPLITS_OF[task]})
     texts: dict[str, list[dict[str, str]]] = {}
-    splits = tuple(
-        corpus_texts_check.split(data, *split, texts, faults, remarks, needed=True) for split in needed
-    ) + tuple(
-        corpus_texts_check.split(data, *split, texts, faults, remarks, needed=False)
+    splits = tuple(text_check.split(data, *split, texts, faults, remarks, needed=True) for split in needed) + tuple(
+        text_check.split(data, *split, texts, faults, remarks, needed=False)
         for split in _OPTIONAL_SPLITS
         if (data / split[0] / f"{split[1]}.json").is_file()
     )
-    faults += corpus_texts_check.overlaps(texts)
+    faults += text_check.overlaps(texts)
     faults += _too_few_pairs(folder, tasks, texts)
     if data_dir is None:
-        corpus_texts_check.check_pins(facts, texts, needed, faults, remarks)
+        text_check.check_pins(facts, texts, needed, faults, remarks)
     remarks += _reference(facts, tasks)
     return Checked(splits=splits, faults=tuple(faults), remarks=tuple(remarks))
 
@@ -119,8 +119,8 @@ def _names(folder: Path, name: Any) -> Iterator[str]:
         yield f"The corpus is called {name!r}: lower-case letters, digits and _ are accepted, a letter first."
     if not re.fullmatch(rf"{corpus_places.PREFIX}[A-Za-z0-9_]+", folder.name):
         yield f"The folder is called {folder.name!r}: call it {corpus_places.PREFIX}NAME, as its tasks are."
-    for other in corpora.corpus_names():
-        place = corpora.load_corpus(other).folder
+    for other in catalogue.corpus_names():
+        place = catalogue.load_corpus(other).folder
         if place.resolve() != folder and (other == name or place.name == folder.name):
             yield f"{place} is a corpus called {other!r} already: take another name and folder."
 
@@ -141,7 +141,7 @@ def _tasks(folder: Path, facts: Mapping[str, Any], faults: list[str]) -> tuple[s
     for metric in found:
         path = folder / f"{metric}.yaml"
         try:
-            settings = corpus_places.settings(path, corpora.tasks_dir() / "_metrics")
+            settings = corpus_places.settings(path, catalogue.tasks_dir() / "_metrics")
         except CorpusError as error:
             faults.append(str(error))
             continue

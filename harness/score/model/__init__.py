@@ -1,0 +1,1 @@
+"""One model at work: greedy generation and log-probabilities, in batches."""
