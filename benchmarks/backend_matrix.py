@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import marked_pages
-from harness.quantize import matrix
+from harness.quantize import backend, support_matrix
 
 START, END = "<!-- matrix: made by benchmarks/backend_matrix.py from the backends -->", "<!-- /matrix -->"
 
@@ -21,10 +21,10 @@ def main() -> None:
 
 def markdown() -> str:
     """Returns the matrix and the reasons for its gaps; it says nothing of what is installed where it is made."""
-    rows = matrix.matrix("cpu")
+    rows = support_matrix.matrix("cpu")
     titles = [
         "backend",
-        *(f"{bits} bit" for bits in matrix.WIDTHS),
+        *(f"{bits} bit" for bits in backend.WIDTHS),
         "calibrated",
         "same codes twice",
         "groups",
@@ -41,7 +41,7 @@ def markdown() -> str:
             f"`{row.install}`",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    gaps = [(row.backend, told, bits) for row in rows for told, bits in matrix.gaps(row, "cannot").items()]
+    gaps = [(row.backend, told, bits) for row in rows for told, bits in support_matrix.gaps(row, "cannot").items()]
     return "\n".join(
         [*lines, "", *(f"- `{name}`, {', '.join(map(str, bits))} bit: {told}." for name, told, bits in gaps)]
     )

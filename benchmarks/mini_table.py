@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import marked_pages
 from harness.publish.tables import cell_rows
-from harness.quantize.survival import summarize
+from harness.quantize.survival.measure import summarize
 from harness.records import CellResult
 from harness.store.store import Store
 

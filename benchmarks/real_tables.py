@@ -15,7 +15,7 @@ from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
 from harness.publish import page_text
 from harness.publish.board import Board, QuantizerResult
 from harness.publish.statistics import stored_value
-from harness.quantize.survival import summarize
+from harness.quantize.survival.measure import summarize
 
 START, END = "<!-- smol: made by benchmarks/real_tables.py -->", "<!-- /smol -->"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import memory, quantize, shards
-from harness.quantize.survival_stream import stream
+from harness.quantize.survival.layer_by_layer import stream
 from harness.records import Checkpoint, Submission
 from harness.submit.checkpoint import prepare
 from harness.submit.scan import folder as folder_scan

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.working_memory import high_water
 from harness import quantize
-from harness.quantize.survival_stream import stream
+from harness.quantize.survival.layer_by_layer import stream
 from harness.records import Checkpoint
 
 BLOCK = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}

@@ -1,4 +1,4 @@
-"""Fits harness/quantize/prediction.py on a store, and writes how well survival predicts into docs/survival.md."""
+"""Fits harness/quantize/survival/measure.py on a store, and writes how well survival predicts into docs/survival.md."""
 
 from __future__ import annotations
 

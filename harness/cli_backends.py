@@ -12,7 +12,7 @@ from rich.text import Text
 from harness.cli_options import DeviceOption, JsonOption, print_rows, stderr, stdout
 
 if TYPE_CHECKING:
-    from harness.quantize.matrix import Row
+    from harness.quantize.support_matrix import Row
 
 app = typer.Typer()
 
@@ -37,20 +37,20 @@ def backends(
     """Show which backend quantizes to which width, and whether it runs on this machine."""
     if context.invoked_subcommand is not None:
         return
-    from harness.quantize import matrix
+    from harness.quantize import support_matrix
 
     if as_json:
         document = {
             "schema": "quench.backends/1",
             "rows": _preset_rows(device),
-            "matrix": [dataclasses.asdict(row) for row in matrix.matrix(device)],
+            "matrix": [dataclasses.asdict(row) for row in support_matrix.matrix(device)],
         }
         print(json.dumps(document, ensure_ascii=False, allow_nan=False))
     elif presets:
         columns = ("quantizer", "bits", "label", "runs_here", "reason")
         print_rows(_preset_rows(device), "backends", False, title="Quantizers", columns=columns)
     else:
-        found = matrix.matrix(device)
+        found = support_matrix.matrix(device)
         print_rows(
             [_table_row(row) for row in found],
             "backends",
@@ -63,11 +63,11 @@ def backends(
 
 def _preset_rows(device: str) -> list[dict[str, Any]]:
     from harness import quantize
-    from harness.quantize import matrix
+    from harness.quantize import support_matrix
 
     rows = []
     for spec in quantize.presets():
-        state, reason = matrix.state_of(spec, device)
+        state, reason = support_matrix.state_of(spec, device)
         rows.append(
             {
                 "quantizer": spec.name,
@@ -95,9 +95,9 @@ def _table_row(row: Row) -> dict[str, Any]:
 
 def _reasons(row: Row) -> list[str]:
     """Returns one line per reason why a backend does not run here, with the widths that it holds for."""
-    from harness.quantize import matrix
+    from harness.quantize import support_matrix
 
-    gaps = matrix.gaps(row, "cannot", "needs a GPU")
+    gaps = support_matrix.gaps(row, "cannot", "needs a GPU")
     lines = [f"{row.backend} at {', '.join(map(str, bits))} bit: {told}" for told, bits in gaps.items()]
     if any(entry.state == "needs install" for entry in row.entries):
         lines.insert(0, f"{row.backend}: run {row.install}")
@@ -112,9 +112,9 @@ def show(
 ) -> None:
     """Show all about one backend: its presets, what it needs, what it leaves in 16 bit."""
     from harness.errors import UnknownNameError
-    from harness.quantize import matrix
+    from harness.quantize import support_matrix
 
-    known = {row.backend: row for row in matrix.matrix(device)}
+    known = {row.backend: row for row in support_matrix.matrix(device)}
     if name not in known:
         raise UnknownNameError("quantization backend", name, known)
     rows = [row for row in _preset_rows(device) if row["backend"] == name]
@@ -144,7 +144,7 @@ def install(
     names: Annotated[list[str], typer.Argument(help="Backends that run in an interpreter of their own.")],
 ) -> None:
     """Install unmaintained quantization libraries into an interpreter of their own, apart from Quench's."""
-    from harness.quantize import environments
+    from harness.quantize.legacy import environments
 
     place = environments.install(names, on_line=lambda line: stderr.print(Text(line), soft_wrap=True))
     stderr.print(f"Installed {', '.join(names)} in {place}. Next: quench backends", highlight=False, soft_wrap=True)

@@ -46,8 +46,8 @@ def clear(kinds: Annotated[list[str], typer.Argument(help="Kinds, as `quench cac
 def trim(to: Annotated[str, typer.Option("--to", help="Room that quantized models may take, such as 20GB.")]) -> None:
     """Drop the least recently used quantized models until the rest fits."""
     from harness import paths
-    from harness.quantize import kept
+    from harness.quantize import model_cache
     from harness.run import cache_room
 
-    freed = kept.trim(paths.cache_dir() / kept.FOLDER, cache_room.parse_size(to))
+    freed = model_cache.trim(paths.cache_dir() / model_cache.FOLDER, cache_room.parse_size(to))
     stderr.print(f"Freed {freed / _MIB:.1f} MB", highlight=False)

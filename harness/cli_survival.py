@@ -71,7 +71,7 @@ def survival(
 
 
 def _row(quantizer: str, told: LayerSurvival, predict: bool) -> dict[str, Any]:
-    from harness.quantize.prediction import chance_of_return
+    from harness.quantize.survival.measure import chance_of_return
 
     values: dict[str, Any] = {
         "quantizer": quantizer,

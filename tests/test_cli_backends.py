@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from harness import cli_backends, cli_options, quantize
 from harness.cli import app
 from harness.errors import QuantizationError, UnknownNameError
-from harness.quantize import libraries, matrix
+from harness.quantize import legacy, libraries
+from harness.quantize.backend import WIDTHS
 
 HEAVY = (
     "torch", "transformers", "peft", "lm_eval", "duckdb", "bitsandbytes", "gptqmodel", "hqq", "optimum", "torchao",
@@ -61,9 +62,9 @@ def test_the_matrix_fits_80_columns_and_has_a_line_for_each_backend(narrow: Call
     lines = narrow("backends")
     assert max(map(len, lines)) <= 80
     (head,) = [line for line in lines if line.split()[:1] == ["backend"]]
-    assert head.split() == ["backend", *map(str, matrix.WIDTHS), "calibrated", "groups"]
+    assert head.split() == ["backend", *map(str, WIDTHS), "calibrated", "groups"]
     for name in makers():
-        assert len(cells(lines, name)) == len(matrix.WIDTHS)
+        assert len(cells(lines, name)) == len(WIDTHS)
     assert cells(lines, "reference") == ["yes", "-", "-", "-", "-", "-"]
     assert cells(lines, "rtn") == ["-", "yes", "yes", "yes", "yes", "-"]
 
@@ -180,10 +181,10 @@ def installs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         on_line("Collecting [bold]torch[/bold]==2.13.0")
         return tmp_path / "legacy"
 
-    module = ModuleType("harness.quantize.environments")
+    module = ModuleType("harness.quantize.legacy.environments")
     module.install = install  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(quantize, "environments", module, raising=False)
+    monkeypatch.setattr(legacy, "environments", module, raising=False)
     return asked
 
 

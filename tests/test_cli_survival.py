@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import survival_memory, survival_prediction
 from harness.cli import app
-from harness.quantize.prediction import INTERCEPT, SLOPE
+from harness.quantize.survival.measure import INTERCEPT, SLOPE
 
 ROOT = Path(__file__).parent.parent
 PAIR = ("survival", "mini-ga-gdr-full-lr2e-4", "--quantizers", "rtn-4bit-g128,rtn-8bit-g128")

@@ -16,7 +16,8 @@ import yaml
 
 from harness.cli import app
 from harness.publish import rules
-from harness.quantize import grid, presets, resolve
+from harness.quantize import presets, resolve
+from harness.quantize.rounding import uniform_grid
 from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import METRICS, PRIMARY
 from harness.submit.manifest import load as manifest
@@ -416,7 +417,7 @@ def test_bits_per_weight_follow_the_formula_on_the_page_of_backends(bits: int, g
     page = " ".join(text(ROOT / "docs" / "backends.md").split())
     assert "bits + (16 + bits) / group bits per weight when asymmetric, bits + 16 / group when symmetric" in page
     weight = torch.linspace(-1, 1, 8 * 128).reshape(8, 128)
-    made = grid.round_to_grid(weight, bits=bits, group_size=group, symmetric=symmetric)
+    made = uniform_grid.round_to_grid(weight, bits=bits, group_size=group, symmetric=symmetric)
     assert made.bits_per_weight == pytest.approx(bits + (16 if symmetric else 16 + bits) / group)
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness import quantize
-from harness.quantize.matrix import WIDTHS
+from harness.quantize.backend import WIDTHS
 from harness.records import Checkpoint, QuantizedModel
 
 WORST_ERROR: Mapping[int, float] = MappingProxyType({1: 1.2, 2: 0.8, 3: 0.4, 4: 0.2, 5: 0.1, 6: 0.05, 8: 0.02})
@@ -84,7 +84,7 @@ def check_proof(quantized: QuantizedModel, *, linear_layers: int = 14) -> None:
         quantized: What the backend made of one of ``tiny_models.SHAPES``.
         linear_layers: Linear layers inside its blocks.
     """
-    from harness.quantize.dense import block_linears
+    from harness.quantize.models.dense import block_linears
 
     spec, proof = quantized.spec, quantized.proof
     assert proof is not None, "a quantized model comes with its proof (harness.quantize.proof.prove)"
@@ -112,12 +112,12 @@ def check_only_block_linears_change(quantized: QuantizedModel, original: Any, *,
 
     Args:
         quantized: What the backend made of the checkpoint.
-        original: The checkpoint's model (``dense.load_dense``).
+        original: The checkpoint's model (``models.dense.load_dense``).
         reference: Whether not even those may have.
     """
     import torch
 
-    from harness.quantize.dense import block_linears
+    from harness.quantize.models.dense import block_linears
 
     linears = {f"{name}.weight" for name in block_linears(original)}
     parameters = dict(quantized.model.named_parameters())

@@ -13,7 +13,7 @@ from harness import plugins, quantize
 from harness.contract import quantizers
 from harness.errors import QuantizationError
 from harness.quantize import calibration
-from harness.quantize.dense import load_dense
+from harness.quantize.models.dense import load_dense
 from harness.records import Checkpoint, QuantizedModel
 
 Make = Callable[[str, str], QuantizedModel]

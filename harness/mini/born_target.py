@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import QuantizationError
-from harness.quantize.rtn import round_to_grid
+from harness.quantize.backends.rtn import round_to_grid
 
 BORN_BITS, BORN_GROUP = 4, 128
 BORN_PASSES = 20

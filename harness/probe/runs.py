@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import InputError, UnknownNameError
 from harness.probe.relearning import RelearningRecipe, half_step, measure, relearn
 from harness.provenance import sha256_json
-from harness.quantize import backend_of, kept
+from harness.quantize import backend_of, model_cache
 from harness.records import QuantizerSpec, Submission
 from harness.run import calibrating, planner
 from harness.score.corpora import catalogue
@@ -137,8 +137,8 @@ def _key(bench: _Bench, one: Submission, spec: QuantizerSpec) -> str:
 
 def _quantized(bench: _Bench, one: Submission, spec: QuantizerSpec, texts: Sequence[str]) -> tuple[Any, Any]:
     checkpoint = prepare.prepare(one, bench.submissions, cache=bench.cache)
-    made = kept.quantize_once(
-        checkpoint, spec, device=bench.device, calibration=texts, cache=bench.cache, limit=kept.DEFAULT_LIMIT
+    made = model_cache.quantize_once(
+        checkpoint, spec, device=bench.device, calibration=texts, cache=bench.cache, limit=model_cache.DEFAULT_LIMIT
     )
     return made.model, prepare.load_tokenizer(checkpoint)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from harness.publish.measurements import Measurements
 from harness.publish.rules import NO_UPDATE, REFERENCE, SAME_NORM, UTILITY
-from harness.quantize.survival import ALL_LAYERS
+from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import Submission
 from harness.score.metrics.formulas import PRIMARY
 

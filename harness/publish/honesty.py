@@ -26,7 +26,7 @@ from harness.publish.rules import (
     REFUSALS,
     SAME_ANSWERS,
 )
-from harness.quantize.survival import summarize
+from harness.quantize.survival.measure import summarize
 from harness.records import CellResult, Submission
 from harness.score.metrics.formulas import METRICS, PRIMARY
 

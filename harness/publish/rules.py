@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from harness.quantize.survival import LEAST_UPDATE
+from harness.quantize.survival.measure import LEAST_UPDATE
 
 Word = Literal["holds", "reverts", "unclear", "never forgot", "collapsed", "not measured"]
 

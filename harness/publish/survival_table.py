@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.quantize.survival import ALL_LAYERS, summarize
+from harness.quantize.survival.measure import ALL_LAYERS, summarize
 from harness.records import LayerSurvival
 
 

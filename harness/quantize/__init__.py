@@ -1,83 +1,25 @@
-"""Ways to quantize: what a backend is, which there are, and how their presets are named.
+"""Ways to quantize: which backends there are, and how their presets are named.
 
-One module of this package is one backend: it holds an object ``BACKEND`` that
-is a ``Quantizer``. Modules are found by looking, so a new file is a new backend.
-Installed packages add others (``plugged``). Importing this package loads no numerical library.
+One module of ``backends`` is one backend: it holds an object ``BACKEND`` that is a
+``Quantizer``. A new file there is a new backend. Installed packages add others
+(``plugins``). Importing this package loads no numerical library.
 """
 
 from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness.errors import PluginError, QuantizationError, UnknownNameError
-from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
-
-if TYPE_CHECKING:
-    from harness.quantize.plugged import Plugged
-
-
-@runtime_checkable
-class Quantizer(Protocol):
-    """A backend: one way to turn a 16-bit checkpoint into a proved quantized model.
-
-    Attributes:
-        backend: Name of its module.
-        deterministic: Whether the same checkpoint, spec and calibration give
-            the same codes each time, on one machine and one device.
-        install: Command that brings what it needs beside Quench itself.
-        impossible: Widths in bits that it can't make, each with the reason in
-            a few words; all other widths of ``matrix.WIDTHS`` are presets.
-    """
-
-    backend: str
-    deterministic: bool
-    install: str
-    impossible: Mapping[int, str]
-
-    def presets(self) -> tuple[QuantizerSpec, ...]:
-        """Returns the specs that tables and defaults offer."""
-        ...
-
-    def parse(self, name: str) -> QuantizerSpec | None:
-        """Returns the spec of a full name, preset or not; None where it is not one of this backend's."""
-        ...
-
-    def library_version(self) -> str | None:
-        """Returns the version of what does the quantizing; None where it is absent or there is none.
-
-        It is part of every cell's key: another version, another cell.
-        """
-        ...
-
-    def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
-        """Returns one sentence why ``spec`` can't run on ``device`` here, None where it can."""
-        ...
-
-    def quantize(
-        self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
-    ) -> QuantizedModel:
-        """Returns the checkpoint quantized, dequantized into a dense model, and proved.
-
-        The linear layers inside the transformer blocks are quantized, nothing
-        else. The checkpoint's files are left as they are.
-
-        Args:
-            checkpoint: The dense 16-bit model.
-            spec: One of this backend's.
-            device: torch device of the model that comes back.
-            calibration: The texts that ``calibration.prepare`` chose for
-                ``spec``; unused where ``calibration.recipe_of`` it is None.
-
-        Raises:
-            QuantizationError: The backend failed, or its proof does not hold.
-        """
-        ...
+from harness.quantize import backends
+from harness.quantize import plugins as quantizer_plugins
+from harness.quantize.backend import Quantizer
+from harness.quantize.plugins import Plugged
+from harness.records import QuantizerSpec
 
 
 @cache
@@ -89,23 +31,23 @@ def discover() -> Mapping[str, Quantizer]:
             like its module.
     """
     found: dict[str, Quantizer] = {}
-    for module in pkgutil.iter_modules(__path__):
-        backend = getattr(import_module(f"{__name__}.{module.name}"), "BACKEND", None)
-        if backend is None:
-            continue
-        if not isinstance(backend, Quantizer) or backend.backend != module.name:
+    for name in sorted(_own_names()):
+        backend = getattr(import_module(f"{backends.__name__}.{name}"), "BACKEND", None)
+        if not isinstance(backend, Quantizer) or backend.backend != name:
             raise QuantizationError(
-                f"BACKEND in harness/quantize/{module.name}.py is no backend: it must have every member of "
-                f"harness.quantize.Quantizer and the name {module.name!r}."
+                f"BACKEND in harness/quantize/backends/{name}.py is no backend: it must have every member of "
+                f"harness.quantize.backend.Quantizer and the name {name!r}."
             )
-        found[module.name] = backend
+        found[name] = backend
     return MappingProxyType({**found, **_plugged().usable})
 
 
-def _plugged() -> Plugged:
-    from harness.quantize import plugged
+def _own_names() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(backends.__path__))
 
-    return plugged.look(frozenset(module.name for module in pkgutil.iter_modules(__path__)))
+
+def _plugged() -> Plugged:
+    return quantizer_plugins.look(_own_names())
 
 
 def broken() -> Mapping[str, str]:

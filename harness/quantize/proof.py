@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import QuantizationError
-from harness.quantize.dense import block_linears, source_weights
-from harness.quantize.packing import pack_chunks
-from harness.quantize.readback import ReadBack
+from harness.quantize.formats.bit_stream import pack_chunks
+from harness.quantize.formats.codes import ReadBack
+from harness.quantize.models.dense import block_linears, source_weights
 from harness.records import Checkpoint, Proof, QuantizerSpec
 
 # Weights sorted at once when levels are counted.

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.errors import QuantizationError
-from harness.quantize import packed_gguf
-from harness.quantize.gguf import TYPES as PLAIN_TYPES
-from harness.quantize.packed_awq import BITS as AWQ_BITS
-from harness.quantize.packed_awq import AwqFormat
-from harness.quantize.packed_bnb import BnbFormat
-from harness.quantize.packed_compressed import CompressedFormat
-from harness.quantize.packed_gptq import GptqFormat
+from harness.quantize.formats import gguf as packed_gguf
+from harness.quantize.formats.awq import BITS as AWQ_BITS
+from harness.quantize.formats.awq import AwqFormat
+from harness.quantize.formats.bitsandbytes import BnbFormat
+from harness.quantize.formats.compressed_tensors import CompressedFormat
+from harness.quantize.formats.ggml_blocks import TYPES as PLAIN_TYPES
+from harness.quantize.formats.gptq import GptqFormat
 from harness.records import QuantizerSpec
 
 _BNB_BLOCK = 64

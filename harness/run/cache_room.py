@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InputError
-from harness.quantize import kept
+from harness.quantize import model_cache
 
 KINDS = {
     "hub": "models downloaded from a hub",
     "merged": "adapters merged into their base",
     "rounded": "float32 models rounded to bfloat16",
-    kept.FOLDER: "quantized models, read back instead of made again",
+    model_cache.FOLDER: "quantized models, read back instead of made again",
     "drawings": "charts of the pages",
     "kernels": "what GPU kernels were compiled to",
     "environments": "interpreters of unmaintained backends",
@@ -52,7 +52,7 @@ def rooms(cache: Path) -> tuple[Room, ...]:
     found = []
     for kind in KINDS:
         folders = _left_over(cache) if kind == _LEFT_OVER else _entries(cache / kind)
-        size = sum(kept.size_of(folder) for folder in folders)
+        size = sum(model_cache.size_of(folder) for folder in folders)
         found.append(Room(kind=kind, entries=len(folders), size_bytes=size, folders=tuple(folders)))
     return tuple(found)
 
@@ -94,8 +94,8 @@ def _entries(folder: Path) -> list[Path]:
 def _left_over(cache: Path) -> list[Path]:
     """Returns scratch folders that nobody has touched for a day: those of today may be in use."""
     scratch = [path for pattern in ("*", "*/*") for path in cache.glob(pattern) if path.is_dir() and _is_scratch(path)]
-    return sorted(path for path in scratch if time.time() - path.stat().st_mtime > kept.STALE_SECONDS)
+    return sorted(path for path in scratch if time.time() - path.stat().st_mtime > model_cache.STALE_SECONDS)
 
 
 def _is_scratch(path: Path) -> bool:
-    return path.name.startswith((_SCRATCH, kept.SCRATCH))
+    return path.name.startswith((_SCRATCH, model_cache.SCRATCH))

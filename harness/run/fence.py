@@ -21,7 +21,7 @@ from pathlib import Path
 
 from harness import plugins, provenance
 from harness.paths import cache_dir, content_dir
-from harness.quantize import ggml
+from harness.quantize.backends import ggml
 from harness.records import CellResult, Job, Submission
 from harness.run import offline
 from harness.run.runner import Settings

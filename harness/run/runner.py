@@ -19,8 +19,9 @@ from pathlib import Path
 
 from harness import memory, provenance
 from harness.errors import CorpusError, first_line
-from harness.quantize import backend_of, kept, native, survival, with_package
-from harness.quantize.survival_stream import stream, streams
+from harness.quantize import backend_of, kernel_check, model_cache, with_package
+from harness.quantize.survival import measure as survival_measure
+from harness.quantize.survival.layer_by_layer import stream, streams
 from harness.records import (
     Cell,
     CellResult,
@@ -63,7 +64,7 @@ class Settings:
     """
 
     cache: str
-    cache_limit: int = kept.DEFAULT_LIMIT
+    cache_limit: int = model_cache.DEFAULT_LIMIT
     device: str = "cpu"
     threads: int = 0
     seed: int = 0
@@ -164,7 +165,7 @@ def unfinished(
 
 
 def _quantize(job: Job, checkpoint: Checkpoint, settings: Settings) -> QuantizedModel:
-    return kept.quantize_once(
+    return model_cache.quantize_once(
         checkpoint,
         job.spec,
         device=settings.device,
@@ -184,11 +185,11 @@ def _probed(
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     corpus = catalogue.load_corpus(catalogue.corpus_of(job.cells[0].task), data_dir=data_dir)
     try:
-        texts = [item["text"] for item in catalogue.load_split(corpus, "privleak", "retain")[: native.TEXTS]]
+        texts = [item["text"] for item in catalogue.load_split(corpus, "privleak", "retain")[: kernel_check.TEXTS]]
     except CorpusError:
         # No metric needs this split: a corpus may come without it.
         return quantized
-    return native.probe(quantized, checkpoint, tokenizer, texts, device=settings.device)
+    return kernel_check.probe(quantized, checkpoint, tokenizer, texts, device=settings.device)
 
 
 def _score(cell: Cell, quantized: QuantizedModel, tokenizer: object, settings: Settings) -> Evaluation:
@@ -228,7 +229,7 @@ def _survival(
         target_checkpoint = prepare.prepare(target, submissions, cache=Path(settings.cache))
         quantized_target = _quantize(job, target_checkpoint, settings)
     with watch.during("survival"):
-        layers = survival.measure(quantized, quantized_target, checkpoint, target_checkpoint)
+        layers = survival_measure.measure(quantized, quantized_target, checkpoint, target_checkpoint)
         del quantized_target
         gc.collect()
     return layers

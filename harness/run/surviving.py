@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import InputError, UnknownNameError
-from harness.quantize import backend_of, kept, survival
-from harness.quantize.survival_stream import stream, streams
+from harness.quantize import backend_of, model_cache
+from harness.quantize.survival import measure as survival_measure
+from harness.quantize.survival.layer_by_layer import stream, streams
 from harness.records import Checkpoint, LayerSurvival, QuantizerSpec, Submission
 from harness.run import calibrating
 from harness.score.corpora import catalogue
@@ -73,9 +74,9 @@ def _whole(
 ) -> tuple[LayerSurvival, ...]:
     """Returns the rows from two whole models; none where the backend hands on no codes."""
     made = [
-        kept.quantize_once(
-            one, spec, device=device, calibration=texts, cache=cache, limit=kept.DEFAULT_LIMIT
+        model_cache.quantize_once(
+            one, spec, device=device, calibration=texts, cache=cache, limit=model_cache.DEFAULT_LIMIT
         )
         for one in (new, old)
     ]  # fmt: skip
-    return survival.measure(made[0], made[1], new, old)
+    return survival_measure.measure(made[0], made[1], new, old)

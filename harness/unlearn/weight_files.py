@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, QuantizationError
-from harness.quantize.dense import block_linears
+from harness.quantize.models.dense import block_linears
 
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness import plugins, quantize
-from harness.quantize import plugged
+from harness.quantize import plugins as quantizer_plugins
 from harness.score.metrics import plugins as metric_plugins
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "extending"
@@ -16,7 +16,7 @@ Declare = Callable[..., Path]
 
 def forget() -> None:
     """Has Quench look again at what is installed."""
-    for cached in (plugins.found, plugged.look, quantize.discover, metric_plugins.look):
+    for cached in (plugins.found, quantizer_plugins.look, quantize.discover, metric_plugins.look):
         cached.cache_clear()
 
 

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from harness import plugins, quantize
 from harness.cli import app
 from harness.errors import PluginError, UnknownNameError
-from harness.quantize import libraries, matrix
+from harness.quantize import libraries, support_matrix
 from harness.run import fence, planner
 
 QUANTIZERS = plugins.QUANTIZERS
 
 # A backend that answers every question rightly; tests break one answer each.
 WORKING = """
-from harness.quantize.rtn import RoundToNearest
+from harness.quantize.backends.rtn import RoundToNearest
 from harness.records import QuantizerSpec
 
 def spec(name="own-4bit", backend="own", **more):
@@ -69,7 +69,7 @@ def test_the_example_s_quantizer_appears_in_backends_with_its_package(example: P
 def test_without_the_package_its_names_are_unknown() -> None:
     with pytest.raises(UnknownNameError, match="no quantizer named 'pow2-4bit-g64'"):
         quantize.resolve("pow2-4bit-g64")
-    assert all(row.package is None for row in matrix.matrix("cpu"))
+    assert all(row.package is None for row in support_matrix.matrix("cpu"))
 
 
 def test_package_and_version_are_part_of_the_key(declare: Any) -> None:
@@ -79,7 +79,7 @@ def test_package_and_version_are_part_of_the_key(declare: Any) -> None:
     assert planner._quantizer_facts(quantize.resolve("own-4bit"))["version"] == "own-package 2.5, 7.1"
     assert planner._quantizer_facts(quantize.resolve("rtn-4bit-g64"))["version"] == "1"
     assert planner._quantizer_facts(quantize.resolve("reference"))["version"] is None
-    (row,) = [row for row in matrix.matrix("cpu") if row.backend == "own"]
+    (row,) = [row for row in support_matrix.matrix("cpu") if row.backend == "own"]
     assert row.library_version == "own-package 2.5, 7.1"
 
 
@@ -125,7 +125,7 @@ def test_a_broken_plug_in_is_one_row_with_the_reason_and_hinders_no_other(
     assert not any(name.startswith("own") for name in before)
     (told,) = quantize.broken().values()
     assert told.startswith("Plug-in 'own' of own-package 1.0 (quench.quantizers) ")
-    (row,) = [row for row in matrix.matrix("cpu") if row.backend == "own"]
+    (row,) = [row for row in support_matrix.matrix("cpu") if row.backend == "own"]
     assert {(entry.state, entry.reason) for entry in row.entries} == {("cannot", told)}
     assert row.package == "own-package 1.0"
     assert " ".join(told.split()) in " ".join(quench("backends").split())
@@ -137,7 +137,7 @@ def test_a_broken_plug_in_is_one_row_with_the_reason_and_hinders_no_other(
 @pytest.mark.parametrize(("name", "reason"), [
     ("rtn", "takes a name of Quench itself: rename it, built-in names can't be replaced"),
     ("submitted", "takes a name of Quench itself"),
-    ("grid", "takes a name of Quench itself"),
+    ("autogptq", "takes a name of Quench itself"),
     ("Own", "has no usable name: lower-case letters, digits and _ are accepted"),
     ("own-4", "has no usable name"),
 ])  # fmt: skip

@@ -16,7 +16,7 @@ from harness.errors import InputError, QuantizationError
 from harness.mini import born_target, demo_set, models, pretraining, reference, vocabulary, world
 from harness.mini.born_target import round_linear_layers
 from harness.mini.tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, train_tokenizer
-from harness.quantize.rtn import round_to_grid
+from harness.quantize.backends.rtn import round_to_grid
 from harness.unlearn.submission_folder import write_submission
 from harness.unlearn.weight_files import load_dense, write_model
 

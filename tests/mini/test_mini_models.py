@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from harness.mini import demo_set, models, pretraining
-from harness.quantize.rtn import round_to_grid
+from harness.quantize.backends.rtn import round_to_grid
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
 from harness.unlearn.recipes import load_recipe, recipe_names

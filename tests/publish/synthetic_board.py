@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.quantize.survival import ALL_LAYERS
+from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import (
     Cell,
     CellResult,

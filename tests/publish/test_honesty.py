@@ -13,7 +13,7 @@ from synthetic_board import CONTROLS, LORA, RETRAIN, TARGET, Plan
 from harness.publish import ranking
 from harness.publish.board import Board
 from harness.publish.rules import FAR_UPDATE, NO_UPDATE, REFUSALS
-from harness.quantize.survival import ALL_LAYERS
+from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import CellResult, LayerSurvival
 
 AT_4 = ("reference", "rtn-4bit-g128")

@@ -12,7 +12,7 @@ import synthetic_board as synthetic
 
 from harness.publish import pages
 from harness.publish.survival_table import shown
-from harness.quantize.survival import ALL_LAYERS
+from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import CellResult, LayerSurvival
 from harness.store.store import Store
 

@@ -21,7 +21,7 @@ def moved(tmp_path: Path) -> Callable[[Checkpoint, float], Checkpoint]:
     def move(checkpoint: Checkpoint, size: float) -> Checkpoint:
         import torch
 
-        from harness.quantize.dense import block_linears, load_dense
+        from harness.quantize.models.dense import block_linears, load_dense
 
         model = load_dense(checkpoint, device="cpu")
         noise = torch.Generator().manual_seed(3)

@@ -13,8 +13,8 @@ import torch
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize.dense import block_linears, load_dense, source_weights
-from harness.quantize.survival import measure
+from harness.quantize.models.dense import block_linears, load_dense, source_weights
+from harness.quantize.survival.measure import measure
 from harness.records import Checkpoint, LayerSurvival, Proof, QuantizedModel
 
 Maker = Callable[..., Checkpoint]

@@ -28,7 +28,7 @@ from harness.contract.quantizers import (
 )
 from harness.errors import QuantizationError, UnknownNameError
 from harness.quantize import calibration
-from harness.quantize.dense import load_dense, source_weights
+from harness.quantize.models.dense import load_dense, source_weights
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 
 PRESETS = [spec.name for spec in quantize.presets()]
@@ -322,7 +322,7 @@ def test_int8_says_what_it_leaves_out_and_keeps_quiet(
 
 
 def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.quantize import bnb
+    from harness.quantize.backends import bnb
 
     monkeypatch.setattr(bnb, "find_spec", lambda name: None)
     reason = bnb.BACKEND.unavailable_reason(quantize.resolve("bnb-nf4"), "cpu")
@@ -369,7 +369,7 @@ def test_listing_presets_loads_no_numerical_library() -> None:
         "import sys; from harness import quantize; quantize.presets(); quantize.survival;"
         "bad = {'torch', 'transformers', 'numpy', 'bitsandbytes'} & set(sys.modules); assert not bad, bad"
     )
-    code = code.replace("quantize.survival;", "import harness.quantize.survival;")
+    code = code.replace("quantize.survival;", "import harness.quantize.survival.measure;")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from harness import quantize
 from harness.errors import QuantizationError
 from harness.quantize import calibration
-from harness.quantize.awq import rescaled
-from harness.quantize.calibrated import Made, make, windows_for
-from harness.quantize.dense import block_linears
-from harness.quantize.grid import round_to_grid
+from harness.quantize.backends.awq import rescaled
+from harness.quantize.models.dense import block_linears
 from harness.quantize.proof import prove
-from harness.quantize.through_gptqmodel import _alive, _environment, _logs_in, _staged
+from harness.quantize.rounding.uniform_grid import round_to_grid
+from harness.quantize.runners.calibrated import Made, make, windows_for
+from harness.quantize.runners.gptqmodel import _alive, _environment, _logs_in, _staged
 from harness.records import Checkpoint, QuantizerSpec
 
 from test_packed_gptq import layer  # isort: skip
@@ -209,17 +209,15 @@ def test_gptqmodel_leaves_nothing_in_the_working_directory(
 def test_a_failure_in_a_thread_of_gptqmodel_reaches_us_as_a_sentence(
     checkpoint_of: Callable[[str], Checkpoint], calibration_texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.quantize import through_gptqmodel
+    from harness.quantize.runners import gptqmodel as gptqmodel_runner
 
     spec, texts = calibration.prepare(quantize.resolve("awq-4bit-g64"), {"retain": calibration_texts})
     backend = quantize.backend_of(spec)
     if (reason := backend.unavailable_reason(spec, "cpu")) is not None:
         pytest.skip(reason)
-    real = through_gptqmodel.run
+    real = gptqmodel_runner.run
     # Its AWQ layers refuse float32, and do so in a thread while packing.
-    monkeypatch.setattr(
-        through_gptqmodel, "run", lambda *given, **named: real(*given, **(named | {"dtype": "float32"}))
-    )
+    monkeypatch.setattr(gptqmodel_runner, "run", lambda *given, **named: real(*given, **(named | {"dtype": "float32"})))
     with pytest.raises(QuantizationError, match=r"awq-4bit-g64 failed inside gptqmodel, which says: .*float32"):
         backend.quantize(checkpoint_of("llama"), spec, device="cpu", calibration=texts)
 

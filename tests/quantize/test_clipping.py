@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import QuantizationError
-from harness.quantize.grid import Grid, round_to_clipped_grid, round_to_grid
+from harness.quantize.rounding.uniform_grid import Grid, round_to_clipped_grid, round_to_grid
 
 
 def _error(weight: torch.Tensor, grid: Grid) -> torch.Tensor:

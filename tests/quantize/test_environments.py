@@ -19,8 +19,9 @@ import pytest
 from filelock import FileLock
 
 from harness.errors import InputError, QuantizationError, UnknownNameError
-from harness.quantize import environments, legacy_worker
-from harness.quantize.environments import Environment
+from harness.quantize.legacy import environments
+from harness.quantize.legacy import worker as legacy_worker
+from harness.quantize.legacy.environments import Environment
 
 WORKER = Path(legacy_worker.__file__)
 
@@ -79,7 +80,7 @@ def test_what_is_not_made_is_not_there_and_asking_makes_nothing_but_the_cache(ca
 
 def test_asking_loads_no_library_and_starts_no_process() -> None:
     code = (
-        "import sys, subprocess; from harness.quantize import environments; subprocess.Popen = None;"
+        "import sys, subprocess; from harness.quantize.legacy import environments; subprocess.Popen = None;"
         "environments.installed('autogptq'); from harness import quantize;"
         "specs = [s for s in quantize.presets() if s.backend in environments.LIBRARIES]; assert len(specs) == 7;"
         "told = [quantize.backend_of(s).unavailable_reason(s, 'cpu') for s in specs]; assert all(told), told;"
@@ -385,7 +386,7 @@ pathlib.Path(job["me"]).write_text(str(os.getpid()))
     code = f"""
 import sys
 from pathlib import Path
-from harness.quantize.environments import Environment, run_worker
+from harness.quantize.legacy.environments import Environment, run_worker
 worker = Path({str(worker.worker)!r})
 environment = Environment(name="test", python=Path(sys.executable), worker=worker, versions={{}})
 job = {{"name": "a-job", "tell": {str(tmp_path / "pid")!r}, "me": {str(tmp_path / "me")!r}}}

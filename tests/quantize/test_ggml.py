@@ -13,10 +13,11 @@ import torch
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize import ggml, k_quants
+from harness.quantize.backends import ggml
+from harness.quantize.formats import ggml_k_blocks
 from harness.records import Checkpoint, QuantizedModel
 
-KINDS = tuple(sorted(k_quants.TYPES))
+KINDS = tuple(sorted(ggml_k_blocks.TYPES))
 BITS_PER_WEIGHT = {"Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625}
 
 needs_llama_cpp = pytest.mark.skipif(
@@ -48,9 +49,9 @@ class Library:
 
 def test_every_k_quant_that_is_read_can_be_made() -> None:
     presets = ggml.BACKEND.presets()
-    assert {spec.options["type"] for spec in presets} == set(k_quants.TYPES)
+    assert {spec.options["type"] for spec in presets} == set(ggml_k_blocks.TYPES)
     for spec in presets:
-        bits, group, _ = k_quants.TYPES[spec.options["type"]]
+        bits, group, _ = ggml_k_blocks.TYPES[spec.options["type"]]
         assert (spec.bits, spec.group_size) == (bits, group)
         assert quantize.resolve(spec.name) == spec
 
@@ -84,7 +85,7 @@ def test_the_library_is_looked_for_beside_llama_quantize(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_weight_goes_in_row_by_row_and_its_blocks_come_back(kind: str) -> None:
-    size = k_quants.TYPES[kind][2]
+    size = ggml_k_blocks.TYPES[kind][2]
     blocks = bytes(number % 251 for number in range(3 * 2 * size))
     library = Library(blocks, len(blocks))
     weight = torch.arange(3 * 512, dtype=torch.bfloat16).reshape(3, 512)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize.gguf import read_blocks
+from harness.quantize.formats.ggml_blocks import read_blocks
 from harness.records import Checkpoint
 
 KINDS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import QuantizationError
-from harness.quantize.packing import pack
+from harness.quantize.backends.rtn import Grid, round_to_grid
+from harness.quantize.formats.bit_stream import pack
 from harness.quantize.proof import most_levels
-from harness.quantize.rtn import Grid, round_to_grid
 
 
 def _weight(rows: int, width: int, seed: int = 0, scale: float = 0.02) -> torch.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantized_files import random_blocks
 
 from harness.errors import QuantizationError
-from harness.quantize.k_quants import TYPES, read_blocks
+from harness.quantize.formats.ggml_k_blocks import TYPES, read_blocks
 
 BYTES_PER_WEIGHT = {"Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625}
 

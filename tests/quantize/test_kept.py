@@ -6,7 +6,10 @@ from functools import partial
 
 import pytest
 
-from harness.quantize import kept, resolve, rtn
+from harness.quantize import model_cache, resolve
+from harness.quantize.backends import rtn
+
+HERE = {"device": "cpu", "calibration": ()}
 
 
 class SlowRounding:
@@ -27,7 +30,7 @@ class SlowRounding:
 @pytest.fixture
 def backend(monkeypatch):
     made = SlowRounding()
-    monkeypatch.setattr(kept, "backend_of", lambda spec: made)
+    monkeypatch.setattr(model_cache, "backend_of", lambda spec: made)
     return made
 
 
@@ -35,13 +38,13 @@ def backend(monkeypatch):
 def once(checkpoint_of, tmp_path):
     def call(name="rtn-4bit-g64", shape="gqa576", limit=2**30, **changes):
         checkpoint = replace(checkpoint_of(shape), **changes)
-        return kept.quantize_once(checkpoint, resolve(name), device="cpu", calibration=(), cache=tmp_path, limit=limit)
+        return model_cache.quantize_once(checkpoint, resolve(name), **HERE, cache=tmp_path, limit=limit)
 
     return call
 
 
 def entries(tmp_path):
-    return sorted((tmp_path / kept.FOLDER).glob("*"))
+    return sorted((tmp_path / model_cache.FOLDER).glob("*"))
 
 
 def test_a_kept_model_is_the_one_that_was_made_to_the_bit_with_its_codes_and_proof(backend, once):
@@ -94,7 +97,7 @@ def test_another_checkpoint_quantizer_or_library_is_another_entry(backend, once,
 def test_calibration_texts_are_part_of_what_an_entry_is_made_of(backend, checkpoint_of, tmp_path):
     spec = resolve("rtn-4bit-g64")
     for digest in ("a" * 64, "b" * 64, "a" * 64):
-        kept.quantize_once(checkpoint_of("llama"), replace(spec, calibration=digest), device="cpu", calibration=(),
+        model_cache.quantize_once(checkpoint_of("llama"), replace(spec, calibration=digest), **HERE,
                            cache=tmp_path, limit=2**30)  # fmt: skip
     assert backend.calls == 2
 
@@ -109,8 +112,7 @@ def test_a_calibrated_model_without_codes_is_kept_too(backend, once, monkeypatch
     rounded = resolve("rtn-4bit-g64")
     monkeypatch.setattr(rtn.BACKEND, "quantize", partial(_as_if, rtn.BACKEND.quantize, rounded))
     made, again = (
-        kept.quantize_once(checkpoint_of("llama"), spec, device="cpu", calibration=(), cache=tmp_path, limit=2**30)
-        for _ in range(2)
+        model_cache.quantize_once(checkpoint_of("llama"), spec, **HERE, cache=tmp_path, limit=2**30) for _ in range(2)
     )
     assert backend.calls == 1
     assert again.layers == {}
@@ -166,7 +168,7 @@ def test_the_least_recently_used_model_goes_first(backend, once, tmp_path):
     os.utime(first, (100, 100))
     os.utime(second, (200, 200))
     once()  # reading makes the first the most recent again
-    size = kept.size_of(first)
+    size = model_cache.size_of(first)
     once(name="rtn-2bit-g64", limit=int(2.5 * size))
     assert first in entries(tmp_path)
     assert second not in entries(tmp_path)
@@ -179,7 +181,7 @@ def test_what_a_killed_writer_left_is_dropped_after_a_day_and_not_before(tmp_pat
         folder.mkdir()
         (folder / "part").write_bytes(b"12345")
     os.utime(old, (1000, 1000))
-    assert kept.trim(tmp_path, 2**30) == 5
+    assert model_cache.trim(tmp_path, 2**30) == 5
     assert fresh.is_dir()
     assert not old.exists()
 
@@ -196,6 +198,6 @@ def test_a_disk_that_can_not_be_written_only_means_that_nothing_is_kept(backend,
 
 
 def test_the_16_bit_reference_is_never_kept(tmp_path, checkpoint_of):
-    kept.quantize_once(checkpoint_of("llama"), resolve("reference"), device="cpu", calibration=(), cache=tmp_path,
+    model_cache.quantize_once(checkpoint_of("llama"), resolve("reference"), **HERE, cache=tmp_path,
                        limit=2**30)  # fmt: skip
-    assert not (tmp_path / kept.FOLDER).exists()
+    assert not (tmp_path / model_cache.FOLDER).exists()

@@ -18,13 +18,15 @@ from safetensors.torch import load_file, save_file
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize import calibration, environments, through_legacy
-from harness.quantize.autoawq import _KNOWN as AWQ_MODELS
-from harness.quantize.autogptq import _KNOWN as GPTQ_MODELS
-from harness.quantize.dense import load_dense
-from harness.quantize.environments import Environment
-from harness.quantize.grid import round_to_grid
-from harness.quantize.through_legacy import translated
+from harness.quantize import calibration
+from harness.quantize.backends.autoawq import _KNOWN as AWQ_MODELS
+from harness.quantize.backends.autogptq import _KNOWN as GPTQ_MODELS
+from harness.quantize.legacy import environments
+from harness.quantize.legacy.environments import Environment
+from harness.quantize.models.dense import load_dense
+from harness.quantize.rounding.uniform_grid import round_to_grid
+from harness.quantize.runners import legacy as legacy_runner
+from harness.quantize.runners.legacy import translated
 from harness.records import Checkpoint, QuantizedModel
 from harness.store.store import Store
 
@@ -114,8 +116,8 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TinyWorker:
     tiny = TinyWorker()
     versions = {"auto-gptq": "0.7.1", "autoawq": "0.2.9"}
     there = Environment(name="legacy", python=Path(sys.executable), worker=Path("worker.py"), versions=versions)
-    monkeypatch.setattr(through_legacy, "installed", lambda name: there)
-    monkeypatch.setattr(through_legacy, "run_worker", tiny)
+    monkeypatch.setattr(legacy_runner, "installed", lambda name: there)
+    monkeypatch.setattr(legacy_runner, "run_worker", tiny)
     return tiny
 
 
@@ -233,7 +235,7 @@ def test_what_the_worker_says_when_it_fails_comes_through_as_it_is(
     def fail(*given: Any, **named: Any) -> None:
         raise QuantizationError("a-job failed: no such kernel.")
 
-    monkeypatch.setattr(through_legacy, "run_worker", fail)
+    monkeypatch.setattr(legacy_runner, "run_worker", fail)
     with pytest.raises(QuantizationError, match=r"^a-job failed: no such kernel\.$"):
         _quantize("autogptq-4bit-g64-sym", checkpoint_of("llama"), calibration_texts)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -339,7 +341,7 @@ def test_the_old_transformers_computes_the_same_function_from_the_translated_con
     for kind in kinds:
         (tmp_path / kind).mkdir()
         spec = quantize.resolve("autoawq-4bit-g64")
-        through_legacy._staged(model_of(kind), tmp_path / kind, spec, kinds)
+        legacy_runner._staged(model_of(kind), tmp_path / kind, spec, kinds)
     code = """
 import sys, torch
 from pathlib import Path
@@ -427,7 +429,7 @@ def test_what_the_real_library_says_when_it_fails_is_passed_on_in_one_sentence(
     spec = dataclasses.replace(quantize.resolve("autoawq-4bit-g64"), bits=3)
     told = {"known": AWQ_MODELS, "options": {"dtype": "bfloat16"}}
     with pytest.raises(QuantizationError) as caught:
-        through_legacy.run(model_of("llama"), spec, [[1, 2, 3]] * 4, tmp_path, **told)  # type: ignore[arg-type]
+        legacy_runner.run(model_of("llama"), spec, [[1, 2, 3]] * 4, tmp_path, **told)  # type: ignore[arg-type]
     said = str(caught.value)
     assert said.startswith("autoawq-4bit-g64 failed in the environment 'legacy': NotImplementedError: Only 4-bit")
     assert said.count("\n") == 0

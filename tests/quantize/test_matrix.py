@@ -13,7 +13,9 @@ import pytest
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize import calibration, libraries, matrix, rtn
+from harness.quantize import calibration, libraries, support_matrix
+from harness.quantize.backend import WIDTHS
+from harness.quantize.backends import rtn
 from harness.records import QuantizerSpec
 
 BACKENDS = sorted(name for name, backend in quantize.discover().items() if backend.presets())
@@ -26,7 +28,7 @@ LIBRARIES = (
 def test_every_width_of_a_backend_is_a_preset_or_impossible_with_a_reason(name: str) -> None:
     backend = quantize.discover()[name]
     made = {spec.bits for spec in backend.presets()}
-    widths = set(matrix.WIDTHS) - {16} if name != "reference" else set(matrix.WIDTHS)
+    widths = set(WIDTHS) - {16} if name != "reference" else set(WIDTHS)
     assert made & set(backend.impossible) == set()
     assert widths - made == set(backend.impossible), f"{name}: give a preset or a reason for each of these widths"
     for reason in backend.impossible.values():
@@ -52,31 +54,31 @@ def test_a_backend_names_the_command_that_its_refusals_name(name: str, monkeypat
         return None
 
     monkeypatch.setattr(libraries, "version_of", absent)
-    monkeypatch.setattr("harness.quantize.bnb.find_spec", absent)
+    monkeypatch.setattr("harness.quantize.backends.bnb.find_spec", absent)
     reason = backend.unavailable_reason(backend.presets()[0], "cpu")
     # Those in an interpreter of their own look for that one, not for distributions here; llama.cpp alone is not enough.
     assert reason is None or backend.install in reason or backend.backend == "ggml"
     if backend.install.startswith("pip"):
         assert reason is not None
-        row = matrix.row(backend, "cpu")
+        row = support_matrix.row(backend, "cpu")
         assert {entry.state for entry in row.entries if entry.presets} == {"needs install"}
         assert {entry.state for entry in row.entries if not entry.presets} <= {"cannot"}
 
 
 def test_the_matrix_has_each_backend_once_the_reference_first_and_each_preset_of_its_widths() -> None:
-    rows = matrix.matrix("cpu")
+    rows = support_matrix.matrix("cpu")
     assert [row.backend for row in rows] == ["reference", *(name for name in BACKENDS if name != "reference")]
     shown = {name for row in rows for entry in row.entries for name in entry.presets}
-    assert shown == {spec.name for spec in quantize.presets() if spec.bits in matrix.WIDTHS}
+    assert shown == {spec.name for spec in quantize.presets() if spec.bits in WIDTHS}
     for row in rows:
-        assert tuple(entry.bits for entry in row.entries) == matrix.WIDTHS
+        assert tuple(entry.bits for entry in row.entries) == WIDTHS
         for entry in row.entries:
             assert (entry.reason is None) == (entry.state == "runs here")
             assert (entry.presets == ()) == (entry.state == "cannot")
 
 
 def test_facts_are_those_of_the_presets() -> None:
-    rows = {row.backend: row for row in matrix.matrix("cpu")}
+    rows = {row.backend: row for row in support_matrix.matrix("cpu")}
     calibrated = {spec.backend for spec in quantize.presets() if calibration.recipe_of(spec) is not None}
     assert {name for name, row in rows.items() if row.calibrated} == calibrated
     assert {"gptq", "awq", "autoround"} <= calibrated
@@ -87,7 +89,7 @@ def test_facts_are_those_of_the_presets() -> None:
     assert told["torchao"] == ((None, 64), True, "row, 64, any")
     assert told["reference"] == ((), False, "")
     assert rows["reference"].dense == "everything"
-    assert {row.dense for name, row in rows.items() if name != "reference"} == {matrix.DENSE}
+    assert {row.dense for name, row in rows.items() if name != "reference"} == {support_matrix.DENSE}
     assert all(row.deterministic == quantize.discover()[name].deterministic for name, row in rows.items())
     assert all(row.library_version == quantize.discover()[name].library_version() for name, row in rows.items())
 
@@ -115,14 +117,17 @@ class _OnCards(rtn.RoundToNearest):
 
 def test_what_only_a_card_can_do_is_said_to_need_one(fresh_discovery: None, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = _OnCards()
-    monkeypatch.setattr("harness.quantize.grid.BACKEND", backend, raising=False)
-    row = matrix.row(backend, "cpu")
+    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", backend, raising=False)
+    row = support_matrix.row(backend, "cpu")
     assert [entry.state for entry in row.entries] == ["cannot", "needs a GPU", "needs a GPU", *["cannot"] * 3]
     assert row.entries[1].reason == "card-8 needs a CUDA card."
-    assert matrix.gaps(row, "cannot") == {"too narrow": [3, 2], "far too narrow": [1]}
-    assert matrix.gaps(row, "needs a GPU") == {"card-8 needs a CUDA card.": [8], "card-4 needs a CUDA card.": [4]}
+    assert support_matrix.gaps(row, "cannot") == {"too narrow": [3, 2], "far too narrow": [1]}
+    assert support_matrix.gaps(row, "needs a GPU") == {
+        "card-8 needs a CUDA card.": [8],
+        "card-4 needs a CUDA card.": [4],
+    }
     monkeypatch.setattr(libraries, "cuda_devices", lambda: 1)
-    assert {entry.state for entry in matrix.row(backend, "cuda").entries} == {"cannot", "runs here"}
+    assert {entry.state for entry in support_matrix.row(backend, "cuda").entries} == {"cannot", "runs here"}
 
 
 @pytest.mark.parametrize("member", ["install", "impossible", "deterministic"])
@@ -131,7 +136,7 @@ def test_a_backend_without_a_fact_is_refused_with_its_file(
 ) -> None:
     facts = {name: getattr(rtn.BACKEND, name) for name in dir(rtn.BACKEND) if not name.startswith("_")}
     lacking = SimpleNamespace(**{name: value for name, value in facts.items() if name != member} | {"backend": "grid"})
-    monkeypatch.setattr("harness.quantize.grid.BACKEND", lacking, raising=False)
+    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", lacking, raising=False)
     with pytest.raises(QuantizationError, match=r"harness/quantize/grid\.py is no backend: it must have every member"):
         quantize.discover()
 
@@ -150,7 +155,7 @@ def test_a_card_that_is_not_there_is_missed_by_its_number(
     if reason is not None:
         assert f"no device {device!r} here (CUDA cards found: {cards})" in reason
     spec = quantize.resolve("rtn-4bit-g64")
-    assert matrix.state_of(spec, device) == (("needs a GPU", reason) if missing else ("runs here", None))
+    assert support_matrix.state_of(spec, device) == (("needs a GPU", reason) if missing else ("runs here", None))
 
 
 class _Driver:
@@ -183,6 +188,6 @@ def test_the_cards_that_are_counted_are_those_that_torch_finds() -> None:
 
 def test_making_the_matrix_loads_no_numerical_library() -> None:
     loaded = f"[name for name in {LIBRARIES!r} if name in sys.modules]"
-    code = f"import sys; from harness.quantize import matrix; matrix.matrix('cuda'); print({loaded})"
+    code = f"import sys; from harness.quantize import support_matrix as matrix; matrix.matrix('cuda'); print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,9 +8,9 @@ import pytest
 
 from harness import quantize
 from harness.errors import UnknownNameError
-from harness.quantize import mixed_widths
-from harness.quantize.survival import measure
-from harness.quantize.survival_stream import stream
+from harness.quantize.backends import rtn
+from harness.quantize.survival.layer_by_layer import stream
+from harness.quantize.survival.measure import measure
 from harness.records import Checkpoint, QuantizedModel
 
 NAME = "rtn-mixed-3bit-g64-8bit-ends-down"
@@ -55,15 +55,15 @@ def test_one_way_to_quantize_has_one_name_and_others_are_refused(name: str) -> N
     ],
 )
 def test_a_module_s_width_follows_from_its_name(module: str, bits: int) -> None:
-    assert mixed_widths.bits_of(quantize.resolve(NAME), module, 4) == bits
+    assert rtn.bits_of(quantize.resolve(NAME), module, 4) == bits
 
 
 @pytest.mark.parametrize("module", ["model.layers.1.self_attn.k_proj", "gpt_neox.layers.1.attention.dense"])
 def test_attention_is_known_by_its_module(module: str) -> None:
     spec = quantize.resolve("rtn-mixed-2bit-g32-4bit-attn")
-    assert mixed_widths.bits_of(spec, module, 4) == 4
-    assert mixed_widths.bits_of(spec, "model.layers.1.mlp.up_proj", 4) == 2
-    assert mixed_widths.bits_of(quantize.resolve("rtn-5bit-g32"), module, 4) == 5
+    assert rtn.bits_of(spec, module, 4) == 4
+    assert rtn.bits_of(spec, "model.layers.1.mlp.up_proj", 4) == 2
+    assert rtn.bits_of(quantize.resolve("rtn-5bit-g32"), module, 4) == 5
 
 
 def test_codes_and_proof_have_both_widths(checkpoint_of: Callable[[str], Checkpoint]) -> None:

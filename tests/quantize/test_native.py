@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import QuantizationError
-from harness.quantize import backend_of, native, resolve
+from harness.quantize import backend_of, kernel_check, resolve
 
 TEXTS = ("w1 w2 w3 w4 w5", "w9 w8 w7", "w20 w30 w40 w50 w60 w70")
 NATIVE = ["bnb-int8", "bnb-nf4", "bnb-fp4", "hqq-4bit-g64", "hqq-3bit-g64", "quanto-int8-row", "torchao-int8-row",
@@ -32,7 +32,7 @@ def quantized(checkpoint_of):
 
 
 def probe(made, checkpoint, tokenizer):
-    return native.probe(made, checkpoint, tokenizer, TEXTS, device="cpu").proof
+    return kernel_check.probe(made, checkpoint, tokenizer, TEXTS, device="cpu").proof
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -65,7 +65,7 @@ def test_a_kernel_that_computes_something_else_is_beyond_rounding(quantized, che
 def test_backends_without_a_kernel_come_back_as_they_are(quantized, checkpoint_of, tokenizer):
     for name in ("rtn-4bit-g64", "reference"):
         made = quantized(name)
-        assert native.probe(made, checkpoint_of("llama"), tokenizer, TEXTS, device="cpu") is made
+        assert kernel_check.probe(made, checkpoint_of("llama"), tokenizer, TEXTS, device="cpu") is made
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_kernel_that_fails_leaves_a_remark_and_no_figures(
 
             return model
 
-    monkeypatch.setattr(native, "backend_of", lambda spec: Broken())
+    monkeypatch.setattr(kernel_check, "backend_of", lambda spec: Broken())
     made = quantized("rtn-4bit-g64")
     proof = probe(made, checkpoint_of("llama"), tokenizer)
     assert remark in proof.remarks[-1]

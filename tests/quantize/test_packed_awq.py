@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import QuantizationError
-from harness.quantize.packed_awq import AwqFormat, unpack_layer, unpack_words
+from harness.quantize.formats.awq import AwqFormat, unpack_layer, unpack_words
 
 CONFIG = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 

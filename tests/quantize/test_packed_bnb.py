@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from quantized_files import bnb_weights, write_bnb
 
 from harness.errors import QuantizationError
-from harness.quantize import packed_checkpoint
-from harness.quantize.packed_bnb import BnbFormat, unpack_layer
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.formats.bitsandbytes import BnbFormat, unpack_layer
 from harness.records import Checkpoint
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

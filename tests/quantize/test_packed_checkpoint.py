@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize import calibration, packed_checkpoint
-from harness.quantize.dense import block_linears, load_dense
+from harness.quantize import calibration
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.models.dense import block_linears, load_dense
 from harness.records import Checkpoint
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -129,7 +130,7 @@ def library_output(
     def make(name: str) -> tuple[Path, packed_checkpoint.PackedCheckpoint]:
         import shutil
 
-        from harness.quantize import calibrated
+        from harness.quantize.runners import calibrated
 
         spec, texts = calibration.prepare(quantize.resolve(name), {"retain": calibration_texts})
         backend = quantize.backend_of(spec)

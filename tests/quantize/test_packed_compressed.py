@@ -14,8 +14,8 @@ from quantized_files import words
 from safetensors.torch import save_file
 
 from harness.errors import QuantizationError
-from harness.quantize import packed_checkpoint
-from harness.quantize.packed_compressed import CompressedFormat, unpack_layer
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.formats.compressed_tensors import CompressedFormat, unpack_layer
 
 WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
 

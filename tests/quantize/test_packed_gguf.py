@@ -16,7 +16,8 @@ from quantized_files import interleaved, is_block_linear, levels, rounded, write
 from safetensors.torch import load_file
 
 from harness.errors import QuantizationError
-from harness.quantize import packed_checkpoint, packed_gguf
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.formats import gguf as packed_gguf
 from harness.records import Checkpoint
 
 gguf = pytest.importorskip("gguf")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import QuantizationError
-from harness.quantize.packed_gptq import GptqFormat, unpack_layer, unpack_words
+from harness.quantize.formats.gptq import GptqFormat, unpack_layer, unpack_words
 
 CONFIG = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False,
           "checkpoint_format": "gptq", "pack_dtype": "int32", "lm_head": False}  # fmt: skip

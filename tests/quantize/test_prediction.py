@@ -1,6 +1,6 @@
 import pytest
 
-from harness.quantize.prediction import INTERCEPT, SLOPE, chance_of_return
+from harness.quantize.survival.measure import INTERCEPT, SLOPE, chance_of_return
 
 
 def test_less_survival_means_more_return():

@@ -11,10 +11,10 @@ import torch
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize.dense import block_linears, load_dense, replace_weight
+from harness.quantize.backends.rtn import round_to_grid
+from harness.quantize.formats.codes import ReadBack
+from harness.quantize.models.dense import block_linears, load_dense, replace_weight
 from harness.quantize.proof import most_levels, prove
-from harness.quantize.readback import ReadBack
-from harness.quantize.rtn import round_to_grid
 from harness.records import Checkpoint, Proof
 
 SPEC = quantize.resolve("rtn-4bit-g64")

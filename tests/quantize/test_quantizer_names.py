@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness import quantize
 from harness.errors import QuantizationError, UnknownNameError
-from harness.quantize import rtn
+from harness.quantize.backends import rtn
 from harness.records import QuantizerSpec
 
 SPECS = quantize.presets()
@@ -156,7 +156,7 @@ class _Named(rtn.RoundToNearest):
 def test_a_module_whose_backend_is_none_is_named(
     fresh_discovery: None, monkeypatch: pytest.MonkeyPatch, impostor: object
 ) -> None:
-    monkeypatch.setattr("harness.quantize.grid.BACKEND", impostor, raising=False)
+    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", impostor, raising=False)
     with pytest.raises(QuantizationError, match=r"BACKEND in harness/quantize/grid\.py is no backend.*name 'grid'"):
         quantize.discover()
 
@@ -164,7 +164,7 @@ def test_a_module_whose_backend_is_none_is_named(
 def test_a_new_module_with_a_backend_is_found_without_being_listed(
     fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.quantize.grid.BACKEND", _Named(), raising=False)
+    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", _Named(), raising=False)
     assert sorted(quantize.discover()) == sorted([*BACKENDS, "grid"])
     with pytest.raises(TypeError):
         quantize.discover()["other"] = _Named()  # type: ignore[index]
@@ -266,7 +266,7 @@ def test_versions_are_those_of_what_quantizes(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_only_what_is_missing_is_asked_for(absent: set[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.quantize import bnb
+    from harness.quantize.backends import bnb
 
     monkeypatch.setattr(bnb, "find_spec", lambda name: None if name in absent else types.SimpleNamespace())
     spec = quantize.resolve("bnb-int8")

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.quantize.grid import round_to_grid
-from harness.quantize.readback import ReadBack
+from harness.quantize.formats.codes import ReadBack
+from harness.quantize.rounding.uniform_grid import round_to_grid
 
 
 def _random(seed: int, high: int, *shape: int) -> torch.Tensor:

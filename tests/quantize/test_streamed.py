@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from harness import memory, paths
 from harness.errors import QuantizationError
-from harness.quantize import backend_of, kept, layerwise, resolve, streamed
-from harness.quantize.dense import load_dense
-from harness.quantize.readback import ReadBack
+from harness.quantize import backend_of, model_cache, resolve
+from harness.quantize.formats.codes import ReadBack
+from harness.quantize.models import streamed
+from harness.quantize.models.dense import load_dense
+from harness.quantize.runners import layerwise
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
 from harness.score.model.logits import LogitSource
 from harness.score.model.threads import lanes_of
@@ -106,15 +108,15 @@ def test_the_reference_is_streamed_straight_from_the_checkpoint(
 def test_a_kept_whole_model_is_not_loaded_where_it_must_be_streamed(
     checkpoint_of: Callable[[str], Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "READ_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr(model_cache, "READ_BYTES_PER_SECOND", 1e15)
     made = {}
     for mode in ("always", "never", "always"):
         with memory.streaming(mode):
-            made[mode] = kept.quantize_once(
+            made[mode] = model_cache.quantize_once(
                 checkpoint_of("llama"), resolve("rtn-4bit-g64"), device="cpu", calibration=(), cache=tmp_path,
                 limit=2**30,
             )  # fmt: skip
-        assert len(list((tmp_path / kept.FOLDER).glob("*"))) == ("never" in made)
+        assert len(list((tmp_path / model_cache.FOLDER).glob("*"))) == ("never" in made)
     assert made["always"].streamed
     assert made["always"].proof == made["never"].proof
 

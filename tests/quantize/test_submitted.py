@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from harness import quantize
 from harness.errors import QuantizationError, UnknownNameError
-from harness.quantize import packed_checkpoint
-from harness.quantize.dense import block_linears
-from harness.quantize.submitted import BACKEND
+from harness.quantize.backends.submitted import BACKEND
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.models.dense import block_linears
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Checkpoint, Proof, QuantizedModel
 

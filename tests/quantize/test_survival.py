@@ -9,8 +9,8 @@ import torch
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize.dense import block_linears, source_weights
-from harness.quantize.survival import ALL_LAYERS, LEAST_UPDATE, measure, summarize
+from harness.quantize.models.dense import block_linears, source_weights
+from harness.quantize.survival.measure import ALL_LAYERS, LEAST_UPDATE, measure, summarize
 from harness.records import Checkpoint, LayerSurvival, QuantizedModel
 
 Mover = Callable[[Checkpoint, float], Checkpoint]

@@ -13,11 +13,11 @@ import pytest
 
 from harness import quantize
 from harness.errors import QuantizationError
-from harness.quantize import rtn
+from harness.quantize.backends import rtn
 from harness.quantize.calibration import recipe_of
-from harness.quantize.dense import block_linears, load_dense, source_weights
-from harness.quantize.survival import ALL_LAYERS, measure
-from harness.quantize.survival_stream import layers_of, stream, streams
+from harness.quantize.models.dense import block_linears, load_dense, source_weights
+from harness.quantize.survival.layer_by_layer import layers_of, stream, streams
+from harness.quantize.survival.measure import ALL_LAYERS, measure
 from harness.records import Checkpoint
 
 Mover = Callable[[Checkpoint, float], Checkpoint]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from harness.quantize import update_rank
-from harness.quantize.dense import block_linears, load_dense, source_weights
-from harness.quantize.update_rank import EXACT_SIDE, PROBES, effective_rank, ranks_of
+from harness.quantize.models.dense import block_linears, load_dense, source_weights
+from harness.quantize.survival import effective_rank as rank_of_update
+from harness.quantize.survival.effective_rank import EXACT_SIDE, PROBES, effective_rank, ranks_of
 from harness.records import Checkpoint
 
 Mover = Callable[[Checkpoint, float], Checkpoint]
@@ -56,7 +56,7 @@ def test_the_estimate_for_large_matrices_is_within_3_percent(case: str) -> None:
 
 
 def test_small_matrices_are_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_rank, "PROBES", 0)
+    monkeypatch.setattr(rank_of_update, "PROBES", 0)
     assert effective_rank(_drawn(EXACT_SIDE, 2)) == pytest.approx(2, rel=0.1)
 
 

@@ -76,7 +76,7 @@ def test_the_target_is_the_corpus_s_only_one_or_the_one_asked_for(shipped: dict[
 
 
 def test_quantizers_that_are_not_here_are_left_out_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.quantize import rtn
+    from harness.quantize.backends import rtn
 
     monkeypatch.setattr(rtn.RoundToNearest, "unavailable_reason", lambda self, spec, device: "no rtn today.")
     specs, missing = experiment.available(("reference", "rtn-4bit-g128"), "cpu")

@@ -9,7 +9,7 @@ import pytest
 
 from harness import paths, quantize
 from harness.errors import InputError, UnknownNameError
-from harness.quantize.survival import ALL_LAYERS
+from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import Submission
 from harness.run.surviving import survive
 from harness.submit.manifest import load as manifest

@@ -13,7 +13,7 @@ from hub_listing import listing
 from quantized_files import write_gptq
 
 from harness.errors import InputError, QuantizationError, UnsafeSubmissionError
-from harness.quantize.dense import load_dense
+from harness.quantize.models.dense import load_dense
 from harness.records import Checkpoint, Submission
 from harness.submit.checkpoint import merge_adapter, prepare
 from harness.submit.manifest import load as manifest

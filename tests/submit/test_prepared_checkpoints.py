@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import InputError, QuantizationError
-from harness.quantize.dense import load_dense
+from harness.quantize.models.dense import load_dense
 from harness.records import Checkpoint, Submission
 from harness.submit.checkpoint import merge_adapter, prepare
 from harness.submit.manifest import load as manifest

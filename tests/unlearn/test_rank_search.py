@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import InputError, QuenchError
-from harness.quantize.prediction import chance_of_return
+from harness.quantize.survival.measure import chance_of_return
 from harness.records import LayerSurvival
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan

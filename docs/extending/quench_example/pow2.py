@@ -11,7 +11,7 @@ from harness.quantize.libraries import missing_reason
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
 if TYPE_CHECKING:
-    from harness.quantize.readback import ReadBack
+    from harness.quantize.formats.codes import ReadBack
 
 _NAME = re.compile(r"pow2-([348])bit-g([1-9]\d{0,4})")
 
@@ -31,7 +31,7 @@ def _rounded(weight: Any, spec: QuantizerSpec) -> ReadBack:
     """Returns a layer's codes and scales, a power of two for each group; the last group of a row may be shorter."""
     import torch
 
-    from harness.quantize.readback import ReadBack
+    from harness.quantize.formats.codes import ReadBack
 
     rows, width = weight.shape
     size = min(spec.group_size or width, width)
@@ -80,7 +80,7 @@ class PowersOfTwo:
         self, checkpoint: Checkpoint, spec: QuantizerSpec, *, device: str, calibration: Sequence[str] = ()
     ) -> QuantizedModel:
         """Returns the checkpoint rounded layer by layer, and proved."""
-        from harness.quantize.dense import block_linears, load_dense, replace_weight
+        from harness.quantize.models.dense import block_linears, load_dense, replace_weight
         from harness.quantize.proof import prove
 
         started = time.perf_counter()

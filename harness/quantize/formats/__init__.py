@@ -1,0 +1,1 @@
+"""Storage formats of quantized weights, read without the libraries that write them."""

@@ -1,0 +1,1 @@
+"""AutoGPTQ and AutoAWQ in Python environments of their own."""

@@ -1,0 +1,1 @@
+"""Models in memory: whole, or one transformer block at a time."""

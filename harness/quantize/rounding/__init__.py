@@ -1,0 +1,1 @@
+"""Quench's own rounding."""

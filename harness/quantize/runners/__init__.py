@@ -1,0 +1,1 @@
+"""How a backend is run: layer by layer, with a calibration set, in gptqmodel, or in an old library."""

@@ -1,0 +1,1 @@
+"""How much of an unlearning update survives quantization."""
