@@ -135,9 +135,9 @@ def test_a_backend_without_a_fact_is_refused_with_its_file(
     member: str, fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = {name: getattr(rtn.BACKEND, name) for name in dir(rtn.BACKEND) if not name.startswith("_")}
-    lacking = SimpleNamespace(**{name: value for name, value in facts.items() if name != member} | {"backend": "grid"})
-    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", lacking, raising=False)
-    with pytest.raises(QuantizationError, match=r"harness/quantize/grid\.py is no backend: it must have every member"):
+    lacking = SimpleNamespace(**{name: value for name, value in facts.items() if name != member})
+    monkeypatch.setattr(rtn, "BACKEND", lacking)
+    with pytest.raises(QuantizationError, match=r"harness/quantize/backends/rtn\.py is no backend: it must have every member"):
         quantize.discover()
 
 
