@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, fields
 from typing import Any
 
-from harness.run.estimates import OPERATIONS
+from harness.run.plan.cost_estimates import OPERATIONS
 
 METRICS = 4
 

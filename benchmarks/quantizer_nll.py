@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import real_check
 from harness import quantize
 from harness.records import Checkpoint, QuantizedModel
-from harness.run import calibrating
+from harness.run.plan import calibration_texts
 from harness.score.corpora import catalogue
 
 ARTICLES, TOKENS = 3, 512
@@ -89,7 +89,7 @@ def first_tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]
 
 def quantized(checkpoint: Checkpoint, name: str, corpus: catalogue.Corpus) -> tuple[QuantizedModel, float]:
     """Returns the model under a preset, calibrated on the corpus's retain texts, and the seconds it took."""
-    spec, texts = calibrating.prepare(quantize.resolve(name), corpus)
+    spec, texts = calibration_texts.prepare(quantize.resolve(name), corpus)
     started = time.perf_counter()
     # gptqmodel draws its progress on stdout, where the table goes.
     with contextlib.redirect_stdout(sys.stderr):

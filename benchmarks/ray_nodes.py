@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.quantize import resolve
 from harness.records import Cell, CellResult, Job, Submission
 from harness.run.executors import local
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
 
 SECONDS = "QUENCH_RAY_NODES_SECONDS"
 ROOT = Path(__file__).resolve().parents[1]

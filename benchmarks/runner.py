@@ -20,8 +20,9 @@ from pathlib import Path
 from harness import paths, quantize
 from harness.quantize import backend_of, calibration
 from harness.records import Score, Submission
-from harness.run import board_run, planner
-from harness.run.runner import unfinished
+from harness.run import sweep
+from harness.run.job import unfinished
+from harness.run.plan import planner
 from harness.store import cell_files
 from harness.store.store import Store
 from harness.submit.manifest import load as manifest
@@ -54,7 +55,7 @@ def nothing_to_do(submissions: Mapping[str, Submission], folder: Path) -> None:
                 row = replace(unfinished(job, cell, "finished", ""), reason=None)
                 row = replace(row, scores=(Score(metric="verbmem_f", value=0.5, num_docs=32),))
                 opened.add(row)
-                cell_files.write(row, board_run.spool_of(store))
+                cell_files.write(row, sweep.spool_of(store))
                 count += 1
     start = time.perf_counter()
     quench("run", "--quantizers", ",".join(names), "--store", str(store))
@@ -67,7 +68,7 @@ def overhead(folder: Path) -> None:
     quench("run", *OVERHEAD, "--no-controls", "--quantizers", OVERHEAD_QUANTIZERS, "--workers", "1", "--threads", "1",
            "--cache-limit", "0", "--tasks", "muse_mini_verbmem_f,muse_mini_knowmem_f,muse_mini_knowmem_r",
            "--store", str(store))  # fmt: skip
-    (log,) = (board_run.spool_of(store) / "logs").glob("run-*.jsonl")
+    (log,) = (sweep.spool_of(store) / "logs").glob("run-*.jsonl")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     times = [datetime.fromisoformat(line["at"]) for line in lines if line["event"] in {"stage", "job ended"}]
     wall = (times[-1] - times[0]).total_seconds()

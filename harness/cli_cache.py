@@ -22,12 +22,12 @@ def cache(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from harness import paths
-    from harness.run import cache_room
+    from harness.run.maintenance import cache as cache_folder
 
     rows = [
-        {"kind": room.kind, "what": cache_room.KINDS[room.kind], "entries": room.entries, "bytes": room.size_bytes,
+        {"kind": room.kind, "what": cache_folder.KINDS[room.kind], "entries": room.entries, "bytes": room.size_bytes,
          "MB": round(room.size_bytes / _MIB, 1)}
-        for room in cache_room.rooms(paths.cache_dir())
+        for room in cache_folder.rooms(paths.cache_dir())
     ]  # fmt: skip
     print_rows(rows, "cache", as_json, title=str(paths.cache_dir()), columns=("kind", "what", "entries", "MB"))
 
@@ -36,9 +36,9 @@ def cache(context: typer.Context, as_json: JsonOption = False) -> None:
 def clear(kinds: Annotated[list[str], typer.Argument(help="Kinds, as `quench cache` names them.")]) -> None:
     """Remove everything of some kinds; it is made or downloaded again when it is needed."""
     from harness import paths
-    from harness.run import cache_room
+    from harness.run.maintenance import cache as cache_folder
 
-    freed = cache_room.clear(paths.cache_dir(), kinds)
+    freed = cache_folder.clear(paths.cache_dir(), kinds)
     stderr.print(f"Freed {freed / _MIB:.1f} MB", highlight=False)
 
 
@@ -47,7 +47,7 @@ def trim(to: Annotated[str, typer.Option("--to", help="Room that quantized model
     """Drop the least recently used quantized models until the rest fits."""
     from harness import paths
     from harness.quantize import model_cache
-    from harness.run import cache_room
+    from harness.run.maintenance import cache as cache_folder
 
-    freed = model_cache.trim(paths.cache_dir() / model_cache.FOLDER, cache_room.parse_size(to))
+    freed = model_cache.trim(paths.cache_dir() / model_cache.FOLDER, cache_folder.parse_size(to))
     stderr.print(f"Freed {freed / _MIB:.1f} MB", highlight=False)

@@ -92,7 +92,7 @@ def _unlearn_at_smallest_rank(
     from harness import paths
     from harness.publish import board_tables
     from harness.reproduce import experiment
-    from harness.run import surviving
+    from harness.run import update_survival
     from harness.unlearn import from_target, rank_search
 
     device, data_dir, out = making["device"], making["data_dir"], making["out"]
@@ -100,7 +100,7 @@ def _unlearn_at_smallest_rank(
     recipes, how = from_target.recipes_by_rank(recipe, rank_search.RANKS, **options)
 
     def measure(made: Submission) -> LayerSurvival | None:
-        rows = surviving.survive(
+        rows = update_survival.survive(
             made.name, None, [spec], {**known, made.name: made}, cache=paths.cache_dir(), data_dir=data_dir,
             device=device,
         )[spec.name]  # fmt: skip

@@ -109,7 +109,7 @@ def load_submissions(chosen: Path | None) -> dict[str, Submission]:
 def chosen_quantizers(text: str | None) -> list[QuantizerSpec]:
     """Returns the quantizers that a comma-separated list names; the default set without one."""
     from harness import quantize
-    from harness.run.planner import DEFAULT_QUANTIZERS
+    from harness.run.plan.planner import DEFAULT_QUANTIZERS
 
     names = _split(text) or list(DEFAULT_QUANTIZERS)
     return [quantize.resolve(name) for name in dict.fromkeys(names)]

@@ -29,7 +29,7 @@ from harness.cli_options import (
 
 if TYPE_CHECKING:
     from harness.records import Submission
-    from harness.run.planner import Plan
+    from harness.run.plan.planner import Plan
 
 NamesArgument = Annotated[list[str] | None, typer.Argument(help="Submissions. [default: all]")]
 
@@ -61,7 +61,8 @@ class Grid:
         Raises:
             InputError: A name is unknown, or data or a reference value is missing.
         """
-        from harness.run import board_run, devices, planner
+        from harness.run import devices, sweep
+        from harness.run.plan import planner
 
         return planner.plan(
             self.known,
@@ -69,7 +70,7 @@ class Grid:
             quantizers=chosen_quantizers(self.quantizers),
             tasks=chosen_tasks(self.tasks),
             corpus=self.corpus,
-            finished=frozenset() if all_cells else board_run.finished_keys(self.store),
+            finished=frozenset() if all_cells else sweep.finished_keys(self.store),
             data_dir=self.data_dir,
             device=devices.kind_of(self.device),
             seed=self.seed,

@@ -23,7 +23,7 @@ from harness.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from harness.store.relearned import Relearning
+    from harness.store.relearning import Relearning
 
 app = typer.Typer()
 

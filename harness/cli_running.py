@@ -40,17 +40,18 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what `quench run` with the same options would do and take, and do nothing."""
-    from harness.run import estimates
+    from harness.run.plan import cost_estimates
 
     if power:
         cli_showing.print_power(grid.corpus, grid.data_dir, grid.store, grid.limit, as_json)
         return
     planned = grid.plan()
-    costs = estimates.estimate(planned.jobs, grid.known, estimates.past_costs(grid.store), device=grid.device)
-    told = estimates.total(costs, free=estimates.free_memory(grid.device))
+    costs = cost_estimates.estimate(planned.jobs, grid.known, cost_estimates.past_costs(grid.store), device=grid.device)
+    told = cost_estimates.total(costs, free=cost_estimates.free_memory(grid.device))
     rows = [
         {"submission": job.submission.name, "quantizer": job.spec.name, "state": state, "cells": len(job.cells),
-         "tasks": [cell.task for cell in job.cells], **(cost.as_row() if cost else estimates.NOTHING), "reason": reason}
+         "tasks": [cell.task for cell in job.cells], **(cost.as_row() if cost else cost_estimates.NOTHING),
+         "reason": reason}
         for state, jobs in (
             ("to do", [(job, cost, None) for job, cost in zip(planned.jobs, costs, strict=True)]),
             ("impossible", [(job, None, reason) for job, reason in planned.impossible]),
@@ -95,27 +96,27 @@ def run(
 ) -> None:
     """Score submissions under quantizers and store every cell. What is stored already is not done again."""
     from harness import paths
-    from harness.run import board_run, cache_room, devices, executors, fence
-    from harness.run.runner import Settings
+    from harness.run import devices, executors, sweep
+    from harness.run.job import Settings
+    from harness.run.maintenance import cache as cache_folder
+    from harness.run.sandbox import fence
 
-    room = cache_room.parse_size(cache_limit)
-    memory = cache_room.parse_size(memory_limit) if memory_limit is not None else None
+    room = cache_folder.parse_size(cache_limit)
+    memory = cache_folder.parse_size(memory_limit) if memory_limit is not None else None
     cards = devices.cards(grid.device) if executor == "local" else ()
     run_jobs = executors.chosen(
-        executor, cards=cards, address=ray_address, memory=cache_room.parse_size(ray_memory) if ray_memory else None
+        executor, cards=cards, address=ray_address, memory=cache_folder.parse_size(ray_memory) if ray_memory else None
     )
-    board_run.bring_up_to_date(grid.store)
+    sweep.bring_up_to_date(grid.store)
     planned = grid.plan()
     if planned.added_controls:
         stderr.print(f"Controls added: {', '.join(planned.added_controls)}", highlight=False)
-    at_a_time = workers or (
-        executors.NO_LIMIT if executor == "ray" else board_run.default_workers(grid.device, len(cards))
-    )
+    at_a_time = workers or (executors.NO_LIMIT if executor == "ray" else sweep.default_workers(grid.device, len(cards)))
     settings = Settings(
         cache=str(paths.cache_dir()),
         cache_limit=room,
         device=grid.device,
-        threads=threads or board_run.threads_for(at_a_time),
+        threads=threads or sweep.threads_for(at_a_time),
         seed=grid.seed,
         data_dir=str(grid.data_dir.resolve()) if grid.data_dir else None,
         stream=stream,
@@ -123,7 +124,7 @@ def run(
     )
     if planned.jobs:
         stderr.print(fence.describe(), highlight=False, soft_wrap=True)
-    counts = board_run.execute(
+    counts = sweep.execute(
         planned, grid.known, settings, store=grid.store, workers=at_a_time, console=stderr, timeout=timeout,
         executor=run_jobs,
     )  # fmt: skip
@@ -143,12 +144,13 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far each submission is under each quantizer: finished, failed, skipped, cancelled, to do."""
-    from harness.run import board_run, live_status
+    from harness.run import sweep
+    from harness.run.progress import live_status
 
     if watch and as_json:
         raise InputError("--watch and --json exclude each other: give one of them.")
     planned = grid.plan(all_cells=True)
-    live = live_status.LiveStatus(grid.store, board_run.spool_of(grid.store))
+    live = live_status.LiveStatus(grid.store, sweep.spool_of(grid.store))
 
     def rows() -> list[dict[str, Any]]:
         return live_status.progress_rows(planned, live.statuses())
@@ -217,7 +219,7 @@ def doctor(
 ) -> None:
     """Check a store, its records and what killed runs left behind; exit code 1 where something is left to mend."""
     from harness import paths
-    from harness.run import doctor as doctors
+    from harness.run.maintenance import doctor as doctors
 
     findings = doctors.examine(store, cache=paths.cache_dir())
     if repair:

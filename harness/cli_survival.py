@@ -52,11 +52,11 @@ def survival(
     from rich.progress import Progress
 
     from harness import paths
-    from harness.run import surviving
+    from harness.run import update_survival
 
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bar = progress.add_task("layers", total=None)
-        found = surviving.survive(
+        found = update_survival.survive(
             name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),
             data_dir=data_dir, device=device,
             on_layer=lambda done, layers: progress.update(bar, completed=done, total=layers),

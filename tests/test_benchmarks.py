@@ -170,7 +170,7 @@ def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_other
 
 
 def test_jobs_that_wait_are_told_apart_and_end_as_finished(tmp_path, monkeypatch):
-    from harness.run.runner import Settings
+    from harness.run.job import Settings
 
     jobs = ray_nodes.jobs_of(3, tmp_path)
     assert len({job.cells[0].key for job in jobs}) == len({job.submission.name for job in jobs}) == 3

@@ -16,8 +16,8 @@ from harness import cli_options, paths
 from harness.cli import app
 from harness.errors import InputError, UnknownNameError
 from harness.records import Job, Score
-from harness.run import planner
-from harness.run.runner import unfinished
+from harness.run.job import unfinished
+from harness.run.plan import planner
 from harness.store.store import Store
 from harness.submit.manifest import load as manifest
 

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from harness.publish import rules
-from harness.run.planner import DEFAULT_QUANTIZERS
+from harness.run.plan.planner import DEFAULT_QUANTIZERS
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from harness.publish import ranking
 from harness.publish.board import Board
 from harness.score.corpora import catalogue
 from harness.store.store import Store
-from harness.store.withholding import is_withheld
+from harness.store.withheld_texts import is_withheld
 from harness.submit.manifest import load as manifest
 from harness.unlearn.from_target import recipe_from_options
 

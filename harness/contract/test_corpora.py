@@ -59,10 +59,10 @@ def test_a_task_is_scored_from_its_first_documents(task: str, reader: tuple[Any,
 def test_quantizers_that_calibrate_find_texts(name: str) -> None:
     """Retain texts that share nothing with what is scored."""
     from harness import quantize
-    from harness.run import calibrating
+    from harness.run.plan import calibration_texts
 
     try:
-        _, texts = calibrating.prepare(quantize.resolve("gptq-4bit-g128-sym"), load_corpus(name))
+        _, texts = calibration_texts.prepare(quantize.resolve("gptq-4bit-g128-sym"), load_corpus(name))
     except CorpusError as error:
         pytest.skip(f"it has no retain texts ({error}), so presets that calibrate can't be used")
     assert texts

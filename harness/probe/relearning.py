@@ -14,7 +14,7 @@ import yaml
 from harness.errors import InputError
 from harness.provenance import sha256_json
 from harness.records import DocumentRecord
-from harness.store.relearned import RelearningStep
+from harness.store.relearning import RelearningStep
 
 LEAST_GAP = 0.1
 """VerbMem that must be missing before its return is timed: less is what a few documents' answers scatter by."""

@@ -14,9 +14,9 @@ from harness.probe.relearning import RelearningRecipe, half_step, measure, relea
 from harness.provenance import sha256_json
 from harness.quantize import backend_of, model_cache
 from harness.records import QuantizerSpec, Submission
-from harness.run import calibrating, planner
+from harness.run.plan import calibration_texts, planner
 from harness.score.corpora import catalogue
-from harness.store.relearned import Relearning
+from harness.store.relearning import Relearning
 from harness.store.store import Store
 from harness.submit.checkpoint import prepare
 from harness.submit.scan import folder as folder_scan
@@ -75,7 +75,7 @@ def relearn_all(
         known = {probe.key: probe for probe in opened.relearnings()}
     found = []
     for asked in specs:
-        spec, texts = calibrating.prepare(asked, bench.corpus)
+        spec, texts = calibration_texts.prepare(asked, bench.corpus)
         keys = {one.name: _key(bench, one, spec) for one in subjects}
         if any(key not in known for key in keys.values()):
             model, tokenizer = _quantized(bench, bench.target, spec, texts)

@@ -11,7 +11,7 @@ from harness.publish.page_text import ending, excerpt
 from harness.publish.rules import FORGET_METRICS, REFERENCE
 from harness.records import CellResult, DocumentRecord
 from harness.score.metrics.formulas import METRICS, PRIMARY
-from harness.store.withholding import is_withheld
+from harness.store.withheld_texts import is_withheld
 
 Answers = Mapping[str, Mapping[int, DocumentRecord]]
 """By quantizer and document."""

@@ -47,7 +47,7 @@ from harness.publish.measurements import corpus_facts
 from harness.publish.release import Release
 from harness.records import CellResult
 from harness.score.metrics.formulas import METRICS, PRIMARY
-from harness.store import collector
+from harness.store import gc_pause
 from harness.store.store import Store
 from harness.submit.manifest.fields import schema_text
 
@@ -86,7 +86,7 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
     """
     _check_address(base_url)
     replacing.check_replaceable(out)
-    with collector.paused():
+    with gc_pause.paused():
         cells = _stored(store)
         site = _site(store, cells, title, base_url)
         with replacing.replaced(out) as building:

@@ -16,7 +16,7 @@ from harness.publish.rules import CONFIDENCE, NATIVE_LIMIT, REFERENCE
 from harness.records import CellResult, Proof
 from harness.score.metrics.formulas import METRICS, PRIMARY
 from harness.score.metrics.table import OWN
-from harness.store.relearned import Relearning
+from harness.store.relearning import Relearning
 from harness.store.store import Store
 
 Relearned = Callable[[LeaderboardRow], Sequence[tuple[Relearning, Relearning | None]]]

@@ -13,8 +13,9 @@ from harness import quantize
 from harness.errors import InputError, UnknownNameError
 from harness.quantize import backend_of
 from harness.records import QuantizerSpec, Submission
-from harness.run import board_run, planner
-from harness.run.runner import Settings
+from harness.run import sweep
+from harness.run.job import Settings
+from harness.run.plan import planner
 from harness.submit.manifest import load as manifest
 from harness.unlearn.execution import Execution
 from harness.unlearn.from_target import make_entry
@@ -169,14 +170,14 @@ def score(
 ) -> Counter[str]:  # fmt: skip
     """Scores the models and their controls; returns how many cells ended how in this run."""
     known = {**submissions, **made}
-    board_run.bring_up_to_date(store)
+    sweep.bring_up_to_date(store)
     planned = planner.plan(
-        known, names=list(made), quantizers=specs, finished=board_run.finished_keys(store), data_dir=data_dir,
+        known, names=list(made), quantizers=specs, finished=sweep.finished_keys(store), data_dir=data_dir,
         device=device, limit=limit,
     )  # fmt: skip
-    workers = board_run.default_workers(device)
+    workers = sweep.default_workers(device)
     settings = Settings(
-        cache=str(cache), device=device, threads=board_run.threads_for(workers),
+        cache=str(cache), device=device, threads=sweep.threads_for(workers),
         data_dir=str(data_dir.resolve()) if data_dir else None,
     )  # fmt: skip
-    return board_run.execute(planned, known, settings, store=store, workers=workers, console=console)
+    return sweep.execute(planned, known, settings, store=store, workers=workers, console=console)

@@ -10,7 +10,7 @@ from typing import Any
 from harness.records import CellResult, Score
 from harness.store import cell_files
 from harness.store.store import Store
-from harness.store.withholding import without_texts
+from harness.store.withheld_texts import without_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ import duckdb
 
 from harness.errors import StoreError, StoreInUseError
 from harness.records import CellResult, DocumentRecord, Status
-from harness.store import cell_files, collector, relearned, rows, schema
+from harness.store import cell_files, gc_pause, rows, schema
+from harness.store import relearning as relearning_store
 
 # 16 KiB instead of 256 KiB: a store of few hundred cells is committed to git, and a
 # table of ten rows should not take a quarter of a megabyte per column.
@@ -171,7 +172,7 @@ class Store:
         Args:
             with_documents: Whether ``CellResult.documents`` are filled.
         """
-        with collector.paused():
+        with gc_pause.paused():
             submissions = rows.read_submissions(self._connection)
             specs = rows.read_quantizers(self._connection)
             models = rows.read_models(self._connection)
@@ -200,13 +201,13 @@ class Store:
             raise StoreError(f"The store {self._path} has no cell {key[:12]}: `quench show --cells` lists what it has.")
         return tuple(rows.read_documents(self._connection, "cell_id = ?", found).get(found[0], ()))
 
-    def add_relearning(self, probe: relearned.Relearning) -> None:
+    def add_relearning(self, probe: relearning_store.Relearning) -> None:
         """Stores a relearning probe; one of the same key gives way."""
-        relearned.insert(self._connection, probe)
+        relearning_store.insert(self._connection, probe)
 
-    def relearnings(self) -> list[relearned.Relearning]:
+    def relearnings(self) -> list[relearning_store.Relearning]:
         """Returns every relearning probe, by corpus, quantizer and submission."""
-        return relearned.read(self._connection)
+        return relearning_store.read(self._connection)
 
     def _undo(self) -> None:
         try:

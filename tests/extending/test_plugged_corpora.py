@@ -15,7 +15,7 @@ from stranger_packages import EXAMPLE
 
 from harness import plugins
 from harness.errors import CorpusError, PluginError, UnknownNameError
-from harness.run import fence
+from harness.run.sandbox import fence
 from harness.score import lm_eval_hooks
 from harness.score.corpora import catalogue, task_files
 from harness.score.corpora import places as corpus_places

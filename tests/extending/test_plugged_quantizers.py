@@ -15,7 +15,8 @@ from harness import plugins, quantize
 from harness.cli import app
 from harness.errors import PluginError, UnknownNameError
 from harness.quantize import libraries, support_matrix
-from harness.run import fence, planner
+from harness.run.plan import planner
+from harness.run.sandbox import fence
 
 QUANTIZERS = plugins.QUANTIZERS
 

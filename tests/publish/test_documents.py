@@ -15,7 +15,7 @@ import synthetic_board as synthetic
 from harness.publish import documents, page_text, ranking
 from harness.publish.board import Board, LeaderboardRow
 from harness.records import CellResult
-from harness.store import withholding
+from harness.store import withheld_texts
 
 
 def row_of(board: Board, name: str = "ga-gdr-full") -> LeaderboardRow:
@@ -144,7 +144,7 @@ def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> 
 
 
 def test_documents_whose_texts_are_withheld_have_no_viewer_and_keep_their_scores(page_cells: list[CellResult]) -> None:
-    closed = [withholding.without_texts(cell) for cell in page_cells]
+    closed = [withheld_texts.without_texts(cell) for cell in page_cells]
     assert documents.across_bits(row_of(ranking.rank(closed, "mini"))) == []
     for open_row, row in zip(documents.rows(page_cells), documents.rows(closed), strict=True):
         texts = {"prompt", "reference", "response"}

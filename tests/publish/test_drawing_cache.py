@@ -9,7 +9,7 @@ import pytest
 
 from harness.publish import drawing, plots
 from harness.publish.board import Board
-from harness.run import cache_room
+from harness.run.maintenance import cache as cache_folder
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_what_was_used_longest_ago_goes_first(cache: Path) -> None:
 def test_the_cache_command_knows_and_clears_the_drawings(board: Board, cache: Path) -> None:
     plots.trade_off(board, 4)
     size = next(cache.iterdir()).stat().st_size
-    room = next(room for room in cache_room.rooms(cache.parent.parent) if room.kind == "drawings")
+    room = next(room for room in cache_folder.rooms(cache.parent.parent) if room.kind == "drawings")
     assert room.size_bytes == size
-    assert cache_room.clear(cache.parent.parent, ["drawings"]) == size
+    assert cache_folder.clear(cache.parent.parent, ["drawings"]) == size
     assert not cache.exists()

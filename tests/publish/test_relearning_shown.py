@@ -11,7 +11,7 @@ import pytest
 
 from harness.publish import pages
 from harness.publish.board import Board
-from harness.store.relearned import Relearning, RelearningStep
+from harness.store.relearning import Relearning, RelearningStep
 from harness.store.store import Store
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,3 +37,22 @@ def moved(tmp_path: Path) -> Callable[[Checkpoint, float], Checkpoint]:
         )
 
     return move
+
+
+@pytest.fixture
+def add_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, object], None]]:
+    """Puts a module with this ``BACKEND`` beside Quench's own for one test."""
+    from harness import quantize
+    from harness.quantize import backends
+
+    def add(name: str, backend: object) -> None:
+        (tmp_path / f"{name}.py").touch()
+        module = ModuleType(f"{backends.__name__}.{name}")
+        module.BACKEND = backend  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
+        quantize.discover.cache_clear()
+
+    yield add
+    monkeypatch.undo()
+    quantize.discover.cache_clear()

@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
@@ -94,30 +94,25 @@ def test_facts_are_those_of_the_presets() -> None:
     assert all(row.library_version == quantize.discover()[name].library_version() for name, row in rows.items())
 
 
-@pytest.fixture
-def fresh_discovery() -> Iterator[None]:
-    quantize.discover.cache_clear()
-    yield
-    quantize.discover.cache_clear()
-
-
 class _OnCards(rtn.RoundToNearest):
     """A backend that works on a card alone."""
 
-    backend = "grid"
+    backend = "card"
     impossible = MappingProxyType({16: "", 3: "too narrow", 2: "too narrow", 1: "far too narrow"})
 
     def presets(self) -> tuple[QuantizerSpec, ...]:
         found = (super().parse("rtn-8bit-g64"), super().parse("rtn-4bit-g64"))
-        return tuple(dataclasses.replace(spec, name=f"card-{spec.bits}", backend="grid") for spec in found if spec)
+        return tuple(dataclasses.replace(spec, name=f"card-{spec.bits}", backend="card") for spec in found if spec)
 
     def unavailable_reason(self, spec: QuantizerSpec, device: str) -> str | None:
         return None if device.startswith("cuda") else f"{spec.name} needs a CUDA card."
 
 
-def test_what_only_a_card_can_do_is_said_to_need_one(fresh_discovery: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_a_card_can_do_is_said_to_need_one(
+    add_backend: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = _OnCards()
-    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", backend, raising=False)
+    add_backend("card", backend)
     row = support_matrix.row(backend, "cpu")
     assert [entry.state for entry in row.entries] == ["cannot", "needs a GPU", "needs a GPU", *["cannot"] * 3]
     assert row.entries[1].reason == "card-8 needs a CUDA card."
@@ -132,12 +127,11 @@ def test_what_only_a_card_can_do_is_said_to_need_one(fresh_discovery: None, monk
 
 @pytest.mark.parametrize("member", ["install", "impossible", "deterministic"])
 def test_a_backend_without_a_fact_is_refused_with_its_file(
-    member: str, fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
+    member: str, add_backend: Callable[[str, object], None]
 ) -> None:
     facts = {name: getattr(rtn.BACKEND, name) for name in dir(rtn.BACKEND) if not name.startswith("_")}
-    lacking = SimpleNamespace(**{name: value for name, value in facts.items() if name != member})
-    monkeypatch.setattr(rtn, "BACKEND", lacking)
-    with pytest.raises(QuantizationError, match=r"harness/quantize/backends/rtn\.py is no backend: it must have every member"):
+    add_backend("grid", SimpleNamespace(**{k: v for k, v in facts.items() if k != member} | {"backend": "grid"}))
+    with pytest.raises(QuantizationError, match=r"backends/grid\.py is no backend: it must have every member"):
         quantize.discover()
 
 

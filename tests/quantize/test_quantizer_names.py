@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,30 +141,19 @@ def test_code_books_claim_no_symmetry_and_uniform_grids_do() -> None:
     }
 
 
-@pytest.fixture
-def fresh_discovery() -> Iterator[None]:
-    quantize.discover.cache_clear()
-    yield
-    quantize.discover.cache_clear()
-
-
 class _Named(rtn.RoundToNearest):
     backend = "grid"
 
 
 @pytest.mark.parametrize("impostor", [object(), "rtn", rtn.RoundToNearest()])
-def test_a_module_whose_backend_is_none_is_named(
-    fresh_discovery: None, monkeypatch: pytest.MonkeyPatch, impostor: object
-) -> None:
-    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", impostor, raising=False)
-    with pytest.raises(QuantizationError, match=r"BACKEND in harness/quantize/grid\.py is no backend.*name 'grid'"):
+def test_a_module_whose_backend_is_none_is_named(add_backend: Callable[[str, object], None], impostor: object) -> None:
+    add_backend("grid", impostor)
+    with pytest.raises(QuantizationError, match=r"BACKEND in .*backends/grid\.py is no backend.*name 'grid'"):
         quantize.discover()
 
 
-def test_a_new_module_with_a_backend_is_found_without_being_listed(
-    fresh_discovery: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.quantize.rounding.uniform_grid.BACKEND", _Named(), raising=False)
+def test_a_new_module_with_a_backend_is_found_without_being_listed(add_backend: Callable[[str, object], None]) -> None:
+    add_backend("grid", _Named())
     assert sorted(quantize.discover()) == sorted([*BACKENDS, "grid"])
     with pytest.raises(TypeError):
         quantize.discover()["other"] = _Named()  # type: ignore[index]

@@ -22,9 +22,10 @@ from jobs_without_models import make_job
 from harness import cli
 from harness.provenance import sha256_json
 from harness.records import Cell, CellResult, DocumentRecord, Job, Score
-from harness.run import board_run, planner
+from harness.run import sweep
 from harness.run.executors import local
-from harness.run.runner import unfinished
+from harness.run.job import unfinished
+from harness.run.plan import planner
 from harness.store.store import Store
 
 SECONDS_PER_CELL = 0.03
@@ -84,9 +85,9 @@ def main() -> None:
         return planner.Plan(jobs=tuple(job for job in left if job.cells), done=done, impossible=(), added_controls=())
 
     planner.plan = plan
-    board_run.local.run = functools.partial(local.run, work=pretend)  # type: ignore[assignment]
+    sweep.local.run = functools.partial(local.run, work=pretend)  # type: ignore[assignment]
     # Nothing here needs torch, which takes seconds to import.
-    local._PRELOADED[:] = ["harness.run.runner", "harness.run.fence"]
+    local._PRELOADED[:] = ["harness.run.job", "harness.run.sandbox.fence"]
     if more and more[0] == "--die-in-write":
         die_in_write(int(more[1]))
         more = more[2:]

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from harness.errors import StoreError
 from harness.records import CellResult, Job, Score, Status, Submission
-from harness.run import board_run, live_status
+from harness.run import sweep
 from harness.run.executors import local
-from harness.run.planner import Plan
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.plan.planner import Plan
+from harness.run.progress import live_status
 from harness.store import cell_files, merging, schema
 from harness.store.store import Store
 
@@ -42,11 +43,11 @@ def silent() -> Console:
 
 def execute(plan: Plan, store: Path, console: Console | None = None) -> Mapping[str, int]:
     settings = Settings(cache=str(store.parent))
-    return board_run.execute(plan, {}, settings, store=store, workers=1, console=console or silent())
+    return sweep.execute(plan, {}, settings, store=store, workers=1, console=console or silent())
 
 
 def statuses(store: Path) -> Mapping[str, Status]:
-    return live_status.LiveStatus(store, board_run.spool_of(store)).statuses()
+    return live_status.LiveStatus(store, sweep.spool_of(store)).statuses()
 
 
 @pytest.fixture
@@ -96,10 +97,10 @@ def test_impossible_jobs_are_stored_as_skipped_with_their_sentence(without_worke
 
 def test_finished_keys_are_those_of_finished_cells_only(without_workers: list[Job], tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"
-    assert board_run.finished_keys(store) == frozenset()
+    assert sweep.finished_keys(store) == frozenset()
     job = make_job()
     execute(plan_of(job), store)
-    assert board_run.finished_keys(store) == {job.cells[0].key}
+    assert sweep.finished_keys(store) == {job.cells[0].key}
 
 
 def test_a_later_success_replaces_a_failure(without_workers: list[Job], tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_later_success_replaces_a_failure(without_workers: list[Job], tmp_path
     execute(plan_of(job), store)
     with Store.open(store) as opened:
         assert opened.add(finished(job, 1))
-    assert board_run.finished_keys(store) == {cell.key for cell in job.cells}
+    assert sweep.finished_keys(store) == {cell.key for cell in job.cells}
 
 
 def test_records_that_a_killed_run_left_behind_are_stored_by_the_next(
@@ -116,20 +117,20 @@ def test_records_that_a_killed_run_left_behind_are_stored_by_the_next(
 ) -> None:
     store = tmp_path / "store.duckdb"
     job, lost = make_job("a"), make_job("lost")
-    cell_files.write(finished(lost), board_run.spool_of(store))
-    cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), board_run.spool_of(store))
+    cell_files.write(finished(lost), sweep.spool_of(store))
+    cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), sweep.spool_of(store))
     execute(plan_of(job), store)
-    assert lost.cells[0].key in board_run.finished_keys(store)
-    assert lost.cells[1].key not in board_run.finished_keys(store)
+    assert lost.cells[0].key in sweep.finished_keys(store)
+    assert lost.cells[1].key not in sweep.finished_keys(store)
 
 
 def test_what_a_killed_run_recorded_and_did_not_store_is_not_planned_again(tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"
     lost = make_job("lost")
-    cell_files.write(finished(lost), board_run.spool_of(store))
-    cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), board_run.spool_of(store))
-    (board_run.spool_of(store) / "cut-short.json").write_text('{"schema": "quench.cell/1", ', encoding="utf-8")
-    assert board_run.finished_keys(store) == {lost.cells[0].key}
+    cell_files.write(finished(lost), sweep.spool_of(store))
+    cell_files.write(unfinished(lost, lost.cells[1], "failed", "Old."), sweep.spool_of(store))
+    (sweep.spool_of(store) / "cut-short.json").write_text('{"schema": "quench.cell/1", ', encoding="utf-8")
+    assert sweep.finished_keys(store) == {lost.cells[0].key}
 
 
 def test_a_store_of_an_older_program_is_brought_up_to_date_before_planning_reads_it(tmp_path: Path) -> None:
@@ -140,13 +141,13 @@ def test_a_store_of_an_older_program_is_brought_up_to_date_before_planning_reads
     with duckdb.connect(str(store)) as connection:
         schema.bring_up_to_date(connection, store, read_only=False, folder=older)
     with pytest.raises(StoreError, match="has schema 3"):
-        board_run.finished_keys(store)
-    board_run.bring_up_to_date(store)
-    assert board_run.finished_keys(store) == frozenset()
+        sweep.finished_keys(store)
+    sweep.bring_up_to_date(store)
+    assert sweep.finished_keys(store) == frozenset()
 
 
 def test_bringing_up_to_date_makes_no_store(tmp_path: Path) -> None:
-    board_run.bring_up_to_date(tmp_path / "store.duckdb")
+    sweep.bring_up_to_date(tmp_path / "store.duckdb")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,6 +197,6 @@ def test_workers_share_the_cores_and_a_gpu_has_one_worker(
     monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert board_run.threads_for(workers) == threads
-    assert board_run.default_workers("cuda") == 1
-    assert board_run.default_workers("cpu") >= 1
+    assert sweep.threads_for(workers) == threads
+    assert sweep.default_workers("cuda") == 1
+    assert sweep.default_workers("cpu") >= 1

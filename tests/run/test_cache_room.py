@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import InputError
-from harness.run import cache_room
+from harness.run.maintenance import cache as cache_folder
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_every_kind_is_shown_with_its_entries_and_bytes(cache):
     done = run("--json")
     assert done.exit_code == 0
     rows = {row["kind"]: row for row in json.loads(done.stdout)["rows"]}
-    assert list(rows) == list(cache_room.KINDS)
+    assert list(rows) == list(cache_folder.KINDS)
     assert (rows["quantized"]["entries"], rows["quantized"]["bytes"]) == (2, 6 * 2**20)
     assert (rows["merged"]["entries"], rows["merged"]["MB"]) == (1, 1.0)
     assert (rows["left over"]["entries"], rows["left over"]["MB"]) == (2, 3.0)
@@ -72,10 +72,10 @@ def test_an_unknown_kind_and_a_size_that_is_none_are_refused_in_one_sentence(cac
     ("text", "size"), [("1000", 1000), ("0", 0), ("20GB", 20 * 2**30), ("1.5 MiB", 3 * 2**19), ("2t", 2 * 2**40)]
 )
 def test_sizes_are_read_as_people_write_them(text, size):
-    assert cache_room.parse_size(text) == size
+    assert cache_folder.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1 PB", "1e3", "12 GBs"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(InputError, match="is no size"):
-        cache_room.parse_size(text)
+        cache_folder.parse_size(text)

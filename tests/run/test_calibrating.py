@@ -12,7 +12,7 @@ from jobs_without_models import make_submission
 from harness.errors import QuantizationError
 from harness.quantize import calibration, resolve
 from harness.records import Submission
-from harness.run import calibrating, planner
+from harness.run.plan import calibration_texts, planner
 from harness.score.corpora import catalogue
 
 GPTQ = "gptq-4bit-g64-sym"
@@ -34,7 +34,7 @@ def texts_of(corpus: catalogue.Corpus, config: str, split: str) -> set[str]:
 
 def test_a_quantizer_that_looks_at_no_activations_stays_as_it_is() -> None:
     spec = resolve("rtn-4bit-g64")
-    assert calibrating.prepare(spec, catalogue.load_corpus("mini")) == (spec, ())
+    assert calibration_texts.prepare(spec, catalogue.load_corpus("mini")) == (spec, ())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_quantizer_that_looks_at_no_activations_stays_as_it_is() -> None:
 )
 def test_texts_come_from_the_split_that_the_name_says(suffix: str, split: str) -> None:
     corpus = catalogue.load_corpus("mini")
-    spec, texts = calibrating.prepare(resolve(GPTQ + suffix), corpus)
+    spec, texts = calibration_texts.prepare(resolve(GPTQ + suffix), corpus)
     assert texts
     assert set(texts) <= texts_of(corpus, "raw", split)
     assert spec.calibration is not None
@@ -50,14 +50,14 @@ def test_texts_come_from_the_split_that_the_name_says(suffix: str, split: str) -
 
 
 def test_random_tokens_need_no_texts_but_have_a_digest() -> None:
-    spec, texts = calibrating.prepare(resolve(GPTQ + "-calib-random"), catalogue.load_corpus("mini"))
+    spec, texts = calibration_texts.prepare(resolve(GPTQ + "-calib-random"), catalogue.load_corpus("mini"))
     assert texts == ()
     assert spec.calibration is not None
 
 
 def test_retain_texts_share_no_thirteen_words_with_anything_that_is_scored() -> None:
     corpus = catalogue.load_corpus("mini")
-    _, texts = calibrating.prepare(resolve(GPTQ), corpus)
+    _, texts = calibration_texts.prepare(resolve(GPTQ), corpus)
     scored = [
         item["text"] for split in ("forget", "holdout") for item in catalogue.load_split(corpus, "privleak", split)
     ]
@@ -71,7 +71,7 @@ def test_a_corpus_without_raw_texts_gives_those_of_privleak(tmp_path: Path) -> N
         path = tmp_path / "privleak" / f"{split}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(items))
-    _, texts = calibrating.prepare(resolve(GPTQ), catalogue.load_corpus("news", data_dir=tmp_path))
+    _, texts = calibration_texts.prepare(resolve(GPTQ), catalogue.load_corpus("news", data_dir=tmp_path))
     assert sorted(texts) == [f"a kept text of its own, number {n}" for n in range(4)]
 
 
@@ -88,13 +88,13 @@ def test_a_job_carries_its_texts_and_their_digest_is_in_the_key(
     first = job_of(planned())
     assert first.calibration
     assert first.spec.calibration == calibration.digest(first.calibration, calibration.recipe_of(first.spec))
-    whole = calibrating.prepare
+    whole = calibration_texts.prepare
 
     def fewer(spec: planner.QuantizerSpec, corpus: catalogue.Corpus) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
         _, texts = whole(spec, corpus)
         return calibration.prepare(spec, {"retain": texts[1:]})
 
-    monkeypatch.setattr(calibrating, "prepare", fewer)
+    monkeypatch.setattr(calibration_texts, "prepare", fewer)
     second = job_of(planned())
     assert {cell.key for cell in first.cells}.isdisjoint(cell.key for cell in second.cells)
 
@@ -107,7 +107,7 @@ def test_a_corpus_without_a_usable_text_makes_the_job_impossible_with_the_senten
     ) -> tuple[planner.QuantizerSpec, tuple[str, ...]]:
         raise QuantizationError("No text is left to calibrate on.")
 
-    monkeypatch.setattr(calibrating, "prepare", none_left)
+    monkeypatch.setattr(calibration_texts, "prepare", none_left)
     monkeypatch.setattr(planner, "backend_of", lambda spec: Available())
     plan = planner.plan(submissions, quantizers=[resolve(GPTQ)], corpus="mini")
     assert not plan.jobs

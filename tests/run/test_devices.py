@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.run import board_run, devices
+from harness.run import devices, sweep
 
 
 @pytest.fixture
@@ -51,5 +51,5 @@ def test_what_is_no_device_is_refused_in_one_sentence(device: str) -> None:
 
 
 def test_one_job_runs_on_each_card() -> None:
-    assert board_run.default_workers("cuda", 3) == 3
-    assert board_run.default_workers("cuda", 0) == 1
+    assert sweep.default_workers("cuda", 3) == 3
+    assert sweep.default_workers("cuda", 0) == 1

@@ -13,9 +13,9 @@ from jobs_without_models import make_job
 
 from harness.errors import StoreError
 from harness.records import CellResult, Job, Score
-from harness.run import doctor
-from harness.run.board_run import spool_of
-from harness.run.runner import unfinished
+from harness.run.job import unfinished
+from harness.run.maintenance import doctor
+from harness.run.sweep import spool_of
 from harness.store import cell_files, schema
 from harness.store.store import Store
 

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 from jobs_without_models import make_job, make_submission
 
+import harness
 from harness.errors import first_line
 from harness.records import CellResult, Job, Submission
-from harness.run import fence, offline
 from harness.run.executors import local
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.sandbox import fence
+from harness.run.sandbox import network as network_fence
 
 Emit = Callable[[CellResult], None]
 
@@ -333,12 +335,12 @@ def test_an_ordinary_refusal_inside_the_inputs_keeps_its_own_words(tmp_path: Pat
 def test_an_exit_that_nobody_stopped_has_no_reason_of_the_fence_s(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("Stopped by the fence: a worker tried to dance.\n", encoding="utf-8")
-    assert offline.why_stopped(0, log) is None
-    assert offline.why_stopped(-9, log) is None
-    assert offline.why_stopped(None, log) is None
-    assert offline.why_stopped(119, log) == "A worker tried to dance."
+    assert network_fence.why_stopped(0, log) is None
+    assert network_fence.why_stopped(-9, log) is None
+    assert network_fence.why_stopped(None, log) is None
+    assert network_fence.why_stopped(119, log) == "A worker tried to dance."
     log.write_text("", encoding="utf-8")
-    assert offline.why_stopped(119, log) == "A worker reached for the network."
+    assert network_fence.why_stopped(119, log) == "A worker reached for the network."
 
 
 def test_a_folder_of_temporary_files_is_cleared_though_its_worker_was_killed(tmp_path: Path) -> None:
@@ -367,7 +369,7 @@ def test_a_library_that_a_variable_or_the_path_names_can_be_read(
 
 
 def test_a_checkout_on_the_path_is_not_readable_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(fence.__file__).resolve().parent.parent
+    package = Path(harness.__file__).resolve().parent
     monkeypatch.setattr(sys, "path", [str(package.parent), "", *sys.path])
     found = {Path(each).resolve() for each in fence._software()}
     assert package in found

@@ -14,10 +14,11 @@ from rich.console import Console
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.quantize import resolve
 from harness.records import CellResult, Job, Submission
-from harness.run import board_run, planner
+from harness.run import sweep
 from harness.run.executors import local
-from harness.run.planner import Plan
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.plan import planner
+from harness.run.plan.planner import Plan
 from harness.store.store import Store
 
 RTN = resolve("rtn-4bit-g64")
@@ -43,7 +44,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if submission.name.startswith("evil"):
             raise UnsafeSubmissionError("Its config names code.")
 
-    monkeypatch.setattr(board_run.checkpoints, "prepare", prepare)
+    monkeypatch.setattr(sweep.prepare, "prepare", prepare)
     return asked
 
 
@@ -67,7 +68,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def execute(jobs: tuple[Job, ...], store: Path, **settings: Any) -> tuple[dict[str, int], str]:
     out = io.StringIO()
     plan = Plan(jobs=jobs, done=(), impossible=(), added_controls=())
-    counts = board_run.execute(
+    counts = sweep.execute(
         plan, {job.submission.name: job.submission for job in jobs}, Settings(cache=str(store.parent), **settings),
         store=store, workers=1, console=Console(file=out, width=300),
     )  # fmt: skip
@@ -143,10 +144,10 @@ def test_a_download_that_works_later_replaces_the_failed_rows(
 ) -> None:
     job = job_of("bad-one", **HUB)
     execute((job,), tmp_path / "s.duckdb")
-    assert board_run.finished_keys(tmp_path / "s.duckdb") == frozenset()
-    monkeypatch.setattr(board_run.checkpoints, "prepare", lambda *arguments, **options: None)
+    assert sweep.finished_keys(tmp_path / "s.duckdb") == frozenset()
+    monkeypatch.setattr(sweep.prepare, "prepare", lambda *arguments, **options: None)
     execute((job,), tmp_path / "s.duckdb")
-    assert board_run.finished_keys(tmp_path / "s.duckdb") == {cell.key for cell in job.cells}
+    assert sweep.finished_keys(tmp_path / "s.duckdb") == {cell.key for cell in job.cells}
     assert {result.status for result in stored(tmp_path / "s.duckdb")} == {"finished"}
 
 
@@ -156,7 +157,7 @@ def test_a_mistake_in_the_program_is_no_failed_download(
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(board_run.checkpoints, "prepare", broken)
+    monkeypatch.setattr(sweep.prepare, "prepare", broken)
     with pytest.raises(ZeroDivisionError):
         execute((job_of("far", **HUB),), tmp_path / "s.duckdb")
 
@@ -166,8 +167,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("planning downloaded something")
 
-    monkeypatch.setattr(board_run.checkpoints, "prepare", refuse)
-    monkeypatch.setattr(board_run.checkpoints.hub, "download", refuse)
+    monkeypatch.setattr(sweep.prepare, "prepare", refuse)
+    monkeypatch.setattr(sweep.prepare.hub, "download", refuse)
 
 
 def far_board(**changes: object) -> dict[str, Submission]:

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from harness.records import CellResult
-from harness.run.board_run import spool_of
+from harness.run.sweep import spool_of
 from harness.store.store import Store
 
 PROGRAM = Path(__file__).with_name("killable_run.py")

@@ -12,10 +12,10 @@ import pytest
 from jobs_without_models import TASKS, make_job
 
 from harness.errors import StoreInUseError
-from harness.run import live_status
-from harness.run.board_run import spool_of
-from harness.run.planner import Plan
-from harness.run.runner import unfinished
+from harness.run.job import unfinished
+from harness.run.plan.planner import Plan
+from harness.run.progress import live_status
+from harness.run.sweep import spool_of
 from harness.store import cell_files
 from harness.store.store import Store
 

@@ -17,7 +17,7 @@ from jobs_without_models import TASKS, make_job, make_submission
 
 from harness.records import CellResult, Job, Submission
 from harness.run.executors import local
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
 
 Emit = Callable[[CellResult], None]
 

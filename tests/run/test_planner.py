@@ -12,7 +12,7 @@ from jobs_without_models import make_submission
 from harness.errors import CorpusError, InputError, UnknownNameError
 from harness.quantize import resolve
 from harness.records import Submission
-from harness.run import planner
+from harness.run.plan import planner
 from harness.score.corpora import catalogue
 
 REFERENCE, RTN = resolve("reference"), resolve("rtn-4bit-g64")
@@ -140,7 +140,7 @@ def test_a_missing_reference_value_is_refused_before_anything_runs(
         if catalogue.metric_of(task) == "privleak":
             raise CorpusError("no reference AUC")
 
-    monkeypatch.setattr(planner.corpora, "check_task", refuse)
+    monkeypatch.setattr(planner.catalogue, "check_task", refuse)
     with pytest.raises(CorpusError, match="no reference AUC"):
         planner.plan(submissions, quantizers=[RTN])
     assert planner.plan(submissions, quantizers=[RTN], tasks=["muse_mini_verbmem_f"]).jobs
@@ -197,7 +197,7 @@ def test_only_privleak_s_key_depends_on_the_reference_value(
     before = keys(planner.plan(submissions, quantizers=[RTN]))
     load = catalogue.load_corpus
     monkeypatch.setattr(
-        planner.corpora, "load_corpus", lambda name, **rest: replace(load(name, **rest), reference_auc=0.123)
+        planner.catalogue, "load_corpus", lambda name, **rest: replace(load(name, **rest), reference_auc=0.123)
     )
     plan = planner.plan(submissions, quantizers=[RTN])
     changed = {cell.task for job in plan.jobs for cell in job.cells if cell.key not in before}

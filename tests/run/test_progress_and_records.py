@@ -14,10 +14,10 @@ from rich.console import Console
 
 from harness.errors import StoreError
 from harness.records import Job, Status
-from harness.run import board_run
+from harness.run import sweep
 from harness.run.executors import local, worker
-from harness.run.progress import RunProgress
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.progress.display import RunProgress
 from harness.store import cell_files, merging
 from harness.store.store import Store
 
@@ -191,11 +191,11 @@ def test_a_left_over_failure_does_not_replace_what_the_store_says_but_a_success_
             store.add(unfinished(job, cell, known, "In the store."))
         cell_files.write(unfinished(job, job.cells[0], "failed", "In the spool."), spool)
         cell_files.write(replace(unfinished(job, job.cells[1], "finished", ""), reason=None), spool)
-        assert board_run.recover(store, spool) == 1
+        assert sweep.recover(store, spool) == 1
         assert {result.cell.task: result.reason for result in store.cells()} == {
             TASKS[0]: "In the store.", TASKS[1]: None,
         }  # fmt: skip
-        assert board_run.recover(store, spool) == 0
+        assert sweep.recover(store, spool) == 0
 
 
 def test_recovering_takes_records_only_and_no_half_written_file_or_log(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_recovering_takes_records_only_and_no_half_written_file_or_log(tmp_path:
     (tmp_path / "logs" / "x.json").write_text("a log")
     (tmp_path / ".abc.partial").write_text("{")
     with Store.open(tmp_path / "s.duckdb") as store:
-        assert board_run.recover(store, tmp_path) == 0
-        assert board_run.recover(store, tmp_path / "not there") == 0
+        assert sweep.recover(store, tmp_path) == 0
+        assert sweep.recover(store, tmp_path / "not there") == 0
 
 
 def test_one_broken_record_stores_none_of_a_folder_and_is_named(tmp_path: Path) -> None:
@@ -218,11 +218,11 @@ def test_one_broken_record_stores_none_of_a_folder_and_is_named(tmp_path: Path) 
 def test_ingesting_an_empty_folder_makes_an_empty_store(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert merging.ingest(tmp_path / "s.duckdb", tmp_path / "in") == merging.Merged(new=0, known=0, conflicts=())
-    assert board_run.finished_keys(tmp_path / "s.duckdb") == frozenset()
+    assert sweep.finished_keys(tmp_path / "s.duckdb") == frozenset()
 
 
 @pytest.mark.parametrize(
     ("store", "spool"), [("results.duckdb", "results.records"), ("a/b.c.duckdb", "a/b.c.records"), ("x", "x.records")]
 )
 def test_the_records_of_a_store_lie_beside_it(store: str, spool: str) -> None:
-    assert board_run.spool_of(Path(store)) == Path(spool)
+    assert sweep.spool_of(Path(store)) == Path(spool)

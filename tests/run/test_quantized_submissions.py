@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from harness import paths
 from harness.cli import app
 from harness.quantize import resolve
-from harness.run import planner
+from harness.run.plan import planner
 from harness.submit.manifest import load as manifest
 
 SHIPPED = paths.content_dir("submissions")

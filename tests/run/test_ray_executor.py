@@ -21,7 +21,7 @@ from harness.errors import InputError
 from harness.records import CellResult, Job, Submission
 from harness.run import executors
 from harness.run.executors import local
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
 from harness.store import cell_files
 from harness.store.store import Store
 

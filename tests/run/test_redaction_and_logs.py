@@ -9,9 +9,9 @@ import pytest
 from jobs_without_models import make_job
 
 from harness.run.executors.local import Event
-from harness.run.redaction import HIDDEN, forget_secrets, redact, redact_file
-from harness.run.run_log import RunLog
-from harness.run.runner import unfinished
+from harness.run.job import unfinished
+from harness.run.progress.run_log import RunLog
+from harness.run.sandbox.redaction import HIDDEN, forget_secrets, redact, redact_file
 
 
 @pytest.mark.parametrize(

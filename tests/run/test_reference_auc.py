@@ -21,9 +21,10 @@ from harness.cli import app
 from harness.errors import CorpusError
 from harness.quantize import resolve
 from harness.records import CellResult, Job, Score, Submission
-from harness.run import board_run, planner, references
+from harness.run import sweep
 from harness.run.executors import local
-from harness.run.runner import Settings, run_job
+from harness.run.job import Settings, run_job
+from harness.run.plan import planner, reference_auc
 from harness.score.corpora import catalogue
 from harness.store.store import Store
 from harness.submit.manifest import load as manifest
@@ -310,7 +311,7 @@ def test_a_measured_auc_is_that_of_a_finished_reference_cell_and_of_no_other(boa
     found = plan(board)
     cell = found.references[ENTRY]
     job = next(job for job in found.jobs if job.submission.name == RETRAIN)
-    failed = board_run.unfinished(job, cell, "failed", "It broke.")
+    failed = sweep.unfinished(job, cell, "failed", "It broke.")
     auc = Score(metric="auc", value=0.4, num_docs=16)
 
     def result(status: Any, *scores: Score) -> CellResult:
@@ -318,10 +319,10 @@ def test_a_measured_auc_is_that_of_a_finished_reference_cell_and_of_no_other(boa
 
         return replace(failed, status=status, scores=scores)
 
-    assert references.measured([result("finished", auc)], [cell]) == {cell.key: 0.4}
-    assert references.measured([result("finished", auc)], []) == {}
-    assert references.measured([result("failed", auc)], [cell]) == {}
-    assert references.measured([result("finished", Score(metric="auc", value=None, num_docs=0))], [cell]) == {}
+    assert reference_auc.measured([result("finished", auc)], [cell]) == {cell.key: 0.4}
+    assert reference_auc.measured([result("finished", auc)], []) == {}
+    assert reference_auc.measured([result("failed", auc)], [cell]) == {}
+    assert reference_auc.measured([result("finished", Score(metric="auc", value=None, num_docs=0))], [cell]) == {}
 
 
 @pytest.mark.slow

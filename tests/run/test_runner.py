@@ -24,7 +24,7 @@ from harness.records import (
     Score,
     Submission,
 )  # fmt: skip
-from harness.run import runner
+from harness.run import job as job_runner
 from harness.score import evaluation as evaluation_room
 
 PROOF = Proof(
@@ -79,19 +79,21 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
         rooms("measure")
         return (LAYER,)
 
-    monkeypatch.setattr(runner.intake, "scan", lambda submission, submissions: rooms("intake"))
-    monkeypatch.setattr(runner.checkpoints, "prepare", prepare)
-    monkeypatch.setattr(runner.checkpoints, "load_tokenizer", lambda checkpoint: rooms("tokenizer"))
-    for room in (runner, runner.kept):
+    monkeypatch.setattr(job_runner.folder_scan, "scan", lambda submission, submissions: rooms("intake"))
+    monkeypatch.setattr(job_runner.prepare, "prepare", prepare)
+    monkeypatch.setattr(job_runner.prepare, "load_tokenizer", lambda checkpoint: rooms("tokenizer"))
+    for room in (job_runner, job_runner.model_cache):
         monkeypatch.setattr(room, "backend_of", lambda spec: Backend())
-    monkeypatch.setattr(runner.survival, "measure", measure)
+    monkeypatch.setattr(job_runner.survival_measure, "measure", measure)
     monkeypatch.setattr(evaluation_room, "evaluate", evaluate)
     return rooms
 
 
 def run(job: Job, submissions: dict[str, Submission] | None = None, **settings: Any) -> list[CellResult]:
     ended: list[CellResult] = []
-    runner.run_job(job, submissions or {}, runner.Settings(cache="cache", cache_limit=0, **settings), emit=ended.append)
+    job_runner.run_job(
+        job, submissions or {}, job_runner.Settings(cache="cache", cache_limit=0, **settings), emit=ended.append
+    )
     assert [result.cell for result in ended] == list(job.cells)
     return ended
 
@@ -123,7 +125,7 @@ def test_the_backend_s_version_stands_in_the_provenance(rooms: Rooms) -> None:
 
 def test_the_digests_of_downloads_stand_in_the_provenance(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"hf://owner/name@" + "a" * 40: "b" * 64}
-    monkeypatch.setattr(runner.checkpoints, "downloaded", lambda *arguments, **options: told)
+    monkeypatch.setattr(job_runner.prepare, "downloaded", lambda *arguments, **options: told)
     for result in run(make_job("target")):
         assert result.provenance.versions.items() >= told.items()
 
@@ -193,13 +195,13 @@ def test_a_library_s_own_kernel_is_run_for_the_target_alone_on_retain_texts(
         asked.append((checkpoint.path, len(texts)))
         return replace(quantized, proof=replace(PROOF, native_mean_difference=0.5))
 
-    monkeypatch.setattr(runner.native, "probe", probe)
+    monkeypatch.setattr(job_runner.kernel_check, "probe", probe)
     job, submissions = entry_with_target()
     assert all(result.proof == PROOF for result in run(job, submissions))
     assert asked == []
     job = replace(make_job("the-target", "rtn-4bit-g128"), submission=submissions["the-target"])
     assert all(result.proof and result.proof.native_mean_difference == 0.5 for result in run(job, submissions))
-    assert asked == [("the-target", runner.native.TEXTS)]
+    assert asked == [("the-target", job_runner.kernel_check.TEXTS)]
 
 
 def test_a_corpus_without_retain_texts_is_scored_without_running_a_kernel(
@@ -208,7 +210,7 @@ def test_a_corpus_without_retain_texts_is_scored_without_running_a_kernel(
     def missing(*arguments: Any) -> None:
         raise CorpusError("The corpus has no file privleak/retain.json.")
 
-    monkeypatch.setattr(runner.corpora, "load_split", missing)
+    monkeypatch.setattr(job_runner.catalogue, "load_split", missing)
     _, submissions = entry_with_target()
     job = replace(make_job("the-target", "rtn-4bit-g128"), submission=submissions["the-target"])
     assert all(result.status == "finished" and result.proof == PROOF for result in run(job, submissions))
@@ -217,19 +219,19 @@ def test_a_corpus_without_retain_texts_is_scored_without_running_a_kernel(
 def test_every_stage_is_told_as_it_begins(rooms: Rooms) -> None:
     stages: list[str] = []
     ignore: Callable[[CellResult], None] = lambda result: None  # noqa: E731
-    settings = runner.Settings(cache="cache", cache_limit=0)
+    settings = job_runner.Settings(cache="cache", cache_limit=0)
     job, submissions = entry_with_target()
-    runner.run_job(job, submissions, settings, emit=ignore, on_stage=stages.append)
+    job_runner.run_job(job, submissions, settings, emit=ignore, on_stage=stages.append)
     assert stages == ["intake", "prepare", "quantize", "quantize target", "survival", *TASKS]
     stages.clear()
-    runner.run_job(make_job(), {}, settings, emit=ignore, on_stage=stages.append)
+    job_runner.run_job(make_job(), {}, settings, emit=ignore, on_stage=stages.append)
     assert stages == ["intake", "prepare", "quantize", *TASKS]
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped", "cancelled"])
 def test_a_cell_without_scores_has_its_reason_and_whole_identity(status: Any) -> None:
     job = make_job()
-    row = runner.unfinished(job, job.cells[0], status, "Because.", seed=3)
+    row = job_runner.unfinished(job, job.cells[0], status, "Because.", seed=3)
     assert (row.status, row.reason, row.cell, row.spec) == (status, "Because.", job.cells[0], job.spec)
     assert row.provenance.seed == 3
     assert row.scores == row.documents == ()
@@ -246,6 +248,6 @@ def test_a_cell_without_scores_has_its_reason_and_whole_identity(status: Any) ->
 def test_a_result_names_no_folder_of_this_machine(weights: str, kept: str) -> None:
     submission = make_submission(folder="/somewhere/some-entry", weights=weights)
     job = replace(make_job(), submission=submission)
-    row = runner.unfinished(job, job.cells[0], "skipped", "Because.")
+    row = job_runner.unfinished(job, job.cells[0], "skipped", "Because.")
     assert row.submission.folder == "some-entry"
     assert row.submission.weights == kept

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from harness import memory, paths, quantize
 from harness.cli import app
 from harness.records import Cell, CellResult, Job, Submission
-from harness.run import board_run, runner
-from harness.run.runner import Settings, run_job
+from harness.run import job, sweep
+from harness.run.job import Settings, run_job
 from harness.submit.manifest import load as manifest
 
 TASKS = ("muse_mini_verbmem_f", "muse_mini_knowmem_f", "muse_mini_privleak")
@@ -85,7 +85,7 @@ def test_no_kernel_is_probed_for_a_streamed_target(
     shipped: dict[str, Submission], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(runner.native, "probe", lambda quantized, *more, **options: asked.append("probe") or quantized)
+    monkeypatch.setattr(job.kernel_check, "probe", lambda quantized, *more, **options: asked.append("probe") or quantized)
     for mode in ("always", "never"):
         rows(shipped, "mini-target-4bit", "rtn-4bit-g64", mode, tmp_path / mode, TASKS[:1])
         assert asked == ([] if mode == "always" else ["probe"])
@@ -104,7 +104,7 @@ def test_the_option_reaches_every_job(
 ) -> None:
     seen: list[Settings] = []
     monkeypatch.setattr(
-        board_run, "execute", lambda plan, known, settings, **more: seen.append(settings) or Counter({"finished": 1})
+        sweep, "execute", lambda plan, known, settings, **more: seen.append(settings) or Counter({"finished": 1})
     )
     asked = ["run", "mini-noop-lora", "--corpus", "mini", "--store", str(tmp_path / "s.duckdb"), *options]
     assert CliRunner().invoke(app, asked).exit_code == 0

@@ -11,7 +11,7 @@ from harness import paths, quantize
 from harness.errors import InputError, UnknownNameError
 from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import Submission
-from harness.run.surviving import survive
+from harness.run.update_survival import survive
 from harness.submit.manifest import load as manifest
 
 

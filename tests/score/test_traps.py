@@ -163,7 +163,7 @@ def test_a_submission_s_own_tokenizer_and_generation_config_move_no_score(tmp_pa
 
     from harness.quantize import resolve
     from harness.records import Cell, Job
-    from harness.run.runner import Settings, run_job
+    from harness.run.job import Settings, run_job
     from harness.submit.manifest import load as manifest
 
     target, plain = "mini-target-4bit", "mini-ga-gdr-full-weak-retain"

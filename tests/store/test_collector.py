@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.store import collector
+from harness.store import gc_pause
 
 
 @pytest.fixture(autouse=True)
@@ -16,22 +16,22 @@ def on() -> Iterator[None]:
 
 
 def test_the_collector_rests_inside_and_works_again_afterwards() -> None:
-    with collector.paused():
+    with gc_pause.paused():
         assert not gc.isenabled()
-        with collector.paused():
+        with gc_pause.paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_the_collector_works_again_after_an_error() -> None:
-    with pytest.raises(ValueError, match="broken"), collector.paused():
+    with pytest.raises(ValueError, match="broken"), gc_pause.paused():
         raise ValueError("broken")
     assert gc.isenabled()
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
     gc.disable()
-    with collector.paused():
+    with gc_pause.paused():
         pass
     assert not gc.isenabled()

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import StoreError
 from harness.records import Score
-from harness.store import cell_files, merging, withholding
+from harness.store import cell_files, merging, withheld_texts
 from harness.store.store import Store
 
 
@@ -96,8 +96,8 @@ def test_a_store_without_texts_holds_every_number_and_no_word_of_them(
 def test_equal_answers_stay_equal_and_withholding_twice_changes_nothing(make_cell: Any) -> None:
     documents = make_cell().documents
     cell = make_cell(documents=tuple(replace(d, response=answer) for d, answer in zip(documents, "aab", strict=False)))
-    once = withholding.without_texts(cell)
+    once = withheld_texts.without_texts(cell)
     answers = [document.response for document in once.documents]
     assert answers[0] == answers[1]
     assert len(set(answers)) == len({document.response for document in cell.documents})
-    assert withholding.without_texts(once) == once
+    assert withheld_texts.without_texts(once) == once

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from harness.errors import StoreError
-from harness.store.relearned import Relearning, RelearningStep
+from harness.store.relearning import Relearning, RelearningStep
 from harness.store.store import Store
 
 PROBE = Relearning(

@@ -15,7 +15,7 @@ from harness.probe import relearning
 from harness.probe.relearning import LEAST_GAP, RelearningRecipe, half_step, load_recipe, measure, relearn
 from harness.records import DocumentRecord, Evaluation
 from harness.score.corpora.catalogue import load_corpus
-from harness.store.relearned import RelearningStep
+from harness.store.relearning import RelearningStep
 
 SMALL = {"documents": 2, "steps": 5, "measure_every": 2, "batch_size": 2, "window": 16, "lora_rank": 2,
          "lora_alpha": 4, "learning_rate": 1e-2, "seed": 0}  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from harness.records import Job, Submission
-    from harness.run.runner import Settings
+    from harness.run.job import Settings
 
 Name = Literal["local", "ray"]
 

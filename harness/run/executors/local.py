@@ -20,15 +20,16 @@ from pathlib import Path
 
 from harness import provenance
 from harness.records import Cell, CellResult, Job, Status, Submission
-from harness.run import fence, offline
 from harness.run.executors.worker import Work, be_worker, log_of, quote
-from harness.run.redaction import redact_file
-from harness.run.runner import Settings, run_job, unfinished
+from harness.run.job import Settings, run_job, unfinished
+from harness.run.sandbox import fence
+from harness.run.sandbox import network as network_fence
+from harness.run.sandbox.redaction import redact_file
 from harness.store import cell_files
 
 # harness.cli as well: a worker imports the main module again, and the command line takes as long as a small cell.
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
-              "harness.score.evaluation", "harness.run.runner", "harness.run.fence", "harness.cli",
+              "harness.score.evaluation", "harness.run.job", "harness.run.sandbox.fence", "harness.cli",
               "landlockpy", "pyseccomp"]  # fmt: skip
 # They ask the card what it can when they are imported, and CUDA can't be used after a fork of a process that has.
 _ASKS_THE_CARD = {"peft", "transformers.models.llama.modeling_llama"}
@@ -209,7 +210,7 @@ class _Crew:
         elif left and not worker.attempt.is_second and (worker.again or code == -signal.SIGKILL):
             job = replace(worker.job, cells=left)
             again.append(_Try(job=job, is_second=True, batch_of_one=bool(worker.again)))
-        elif (why := offline.why_stopped(code, worker.log)) is not None:
+        elif (why := network_fence.why_stopped(code, worker.log)) is not None:
             self.end(worker.job, "failed", why, worker, error="NetworkError")
         else:
             self.end(worker.job, "failed", _cause_of_death(code), worker, error="WorkerLost")

@@ -25,7 +25,7 @@ from harness.records import Job, Status, Submission
 from harness.run.executors import local
 from harness.run.executors.local import Event
 from harness.run.executors.worker import Work, log_of
-from harness.run.runner import Settings, run_job, unfinished
+from harness.run.job import Settings, run_job, unfinished
 from harness.store import cell_files
 
 _LIVES = 3

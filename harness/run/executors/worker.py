@@ -17,13 +17,13 @@ from pathlib import Path
 from harness import provenance
 from harness.errors import first_line
 from harness.records import CellResult, Job, Submission
-from harness.run import fence
-from harness.run.redaction import forget_secrets, redact
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.sandbox import fence
+from harness.run.sandbox.redaction import forget_secrets, redact
 from harness.store import cell_files
 
 Work = Callable[..., None]
-"""Does one job; ``runner.run_job`` but for tests of the executor."""
+"""Does one job; ``job.run_job`` but for tests of the executor."""
 
 
 def log_of(job: Job, spool: Path) -> Path:

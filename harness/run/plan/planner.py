@@ -16,7 +16,7 @@ from harness.errors import CorpusError, InputError, QuantizationError, UnknownNa
 from harness.quantize import backend_of, libraries, with_package
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
-from harness.run import calibrating, references
+from harness.run.plan import calibration_texts, reference_auc
 from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
@@ -201,7 +201,7 @@ def plan(
         weights = weights_of(submission, submissions)
         corpus_ = loaded[submission.corpus]
         mine = [task for task in corpus_.tasks if not tasks or task in tasks]
-        if references.privleak_task(corpus_) in mine:
+        if reference_auc.privleak_task(corpus_) in mine:
             relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
         for asked in crossed[submission.name]:
             spec, texts, unusable = calibrated[corpus_.name, asked.name]
@@ -246,7 +246,7 @@ def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) 
 def _calibrated(spec: QuantizerSpec, corpus: catalogue.Corpus) -> tuple[QuantizerSpec, tuple[str, ...], str | None]:
     """Returns the specification with its calibration's digest, the texts, and why there are none."""
     try:
-        return *calibrating.prepare(spec, corpus), None
+        return *calibration_texts.prepare(spec, corpus), None
     except (CorpusError, QuantizationError) as error:
         return spec, (), str(error)
 
@@ -264,9 +264,9 @@ def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> c
 def _reference_cell(
     submission: Submission, submissions: Mapping[str, Submission], corpus: catalogue.Corpus, seed: int
 ) -> Cell:
-    control = references.control_of(submission, submissions, corpus)
+    control = reference_auc.control_of(submission, submissions, corpus)
     return make_cell(
-        control, references.REFERENCE, f"{corpus.group}_privleak", weights=weights_of(control, submissions),
+        control, reference_auc.REFERENCE, f"{corpus.group}_privleak", weights=weights_of(control, submissions),
         corpus=corpus, seed=seed, limit=None,
     )  # fmt: skip
 
@@ -274,7 +274,7 @@ def _reference_cell(
 def _reference_of(submission: Submission, spec: QuantizerSpec, relative_to: Mapping[str, Cell]) -> Cell | None:
     """Returns the cell that must stand in a PrivLeak key; None for the control at 16 bit, whose own inputs say it."""
     cell = relative_to.get(submission.name)
-    is_itself = cell is not None and cell.submission == submission.name and spec == references.REFERENCE
+    is_itself = cell is not None and cell.submission == submission.name and spec == reference_auc.REFERENCE
     return None if is_itself else cell
 
 
@@ -286,4 +286,4 @@ def _check_references(
     for job in jobs:
         reference = relative_to.get(job.submission.name)
         if reference and reference.key not in known and any(cell.task == reference.task for cell in job.cells):
-            raise references.missing(reference.submission, loaded[job.submission.corpus], reference.task)
+            raise reference_auc.missing(reference.submission, loaded[job.submission.corpus], reference.task)

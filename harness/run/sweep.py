@@ -13,12 +13,13 @@ from rich.console import Console
 
 from harness.errors import QuenchError, StoreError
 from harness.records import Cell, CellResult, Job, Status, Submission
-from harness.run import live_status, references
 from harness.run.executors import Executor, local
-from harness.run.planner import Plan
-from harness.run.progress import RunProgress
-from harness.run.run_log import RunLog
-from harness.run.runner import Settings, unfinished
+from harness.run.job import Settings, unfinished
+from harness.run.plan import reference_auc
+from harness.run.plan.planner import Plan
+from harness.run.progress import live_status
+from harness.run.progress.display import RunProgress
+from harness.run.progress.run_log import RunLog
 from harness.score.corpora.catalogue import ReferenceAuc
 from harness.store import cell_files
 from harness.store.store import Store
@@ -182,7 +183,7 @@ def _with_references(
     """Returns the jobs that can begin, and settings that tell what each PrivLeak cell is relative to."""
     if not plan.references:
         return list(jobs), settings
-    values = references.measured(store.cells(), plan.references.values())
+    values = reference_auc.measured(store.cells(), plan.references.values())
     known: dict[str, ReferenceAuc] = {}
     ready = []
     for job in jobs:

@@ -3,7 +3,7 @@
 Landlock (Linux 5.13 and later) fences files and TCP, seccomp every socket of a
 network, also for code that is not Python's and for processes that a worker
 starts. Where the kernel or the two libraries are missing, ``describe`` says so
-and the guard in Python (``offline.guard``) is what is left.
+and the guard in Python (``network.guard``) is what is left.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from harness import plugins, provenance
 from harness.paths import cache_dir, content_dir
 from harness.quantize.backends import ggml
 from harness.records import CellResult, Job, Submission
-from harness.run import offline
-from harness.run.runner import Settings
+from harness.run.job import Settings
+from harness.run.sandbox import network as network_fence
 from harness.score.corpora import catalogue
 
 SWITCH = "QUENCH_FENCE"
@@ -133,7 +133,7 @@ def enter(job: Job, submissions: Mapping[str, Submission], settings: Settings, l
         _close_files(fence)
     if has_seccomp:
         _close_sockets()
-    offline.guard()
+    network_fence.guard()
     return fence
 
 
@@ -186,7 +186,7 @@ def _software() -> Iterator[str | Path]:
     yield from _SYSTEM
     yield from (f"/etc/{name}" for name in _ETC)
     yield from (sys.prefix, sys.exec_prefix, sys.base_prefix)
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     yield package
     yield content_dir("tasks")
     yield from (*plugins.folders(), *catalogue.outside())

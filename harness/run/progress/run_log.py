@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from harness.run.executors.local import Event
-from harness.run.redaction import redact
+from harness.run.sandbox.redaction import redact
 
 
 class RunLog:

@@ -10,7 +10,7 @@ from harness.quantize import backend_of, model_cache
 from harness.quantize.survival import measure as survival_measure
 from harness.quantize.survival.layer_by_layer import stream, streams
 from harness.records import Checkpoint, LayerSurvival, QuantizerSpec, Submission
-from harness.run import calibrating
+from harness.run.plan import calibration_texts
 from harness.score.corpora import catalogue
 from harness.submit.checkpoint import prepare
 from harness.submit.scan import folder as folder_scan
@@ -65,7 +65,7 @@ def survive(
     for spec in told:
         if not streams(spec):
             corpus = catalogue.load_corpus(entry.corpus, data_dir=data_dir)
-            found[spec.name] = _whole(new, old, *calibrating.prepare(spec, corpus), cache=cache, device=device)
+            found[spec.name] = _whole(new, old, *calibration_texts.prepare(spec, corpus), cache=cache, device=device)
     return {spec.name: found[spec.name] for spec in told}
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 from harness.errors import StoreError, StoreInUseError
 from harness.records import Status
-from harness.run.planner import Plan
+from harness.run.plan.planner import Plan
 from harness.store import cell_files
 from harness.store.store import Store
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import StoreError, StoreInUseError
-from harness.run import cache_room
-from harness.run.board_run import recover, spool_of
+from harness.run.maintenance import cache as cache_folder
+from harness.run.sweep import recover, spool_of
 from harness.store import cell_files, merging, schema
 from harness.store.store import Store
 
@@ -70,7 +70,7 @@ def repair(store: Path, findings: list[Finding], *, cache: Path) -> None:
         if found.what in mend:
             mend[found.what](found.where)
     if any(found.what == "left in the cache" for found in findings):
-        cache_room.clear(cache, ["left over"])
+        cache_folder.clear(cache, ["left over"])
     if any(found.what in {"damaged store", "no store", "older schema", "unwritten end", "not stored"}
            for found in findings):  # fmt: skip
         # Opening for writing brings schema and write-ahead log up to date.
@@ -132,7 +132,7 @@ def _of_places(spool: Path, cache: Path, site: Path) -> Iterator[Finding]:
     left = [*spool.glob(".*.partial"), *(spool / "logs").glob("*.tmp"), *site.parent.glob(f".{site.name}.*")]
     for path in sorted(left):
         yield Finding(what="left over", where=path, sentence="What a killed process was writing.", remedy="removed")
-    (room,) = (room for room in cache_room.rooms(cache) if room.kind == "left over")
+    (room,) = (room for room in cache_folder.rooms(cache) if room.kind == "left over")
     if room.entries:
         told = f"{room.entries} scratch folders of more than a day, {room.size_bytes / 2**20:.0f} MB."
         yield Finding(what="left in the cache", where=cache, sentence=told, remedy="removed")

@@ -1,0 +1,1 @@
+"""Repairs of a store and its folders, and the cache."""

@@ -1,0 +1,1 @@
+"""How far a run is: the live display, its log, its status."""

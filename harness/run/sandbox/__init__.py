@@ -1,0 +1,1 @@
+"""What a worker process may touch and say."""
