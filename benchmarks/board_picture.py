@@ -9,8 +9,9 @@ from pathlib import Path
 
 from benchmarks import boards
 from harness.paths import content_dir
-from harness.publish import drawing, plots
 from harness.publish.board import Board
+from harness.publish.charts import altair_charts
+from harness.publish.charts import svg as svg_charts
 
 THEMES = ("light", "dark")
 LIGHT_PAPER = "#ffffff"
@@ -33,7 +34,7 @@ def pictures(board: Board) -> dict[str, str]:
     Raises:
         ValueError: No entry of the board has a remaining share.
     """
-    svg = plots.remaining_curves(board)
+    svg = altair_charts.remaining_curves(board)
     if svg is None:
         raise ValueError(f"No entry on {board.corpus} has a remaining share: there is nothing to draw.")
     return in_both_themes(svg)
@@ -41,13 +42,13 @@ def pictures(board: Board) -> dict[str, str]:
 
 def in_both_themes(svg: str) -> dict[str, str]:
     """Returns a drawing of the pages as a file for each theme."""
-    return {"light": f"{drawing.standalone(svg)}\n", "dark": f"{_dark(svg)}\n"}
+    return {"light": f"{svg_charts.standalone(svg)}\n", "dark": f"{_dark(svg)}\n"}
 
 
 def _dark(svg: str) -> str:
     colours = theme("dark")
     dark = re.sub(r"var\(--([a-z0-9-]+), #[0-9a-f]{6}\)", lambda found: colours[found[1]], svg)
-    return drawing.standalone(dark).replace(f'fill="{LIGHT_PAPER}"', f'fill="{colours["paper"]}"', 1)
+    return svg_charts.standalone(dark).replace(f'fill="{LIGHT_PAPER}"', f'fill="{colours["paper"]}"', 1)
 
 
 def theme(name: str) -> Mapping[str, str]:

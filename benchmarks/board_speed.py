@@ -22,8 +22,8 @@ import time
 
 import numpy as np
 
-from harness.publish import ranking
 from harness.publish.board import Board
+from harness.publish.ranking import rank as ranking
 from harness.records import Cell, CellResult, DocumentRecord, Provenance, QuantizerSpec, Score, Submission
 from harness.score.metrics.formulas import PRIMARY, auc, privleak
 

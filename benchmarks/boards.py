@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.publish import ranking
 from harness.publish.board import Board
+from harness.publish.ranking import rank as ranking
 from harness.store.store import Store
 
 

@@ -15,7 +15,7 @@ import altair as alt
 from benchmarks import board_picture, boards, real_tables
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, TARGET
 from harness.publish.board import Board
-from harness.publish.drawing import COLOURS, FAINT, INK, Drawing
+from harness.publish.charts.svg import COLOURS, FAINT, INK, Drawing
 
 TITLE = "How many nats worse than its target under the same quantizer each model continues the forgotten texts"
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import marked_pages
-from harness.publish.tables import cell_rows
+from harness.publish.tables.rows import cell_rows
 from harness.quantize.survival.measure import summarize
 from harness.records import CellResult
 from harness.store.store import Store

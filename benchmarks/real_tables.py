@@ -12,9 +12,9 @@ from pathlib import Path
 
 from benchmarks import boards, marked_pages
 from benchmarks.real_experiment import ENTRIES, QUANTIZERS, RETRAIN, TARGET
-from harness.publish import page_text
+from harness.publish import formatting
 from harness.publish.board import Board, QuantizerResult
-from harness.publish.statistics import stored_value
+from harness.publish.statistics.quantities import stored_value
 from harness.quantize.survival.measure import summarize
 
 START, END = "<!-- smol: made by benchmarks/real_tables.py -->", "<!-- /smol -->"
@@ -102,7 +102,7 @@ def loss_above(result: QuantizerResult, target: QuantizerResult | None) -> float
 
 def _above(result: QuantizerResult, target: QuantizerResult | None) -> str:
     above = loss_above(result, target)
-    return "-" if above is None else page_text.signed(above)
+    return "-" if above is None else formatting.signed(above)
 
 
 def _times_100(result: QuantizerResult, metric: str) -> str:
@@ -113,7 +113,9 @@ def _verdict(result: QuantizerResult) -> str:
     metric = result.metrics.get("verbmem_f")
     back = metric.recovery if metric else None
     return (
-        f"{page_text.signed(back.value)} {page_text.ends(back)} {result.verdict.word}" if back else result.verdict.word
+        f"{formatting.signed(back.value)} {formatting.ends(back)} {result.verdict.word}"
+        if back
+        else result.verdict.word
     )
 
 

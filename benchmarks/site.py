@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "publish")]
 
 import synthetic_board as synthetic  # noqa: E402 - found through the path above
 
-from harness.publish import pages  # noqa: E402
+from harness.publish.pages import site as site_pages  # noqa: E402
 from harness.store.store import Store  # noqa: E402
 
 MORE = {"bnb-fp4": "bnb-nf4", "hqq-4bit-g64": "rtn-4bit-g64", "hqq-3bit-g64": "rtn-3bit-g128"}
@@ -78,7 +78,7 @@ def fill(store: Path, entries: int) -> int:
 def build(store: Path, out: Path) -> None:
     """Builds the pages and prints the seconds and the peak memory as JSON."""
     start, cpu = time.perf_counter(), time.process_time()
-    pages.render(store, out)
+    site_pages.render(store, out)
     used = {who: resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)}
     print(json.dumps({
         "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu,

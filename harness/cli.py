@@ -95,19 +95,20 @@ def render(
     ] = False,
 ) -> None:
     """Build the leaderboard as static pages that work offline."""
-    from harness.publish import pages, watching
+    from harness.publish.pages import site as site_pages
+    from harness.publish.pages import watch as site_watch
 
     def build() -> Path:
-        index = pages.render(store, out, title=title, base_url=base_url)
+        index = site_pages.render(store, out, title=title, base_url=base_url)
         stderr.print(f"Wrote {index}", highlight=False, soft_wrap=True)
         return index
 
-    seen = watching.state(store)
+    seen = site_watch.state(store)
     index = build()
     if open_page:
         typer.launch(str(index))
     if watch:
-        watching.watch(store, build, seen, say=lambda text: stderr.print(text, highlight=False, soft_wrap=True))
+        site_watch.watch(store, build, seen, say=lambda text: stderr.print(text, highlight=False, soft_wrap=True))
 
 
 if __name__ == "__main__":

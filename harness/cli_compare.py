@@ -24,22 +24,24 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether entries differ: paired differences with intervals, and what may be claimed of them."""
-    from harness.publish import comparing, comparison_text, page_text, table_formats
+    from harness.publish import formatting
+    from harness.publish.comparison import sentences, two_entries
+    from harness.publish.tables import formats as table_formats
     from harness.store.store import Store
 
     with Store.open(store, read_only=True) as opened:
         cells = opened.cells(with_documents=True)
-    found = comparing.compare(cells, names, at)
+    found = two_entries.compare(cells, names, at)
     if as_json or form == "csv":
-        rows = [row for one in found for row in comparing.rows(one, comparison_text.sentences(one))]
+        rows = [row for one in found for row in two_entries.rows(one, sentences.sentences(one))]
         print_rows(rows, "compare", as_json, title="", form=form)
         return
     for one in found:
-        said = [page_text.visible(sentence) for sentence in comparison_text.sentences(one)]
+        said = [formatting.visible(sentence) for sentence in sentences.sentences(one)]
         title = f"{one.first.submission.name} minus {one.second.submission.name}, {at} bit"
         if form is None:
             for sentence in said:
                 stdout.print(Text(sentence))
-        print_rows(comparing.rows(one, said), "compare", False, title=title, columns=comparing.COLUMNS, form=form)
+        print_rows(two_entries.rows(one, said), "compare", False, title=title, columns=two_entries.COLUMNS, form=form)
         if form is not None:
             print(table_formats.paragraphs(said, form), end="")

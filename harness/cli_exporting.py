@@ -31,8 +31,8 @@ def export(
     base_url: Annotated[str | None, typer.Option("--base-url", help="Address of the site, for links.")] = None,
 ) -> None:
     """Write the board as CSV, JSON, Parquet, DuckDB, feed, badges and records for other collections of results."""
-    from harness.publish import pages
+    from harness.publish.exports import formats as export_formats
 
     chosen = [name.strip() for name in (formats or "").split(",") if name.strip()]
-    written = pages.export(store, out, chosen, title=title, base_url=base_url)
+    written = export_formats.export(store, out, chosen, title=title, base_url=base_url)
     stderr.print(f"Wrote {len(written)} kinds of files to {out}", highlight=False, soft_wrap=True)

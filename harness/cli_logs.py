@@ -34,20 +34,21 @@ def rescore(
 ) -> None:
     """Recompute every metric of past MUSE evaluations from their logs, with intervals and flags."""
     from harness import quantize
-    from harness.publish import page_text, rescored
-    from harness.publish.rules import REFERENCE
+    from harness.publish import formatting
+    from harness.publish.thresholds import REFERENCE
     from harness.rescore import find as log_finder
+    from harness.rescore import results as rescored_results
     from harness.score.corpora import catalogue
 
     texts = catalogue.load_corpus(corpus, data_dir=data_dir)
-    precision = rescored.Precision(spec=quantize.resolve(quantizer or REFERENCE), stated=quantizer is not None)
+    precision = rescored_results.Precision(spec=quantize.resolve(quantizer or REFERENCE), stated=quantizer is not None)
     models = log_finder.find(paths)
-    found = rescored.rescore(models, texts, precision)
+    found = rescored_results.rescore(models, texts, precision)
     if store is not None:
-        new, known = rescored.keep(found, store)
+        new, known = rescored_results.keep(found, store)
         stderr.print(f"{new} new, {known} known already. Store: {store}", highlight=False)
-    rows = rescored.rows(found, models)
-    print_rows(rows, "rescore", as_json, title=f"Rescored from logs, {corpus}", columns=rescored.COLUMNS)
+    rows = rescored_results.rows(found, models)
+    print_rows(rows, "rescore", as_json, title=f"Rescored from logs, {corpus}", columns=rescored_results.COLUMNS)
     if not as_json:
-        for line in rescored.notes(found, models):
-            stdout.print(Text(page_text.visible(line)))
+        for line in rescored_results.notes(found, models):
+            stdout.print(Text(formatting.visible(line)))

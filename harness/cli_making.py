@@ -90,7 +90,7 @@ def _unlearn_at_smallest_rank(
     from rich.progress import Progress
 
     from harness import paths
-    from harness.publish import board_tables
+    from harness.publish.tables import views as table_views
     from harness.reproduce import experiment
     from harness.run import update_survival
     from harness.unlearn import from_target, rank_search
@@ -127,7 +127,7 @@ def _unlearn_at_smallest_rank(
             {entry.name: entry}, known, chosen_quantizers(f"reference,{spec.name}"), store=store,
             cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
         )  # fmt: skip
-    view = board_tables.view(
+    view = table_views.view(
         store, submission=entry.name, corpus=None, bits=spec.bits, cells=False, documents=False, task=None,
         quantizer=None,
     )  # fmt: skip

@@ -141,7 +141,7 @@ def print_rows(
     if as_json:
         print(json.dumps({"schema": f"quench.{command}/1", "rows": list(rows)}, ensure_ascii=False, allow_nan=False))
         return
-    from harness.publish import table_formats
+    from harness.publish.tables import formats as table_formats
 
     if form is None:
         _print_whole(table_formats.terminal_table(rows, title=title, columns=columns))

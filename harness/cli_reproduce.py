@@ -90,7 +90,8 @@ def reproduce(
     from rich.progress import Progress
 
     from harness import paths
-    from harness.publish import published_page, ranking
+    from harness.publish.pages import published as published_page
+    from harness.publish.ranking import rank as ranking
     from harness.reproduce import experiment, report
     from harness.store.store import Store
 

@@ -164,7 +164,7 @@ def status(
 def _watch(rows: Any, title: str) -> None:
     from rich.live import Live
 
-    from harness.publish import table_formats
+    from harness.publish.tables import formats as table_formats
 
     shown: list[dict[str, Any]] = []
     try:

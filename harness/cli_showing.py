@@ -34,9 +34,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the ranked table, one submission's cells, or one cell's documents."""
-    from harness.publish import board_tables
+    from harness.publish.tables import views as table_views
 
-    view = board_tables.view(
+    view = table_views.view(
         store,
         submission=submission,
         corpus=corpus,
@@ -45,15 +45,15 @@ def show(
         documents=documents,
         task=task,
         quantizer=quantizer,
-        filters=board_tables.Filters(method=method, kind=kind, verdict=verdict, ranked=ranked),
+        filters=table_views.Filters(method=method, kind=kind, verdict=verdict, ranked=ranked),
     )
     print_rows(view.rows, "show", as_json, title=view.title, columns=view.columns, form=form)
 
 
 def print_power(corpus: str | None, data_dir: Path | None, store: Path, limit: int | None, as_json: bool) -> None:
     """Prints what difference the documents of one corpus, or of all, can detect."""
-    from harness.publish import power
-    from harness.publish.rules import POWER
+    from harness.publish.comparison import power
+    from harness.publish.thresholds import POWER
     from harness.score.corpora import catalogue
     from harness.store.store import Store
 

@@ -158,7 +158,7 @@ def comment(
     link: Annotated[str | None, typer.Option("--link", help="Address of that run, for its log.")] = None,
 ) -> None:
     """Write what a pull request is told, as Markdown: faults, or new entries against their tiers."""
-    from harness.publish import comment as comments
+    from harness.publish import pull_request as comments
 
     print(comments.comment(artifact, link), end="")
 

@@ -159,7 +159,7 @@ def test_a_figure_that_is_not_the_known_one_and_a_useless_gptq_are_faults():
 
 
 def test_the_made_up_board_is_ranked_to_the_same_bytes_and_another_seed_to_others():
-    from harness.publish import ranking
+    from harness.publish.ranking import rank as ranking
 
     made = board_speed.cells(200)
     assert len(made) == 200

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import board_picture
-from harness.publish import drawing, plots, ranking
 from harness.publish.board import Board
+from harness.publish.charts import altair_charts
+from harness.publish.charts import svg as svg_charts
+from harness.publish.ranking import rank as ranking
 from harness.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +42,7 @@ def test_a_picture_stands_on_its_theme_s_paper_and_draws_in_its_colours(name: st
     paper = re.search(r'<rect [^>]*fill="(#[0-9a-f]{6})"/>', text)
     assert paper is not None
     assert paper[1] == colours.get("paper", board_picture.LIGHT_PAPER)
-    for variable, light in drawing.COLOURS.items():
+    for variable, light in svg_charts.COLOURS.items():
         assert colours.get(variable.removeprefix("--"), light) in text, variable
 
 
@@ -50,7 +52,7 @@ def test_both_pictures_are_one_drawing() -> None:
 
 
 def test_the_dark_theme_has_every_colour_that_drawings_ask_for() -> None:
-    asked = {variable.removeprefix("--") for variable in drawing.COLOURS}
+    asked = {variable.removeprefix("--") for variable in svg_charts.COLOURS}
     dark = board_picture.theme("dark")
     assert asked | {"ink", "muted", "grid", "band", "faint", "paper"} <= set(dark)
     with pytest.raises(ValueError, match="no theme 'sepia'"):
@@ -72,7 +74,7 @@ def test_a_board_without_remaining_shares_has_no_picture() -> None:
 @pytest.mark.slow
 def test_the_picture_names_the_entries_that_the_board_draws_strongly(board: Board) -> None:
     text = COMMITTED["light"].read_text(encoding="utf-8")
-    for entry in plots.colours(board):
+    for entry in altair_charts.colours(board):
         assert f">{entry.removeprefix('mini-')}</text>" in text, "the picture is old: run `make picture`"
 
 

@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli import app
-from harness.publish import ranking
 from harness.publish.board import Board
-from harness.publish.rules import SYMBOLS
+from harness.publish.ranking import rank as ranking
+from harness.publish.thresholds import SYMBOLS
 from harness.store.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -197,13 +197,13 @@ def test_the_entry_that_changes_nothing_is_recognised(board: Board) -> None:
 
 
 def test_privleaks_of_entries_carry_the_uncertainty_of_their_reference(store: Path, board: Board) -> None:
-    from harness.publish import statistics
+    from harness.publish.statistics import quantities
 
     row = next(row for row in board.rows if row.submission.name == FULL).by_quantizer["reference"]
     with Store.open(store, read_only=True) as opened:
         cells = opened.cells(with_documents=True)
     cell = next(c for c in cells if c.cell.key == row.cells["privleak"].cell.key)
-    alone = statistics.estimate(cell, "privleak")
+    alone = quantities.estimate(cell, "privleak")
     assert row.metrics["privleak"].score.value == pytest.approx(alone.value)
     assert row.metrics["privleak"].score.low != pytest.approx(alone.low, abs=0.1)
 

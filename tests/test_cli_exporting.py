@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli import app
-from harness.publish import exports
+from harness.publish.exports import formats as export_formats
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def test_a_list_of_formats_writes_these_and_says_so_on_stderr(store: Path, tmp_p
 
 def test_the_help_names_every_format(store: Path) -> None:
     shown = " ".join(quench(store, "--help").stdout.replace("│", " ").split())
-    for name in exports.FORMATS:
+    for name in export_formats.FORMATS:
         assert name in shown
 
 

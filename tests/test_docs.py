@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from harness.cli import app
-from harness.publish import rules
+from harness.publish import thresholds
 from harness.quantize import presets, resolve
 from harness.quantize.rounding import uniform_grid
 from harness.score.corpora import catalogue
@@ -350,12 +350,12 @@ def test_the_metric_tables_list_the_primary_metrics_with_their_direction() -> No
 @pytest.mark.parametrize(
     ("pattern", "value"),
     [
-        (r"tau = ([\d.]+)", rules.TAU),
-        (r"phi = ([\d.]+)", rules.PHI),
-        (r"utility gate ([\d.]+)", rules.UTILITY_GATE),
-        (r"utility is below ([\d.]+) of the target's", rules.UTILITY_GATE),
-        (r"(\d+)% percentile bootstrap", rules.CONFIDENCE * 100),
-        (r"\(([\d,]+) resamples", rules.RESAMPLES),
+        (r"tau = ([\d.]+)", thresholds.TAU),
+        (r"phi = ([\d.]+)", thresholds.PHI),
+        (r"utility gate ([\d.]+)", thresholds.UTILITY_GATE),
+        (r"utility is below ([\d.]+) of the target's", thresholds.UTILITY_GATE),
+        (r"(\d+)% percentile bootstrap", thresholds.CONFIDENCE * 100),
+        (r"\(([\d,]+) resamples", thresholds.RESAMPLES),
         (r"NEWS ([\d.]+) and", catalogue.load_corpus("news").reference_auc),
         (r"BOOKS ([\d.]+) \(", catalogue.load_corpus("books").reference_auc),
     ],
@@ -368,7 +368,7 @@ def test_a_constant_on_the_page_of_metrics_is_the_code_s(pattern: str, value: fl
 
 @pytest.mark.parametrize("verdict", ["never forgot", "reverts", "holds", "unclear", "collapsed"])
 def test_every_verdict_is_explained(verdict: str) -> None:
-    assert verdict in rules.RULES
+    assert verdict in thresholds.RULES
     assert f"`{verdict}`" in text(ROOT / "docs" / "metrics.md")
 
 

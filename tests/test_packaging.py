@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from harness.publish import rules
+from harness.publish import thresholds
 from harness.run.plan.planner import DEFAULT_QUANTIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +208,7 @@ def test_the_demo_scores_the_default_quantizers() -> None:
     listed = re.search(r"^QUANTIZERS \?= (.+)$", MAKEFILE, re.MULTILINE)
     assert listed is not None
     assert tuple(sorted(listed[1].split(","))) == tuple(sorted(DEFAULT_QUANTIZERS))
-    assert f"--at {rules.HEADLINE_BITS}" in rules_of_make()["demo"]
+    assert f"--at {thresholds.HEADLINE_BITS}" in rules_of_make()["demo"]
 
 
 def test_the_demo_writes_what_git_ignores_and_the_board_s_store_is_not_ignored() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import board_picture, loss_picture, real_experiment, real_tables, zero_level
 from harness import paths
-from harness.publish import ranking
 from harness.publish.board import Board
+from harness.publish.ranking import rank as ranking
 from harness.score.corpora import catalogue
 from harness.store.store import Store
 from harness.store.withheld_texts import is_withheld

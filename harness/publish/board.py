@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.publish.rules import FORGET_METRICS, TAU, Word
-from harness.publish.statistics import Estimate
+from harness.publish.statistics.quantities import Estimate
+from harness.publish.thresholds import FORGET_METRICS, TAU, Word
 from harness.records import CellResult, QuantizerSpec, Submission
 from harness.score.metrics.formulas import PRIMARY
 

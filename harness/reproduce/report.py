@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.publish.board import Board, LeaderboardRow, QuantizerResult
-from harness.publish.published_page import Published
-from harness.publish.rules import REFERENCE
-from harness.publish.statistics import Estimate
+from harness.publish.pages.published import Published
+from harness.publish.statistics.quantities import Estimate
+from harness.publish.thresholds import REFERENCE
 from harness.reproduce.experiment import PAPER, Model
 from harness.score.metrics.formulas import METRICS, PRIMARY
 

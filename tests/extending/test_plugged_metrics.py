@@ -13,8 +13,9 @@ import yaml
 from stranger_packages import forget
 
 from harness import plugins
-from harness.publish import rules, submission_page
+from harness.publish import thresholds
 from harness.publish.board import LeaderboardRow
+from harness.publish.pages import submission as submission_page
 from harness.records import DocumentRecord, Score
 from harness.score.corpora import catalogue
 from harness.score.metrics import plugins as metric_plugins
@@ -172,7 +173,7 @@ def test_a_package_can_not_replace_a_metric_of_quench(name: str, metric: Any) ->
 
 
 def test_no_rule_of_ranking_knows_a_metric_of_a_package(example: Path) -> None:
-    assert not {"first_words"} & {*rules.FORGET_METRICS, rules.UTILITY, rules.PRIVACY}
+    assert not {"first_words"} & {*thresholds.FORGET_METRICS, thresholds.UTILITY, thresholds.PRIVACY}
 
 
 def test_a_page_shows_values_of_a_package_that_is_not_here_by_their_key(metric: Any) -> None:

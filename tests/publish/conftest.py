@@ -10,8 +10,9 @@ import pytest
 import synthetic_board as synthetic
 from browsing import CHROMIUM, Visit
 
-from harness.publish import pages, ranking
 from harness.publish.board import Board
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import rank as ranking
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -54,7 +55,7 @@ def page_store(tmp_path_factory: pytest.TempPathFactory, page_cells: list[CellRe
 def site(tmp_path_factory: pytest.TempPathFactory, page_store: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", STAMP)
-        return pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent
+        return site_pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent
 
 
 @pytest.fixture(scope="package")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.publish import resampling, statistics
-from harness.publish.resampling import Estimate, Resampled
-from harness.publish.rules import FEW_DOCUMENTS, FORGET_METRICS, REFERENCE
+from harness.publish.statistics import bootstrap as resampling
+from harness.publish.statistics import quantities as statistics
+from harness.publish.statistics.bootstrap import Estimate, Resampled
+from harness.publish.thresholds import FEW_DOCUMENTS, FORGET_METRICS, REFERENCE
 from harness.records import CellResult
 from harness.score.metrics.formulas import auc
 from harness.store.store import Store

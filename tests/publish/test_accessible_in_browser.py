@@ -11,7 +11,8 @@ import site_faults
 import synthetic_board as synthetic
 from browsing import OPEN, PAGES, Visit
 
-from harness.publish import index_page, pages
+from harness.publish.pages import index as index_page
+from harness.publish.pages import site as site_pages
 from harness.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def test_a_board_of_any_size_can_be_used_on_a_phone(
     with Store.open(store) as opened:
         for cell in synthetic.cells(synthetic.many(entries), quantizers=("reference", "rtn-4bit-g128")):
             opened.add(cell)
-    seen = visit(360, site=pages.render(store, tmp_path / "site").parent)
+    seen = visit(360, site=site_pages.render(store, tmp_path / "site").parent)
     page = seen.go("index.html")
     assert seen.hangs_over() <= 0
     if entries:
@@ -94,7 +95,7 @@ def test_a_board_of_a_thousand_entries_can_be_used_on_a_phone(
     with Store.open(store) as opened:
         for cell in synthetic.cells(synthetic.many(1000), quantizers=("reference", "rtn-4bit-g128")):
             opened.add(cell)
-    site = pages.render(store, tmp_path / "site").parent
+    site = site_pages.render(store, tmp_path / "site").parent
     seen = visit(360, site=site)
     page = seen.go("index.html")
     page.set_default_timeout(120_000)

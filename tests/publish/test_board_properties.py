@@ -11,13 +11,15 @@ import pytest
 import synthetic_board as synthetic
 from synthetic_board import CONTROLS, FULL, LORA, SPECS, Plan
 
-from harness.publish import headline, index_page, ranking
 from harness.publish.board import Board, LeaderboardRow, MetricResult, QuantizerResult, Verdict, WidthResult, WorstCase
-from harness.publish.controls import Controls
-from harness.publish.measurements import Measurements, primary_metric
-from harness.publish.rules import Word
-from harness.publish.statistics import Estimate
-from harness.publish.widths import Judged, at_width
+from harness.publish.pages import index as index_page
+from harness.publish.ranking import headline
+from harness.publish.ranking import rank as ranking
+from harness.publish.ranking.controls import Controls
+from harness.publish.ranking.measurements import Measurements, primary_metric
+from harness.publish.ranking.worst_case import Judged, at_width
+from harness.publish.statistics.quantities import Estimate
+from harness.publish.thresholds import Word
 from harness.records import Cell, CellResult
 
 TWO = ("reference", "rtn-4bit-g128")

@@ -12,7 +12,9 @@ import synthetic_board as synthetic
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 
 from harness.errors import InputError, StoreError, UnknownNameError
-from harness.publish import board_tables, ranking, tables
+from harness.publish.ranking import rank as ranking
+from harness.publish.tables import rows as table_rows
+from harness.publish.tables import views as table_views
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -45,15 +47,15 @@ def store(tmp_path_factory: pytest.TempPathFactory, results: list[CellResult]) -
     return path
 
 
-def view(store: Path, **asked: Any) -> board_tables.View:
-    return board_tables.view(store, **{**NOTHING, **asked})
+def view(store: Path, **asked: Any) -> table_views.View:
+    return table_views.view(store, **{**NOTHING, **asked})
 
 
 def test_without_a_name_the_ranking_of_every_corpus_is_shown_in_order(store: Path) -> None:
     shown = view(store)
     assert shown.title == "Ranking at 4 bit (worst backend)"
-    assert shown.columns == ("corpus", *tables.RANKED_COLUMNS)
-    assert view(store, corpus="mini").columns == tables.RANKED_COLUMNS
+    assert shown.columns == ("corpus", *table_rows.RANKED_COLUMNS)
+    assert view(store, corpus="mini").columns == table_rows.RANKED_COLUMNS
     assert [(row["corpus"], row["submission"]) for row in shown.rows] == [
         ("books", "lora"), ("mini", "lora"), ("mini", "full"),
     ]  # fmt: skip
@@ -61,8 +63,8 @@ def test_without_a_name_the_ranking_of_every_corpus_is_shown_in_order(store: Pat
 
 def test_a_ranking_holds_the_same_rows_as_the_board_of_that_corpus(store: Path, results: list[CellResult]) -> None:
     board = ranking.rank(results, "mini")
-    assert view(store, corpus="mini").rows == tables.ranked_rows(board, 4)
-    assert view(store, corpus="mini", bits=8).rows == tables.ranked_rows(board, 8)
+    assert view(store, corpus="mini").rows == table_rows.ranked_rows(board, 4)
+    assert view(store, corpus="mini", bits=8).rows == table_rows.ranked_rows(board, 8)
 
 
 def test_a_width_that_was_not_measured_gives_reasons_and_no_ranks(store: Path) -> None:

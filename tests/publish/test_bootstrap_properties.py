@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic_board import CONTROLS, FULL, Plan
 
-from harness.publish import statistics
-from harness.publish.rules import RESAMPLES
-from harness.publish.statistics import Resampled
+from harness.publish.statistics import quantities
+from harness.publish.statistics.quantities import Resampled
+from harness.publish.thresholds import RESAMPLES
 from harness.records import CellResult, DocumentRecord, Score
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=20)
@@ -28,7 +28,7 @@ def cells() -> dict[tuple[str, str, str], CellResult]:
 
 
 def drawn(values: np.ndarray, label: str = "knowmem_f") -> np.ndarray:
-    return statistics.resampled_mean(values, statistics.counts(label, values.size))
+    return quantities.resampled_mean(values, quantities.counts(label, values.size))
 
 
 def quantity(values: list[float], label: str = "knowmem_f") -> Resampled:
@@ -38,15 +38,15 @@ def quantity(values: list[float], label: str = "knowmem_f") -> Resampled:
 
 
 def remaining(model: Resampled, retrain: Resampled, target: Resampled) -> Resampled:
-    gap = statistics.knowledge_gap(target, retrain)
+    gap = quantities.knowledge_gap(target, retrain)
     assert gap is not None
-    return statistics.remaining_share(model, retrain, gap)
+    return quantities.remaining_share(model, retrain, gap)
 
 
 @pytest.mark.parametrize(("size", "a", "b"), [(30, 2.0, 5.0), (91, 0.6, 0.6), (100, 5.0, 1.0)])
 def test_an_interval_of_a_mean_agrees_with_scipys_percentile_bootstrap(size: int, a: float, b: float) -> None:
     values = np.random.default_rng(size).beta(a, b, size)
-    low, high = statistics.interval(drawn(values))
+    low, high = quantities.interval(drawn(values))
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", random_state=np.random.default_rng(1)
     ).confidence_interval
@@ -85,7 +85,7 @@ def test_a_resampled_auc_is_that_of_scikit_learn(forget: list[int], holdout: lis
     rng = np.random.default_rng(seed)
     sides = [np.array(side, dtype=float) for side in (forget, holdout)]
     tables = [rng.multinomial(side.size, np.full(side.size, 1 / side.size), size=2).astype(float) for side in sides]
-    fast = statistics.resampled_auc(*sides, *tables)
+    fast = quantities.resampled_auc(*sides, *tables)
     for number in range(2):
         one, two = (
             np.repeat(side, table[number].astype(int)) for side, table in zip(sides, tables, strict=True)
@@ -96,10 +96,10 @@ def test_a_resampled_auc_is_that_of_scikit_learn(forget: list[int], holdout: lis
 
 def test_a_resampled_auc_loses_nothing_with_many_documents() -> None:
     forget, holdout = np.arange(900.0) + 1000, np.arange(900.0)
-    tables = [statistics.counts(f"many/{side}", 900, resamples=4) for side in ("forget", "holdout")]
-    assert statistics.resampled_auc(forget, holdout, *tables).tolist() == [1.0] * 4
-    assert statistics.resampled_auc(holdout, forget, *tables).tolist() == [0.0] * 4
-    assert statistics.resampled_auc(holdout * 0, forget * 0, *tables).tolist() == [0.5] * 4
+    tables = [quantities.counts(f"many/{side}", 900, resamples=4) for side in ("forget", "holdout")]
+    assert quantities.resampled_auc(forget, holdout, *tables).tolist() == [1.0] * 4
+    assert quantities.resampled_auc(holdout, forget, *tables).tolist() == [0.0] * 4
+    assert quantities.resampled_auc(holdout * 0, forget * 0, *tables).tolist() == [0.5] * 4
 
 
 @settings(max_examples=15, deadline=None)
@@ -163,11 +163,11 @@ def test_a_share_does_not_depend_on_the_unit_of_the_score(scale: float) -> None:
 def test_a_share_on_one_resample_is_that_of_the_documents_drawn_there(number, cells) -> None:  # type: ignore[no-untyped-def]
     names = ("full", "mini-retrain", "mini-target-4bit")
     chosen = [cells[name, "rtn-4bit-g128", "verbmem_f"] for name in names]
-    table = statistics.counts("verbmem_f", len(chosen[0].documents))[number].astype(int)
+    table = quantities.counts("verbmem_f", len(chosen[0].documents))[number].astype(int)
     model, retrain, target = (
         np.repeat([document.scores["verbmem_f"] for document in cell.documents], table).mean() for cell in chosen
     )
-    rho = remaining(*(statistics.resample(cell, "verbmem_f") for cell in chosen))
+    rho = remaining(*(quantities.resample(cell, "verbmem_f") for cell in chosen))
     assert rho.draws[number] == pytest.approx((model - retrain) / (target - retrain))
 
 
@@ -175,7 +175,7 @@ def test_a_share_on_one_resample_is_that_of_the_documents_drawn_there(number, ce
 def test_the_order_of_the_documents_moves_nothing(metric: str, cells: dict[tuple[str, str, str], CellResult]) -> None:
     cell = cells["full", "rtn-4bit-g128", metric]
     shuffled = replace(cell, documents=tuple(reversed(cell.documents)))
-    one, two = statistics.resample(cell, metric), statistics.resample(shuffled, metric)
+    one, two = quantities.resample(cell, metric), quantities.resample(shuffled, metric)
     assert one is not None
     assert two is not None
     assert one.documents == two.documents
@@ -186,7 +186,7 @@ def test_the_order_of_the_documents_moves_nothing(metric: str, cells: dict[tuple
 def test_two_models_are_drawn_alike_and_may_be_paired(
     metric: str, cells: dict[tuple[str, str, str], CellResult]
 ) -> None:
-    one, two = (statistics.resample(cells[name, "reference", metric], metric) for name in ("full", "mini-retrain"))
+    one, two = (quantities.resample(cells[name, "reference", metric], metric) for name in ("full", "mini-retrain"))
     assert one is not None
     assert two is not None
     assert one.documents == two.documents
@@ -197,14 +197,14 @@ def test_privleak_on_a_resample_is_the_change_of_its_auc_from_the_reference(
     cells: dict[tuple[str, str, str], CellResult],
 ) -> None:
     cell = cells["full", "rtn-4bit-g128", "privleak"]
-    share, area = statistics.resample(cell, "privleak"), statistics.resample(cell, "auc")
+    share, area = quantities.resample(cell, "privleak"), quantities.resample(cell, "auc")
     assert share is not None
     assert area is not None
     assert share.draws == pytest.approx(100 * (area.draws - synthetic.REFERENCE_AUC) / synthetic.REFERENCE_AUC)
 
 
 def test_forget_and_holdout_texts_are_drawn_apart() -> None:
-    one, two = (statistics.counts(f"privleak/{side}", 72) for side in ("forget", "holdout"))
+    one, two = (quantities.counts(f"privleak/{side}", 72) for side in ("forget", "holdout"))
     assert abs(np.corrcoef(one[:, 0], two[:, 0])[0, 1]) < 0.05
     assert (one != two).any(axis=1).all()
 
@@ -212,13 +212,13 @@ def test_forget_and_holdout_texts_are_drawn_apart() -> None:
 @pytest.mark.parametrize("change", [{"label": "b"}, {"seed": 1}, {"documents": 13}])
 def test_another_label_seed_or_number_of_documents_draws_otherwise(change: dict[str, object]) -> None:
     wanted = {"label": "a", "documents": 12, "seed": 0, "resamples": 50}
-    one, two = statistics.counts(**wanted), statistics.counts(**{**wanted, **change})  # type: ignore[arg-type]
+    one, two = quantities.counts(**wanted), quantities.counts(**{**wanted, **change})  # type: ignore[arg-type]
     assert one.shape != two.shape or (one != two).any()
 
 
 def test_the_shared_table_of_draws_can_not_be_written_to() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        statistics.counts("verbmem_f", 32)[0, 0] = 5
+        quantities.counts("verbmem_f", 32)[0, 0] = 5
 
 
 def test_dividing_nothing_by_nothing_leaves_the_draw_out_and_warns_nobody(recwarn: pytest.WarningsRecorder) -> None:
@@ -259,7 +259,7 @@ def test_scores_of_single_texts_are_put_together_by_hand(
         documents=tuple(document(index, split, min_k_40=score) for index, (split, score) in enumerate(texts)),
         scores=(Score(metric=metric, value=value, num_docs=4),),
     )
-    made = statistics.resample(cell, metric)
+    made = quantities.resample(cell, metric)
     assert (made is not None) == found
     if made is not None:
         assert made.value == pytest.approx(value)
@@ -279,5 +279,5 @@ def test_figures_of_the_literature_by_hand(
     now: float, before: float, target: float, share: float, quotient: float
 ) -> None:
     flat = [quantity([level] * 6) for level in (now, before, target)]
-    assert statistics.recovered_share(*flat).value == pytest.approx(share)
-    assert statistics.robustness(*flat[:2]).value == pytest.approx(quotient)
+    assert quantities.recovered_share(*flat).value == pytest.approx(share)
+    assert quantities.robustness(*flat[:2]).value == pytest.approx(quotient)

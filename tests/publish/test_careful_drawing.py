@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.publish.drawing import _printable
+from harness.publish.charts.svg import _printable
 
 
 def test_a_chart_s_specification_holds_no_unprintable_character_wherever_it_stood() -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import InputError
-from harness.publish import comment
+from harness.publish import pull_request
 
 HOSTILE = (
     "a | b | c", "x\n\n# heading", "`code` break", "</code><script>alert(1)</script>", "@everyone look", "<!-- gone",
@@ -44,9 +44,9 @@ def ranked(name: str, rank: int | None, tier: int | None = 1, rho: float | None 
 def artifact(folder: Path, rows: Any, standing: Any = None, schema: str = "quench.validate/1") -> Path:
     path = folder / "artifact.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(comment.CHECKED, json.dumps({"schema": schema, "rows": rows}))
+        archive.writestr(pull_request.CHECKED, json.dumps({"schema": schema, "rows": rows}))
         if standing is not None:
-            archive.writestr(comment.STANDING, json.dumps({"schema": "quench.show/1", "rows": standing}))
+            archive.writestr(pull_request.STANDING, json.dumps({"schema": "quench.show/1", "rows": standing}))
     return path
 
 
@@ -77,7 +77,9 @@ def assert_harmless(text: str) -> None:
 
 
 def test_faults_are_one_line_each_with_their_field(tmp_path: Path) -> None:
-    text = comment.comment(artifact(tmp_path, [row("good-one"), row("bad-one", "No kind: write one.", "No method.")]))
+    text = pull_request.comment(
+        artifact(tmp_path, [row("good-one"), row("bad-one", "No kind: write one.", "No method.")])
+    )
     assert text.startswith("**2 submissions checked, 1 with faults**")
     assert table_rows(text)[2:] == [
         ["<code>good&#45;one</code>", "", "valid"],
@@ -92,7 +94,7 @@ def test_a_hostile_text_stays_in_its_cell_and_means_nothing_in_any_place(text: s
     rows = [row(text), row(text, text), row(text + "x")]
     standing = [ranked(text, 1, verdict=text, verdict_reason=text, few_documents=[text], flags=[text]),
                 ranked(text + "x", None, None, unranked_reason=text)]  # fmt: skip
-    told = comment.comment(artifact(tmp_path, rows, standing))
+    told = pull_request.comment(artifact(tmp_path, rows, standing))
     assert_harmless(told)
     assert {len(line) for line in table_rows(told)} == {3, 8}
     assert sum(token.type == "table_open" for token in tokens(told)) == 3
@@ -101,7 +103,7 @@ def test_a_hostile_text_stays_in_its_cell_and_means_nothing_in_any_place(text: s
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=60))
 def test_any_text_becomes_code_and_reads_as_itself(text: str) -> None:
-    told = comment.code(text)
+    told = pull_request.code(text)
     assert re.fullmatch(r"(?:<code>(?:[A-Za-z0-9 ]|&#\d+;)+</code>)?", told)
     assert_harmless(f"| {told} |\n| --- |\n")
 
@@ -114,7 +116,7 @@ def test_a_new_entry_stands_among_its_tier_with_differences_and_flags(tmp_path: 
         ranked("elsewhere", 2, tier=2, corpus="news"),
         ranked("none", None, None),
     ]
-    text = comment.comment(artifact(tmp_path, [row("mine")], standing))
+    text = pull_request.comment(artifact(tmp_path, [row("mine")], standing))
     assert "<code>mine</code> at 4 bit: rank 2, tier 2" in text
     assert table_rows(text)[5:] == [
         ["2", "<code>mine</code>", "<code>holds</code>", "0.40 (0.30 to 0.50)", "", "0.80", "",
@@ -126,7 +128,7 @@ def test_a_new_entry_stands_among_its_tier_with_differences_and_flags(tmp_path: 
 def test_an_entry_without_a_rank_is_told_why_and_compared_with_nobody(tmp_path: Path) -> None:
     standing = [ranked("best", 1), ranked("mine", None, None, rho=None, unranked_reason="a copy of best",
                                          flags=["same weights: as best", "a copy of best"])]  # fmt: skip
-    text = comment.comment(artifact(tmp_path, [row("mine")], standing))
+    text = pull_request.comment(artifact(tmp_path, [row("mine")], standing))
     assert "at 4 bit: no rank" in text
     assert table_rows(text)[5][-1] == "<code>a copy of best</code>; <code>same weights&#58; as best</code>"
     assert len(table_rows(text)) == 3 + 3
@@ -134,24 +136,24 @@ def test_an_entry_without_a_rank_is_told_why_and_compared_with_nobody(tmp_path: 
 
 def test_only_submissions_that_were_checked_and_are_valid_are_shown_on_the_board(tmp_path: Path) -> None:
     standing = [ranked("broken", 1), ranked("mini-retrain", 2)]
-    text = comment.comment(artifact(tmp_path, [row("broken", "A fault.")], standing))
+    text = pull_request.comment(artifact(tmp_path, [row("broken", "A fault.")], standing))
     assert "rank" not in text
 
 
 def test_a_large_tier_shows_the_nearest(tmp_path: Path) -> None:
     standing = [ranked(f"entry{number}", number) for number in range(1, 101)]
-    lines = table_rows(comment.comment(artifact(tmp_path, [row("entry50")], standing)))[5:]
-    assert [int(line[0]) for line in lines] == list(range(int(lines[0][0]), int(lines[0][0]) + comment.MOST_ROWS))
+    lines = table_rows(pull_request.comment(artifact(tmp_path, [row("entry50")], standing)))[5:]
+    assert [int(line[0]) for line in lines] == list(range(int(lines[0][0]), int(lines[0][0]) + pull_request.MOST_ROWS))
     assert "50" in {line[0] for line in lines}
 
 
 def test_a_comment_never_grows_past_what_github_takes_and_says_that_there_is_more(tmp_path: Path) -> None:
     rows = [row(f"{'|' * 300}{number}", *["@" * 1_000] * 30) for number in range(30)]
-    text = comment.comment(artifact(tmp_path, rows), "https://example.org/runs/1")
-    assert len(text) <= comment.MOST_CHARACTERS
+    text = pull_request.comment(artifact(tmp_path, rows), "https://example.org/runs/1")
+    assert len(text) <= pull_request.MOST_CHARACTERS
     assert "There is more than a comment holds" in text
     assert text.endswith("[The log of the run](https://example.org/runs/1)\n")
-    one = comment.comment(artifact(tmp_path, [row("x", *["A fault."] * 30)]))
+    one = pull_request.comment(artifact(tmp_path, [row("x", *["A fault."] * 30)]))
     assert "and 10 faults more" in one
 
 
@@ -170,7 +172,7 @@ def test_a_comment_never_grows_past_what_github_takes_and_says_that_there_is_mor
 )
 def test_an_artifact_of_another_form_is_one_sentence(rows: Any, standing: Any, schema: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.json is no output of `quench` \([^\n]+\): run the workflow"):
-        comment.comment(artifact(tmp_path, rows, standing, schema))
+        pull_request.comment(artifact(tmp_path, rows, standing, schema))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
@@ -178,17 +180,17 @@ def test_numbers_that_are_none_are_refused(number: str, tmp_path: Path) -> None:
     path = artifact(tmp_path, [row()])
     with zipfile.ZipFile(path, "a") as archive:
         text = json.dumps({"schema": "quench.show/1", "rows": [ranked("my-entry", 1, rho=0.125)]})
-        archive.writestr(comment.STANDING, text.replace("0.125", number))
+        archive.writestr(pull_request.STANDING, text.replace("0.125", number))
     with pytest.raises(InputError, match=r"standing\.json is no output"):
-        comment.comment(path)
+        pull_request.comment(path)
 
 
 def test_a_bomb_is_read_no_further_than_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(comment.CHECKED, b" " * (comment.MOST_BYTES + 1))
+        archive.writestr(pull_request.CHECKED, b" " * (pull_request.MOST_BYTES + 1))
     with pytest.raises(InputError, match="larger than 8,000,000 bytes"):
-        comment.comment(path)
+        pull_request.comment(path)
 
 
 def test_what_is_no_archive_or_lacks_the_document_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_what_is_no_archive_or_lacks_the_document_is_one_sentence_and_exit_code_
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("../validation.json", "{}")
     with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr(comment.CHECKED, "{}")
+        archive.writestr(pull_request.CHECKED, "{}")
     for name in ("text.zip", "other.zip", "packed.zip", "absent.zip"):
         done = CliRunner().invoke(app, ["comment", str(tmp_path / name)])
         assert done.exit_code == 2
@@ -208,11 +210,11 @@ def test_what_is_no_archive_or_lacks_the_document_is_one_sentence_and_exit_code_
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "https://example.org/a) @everyone", "https://x.org/[a](b)"])
 def test_a_link_that_is_none_is_refused(link: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no web address"):
-        comment.comment(artifact(tmp_path, [row()]), link)
+        pull_request.comment(artifact(tmp_path, [row()]), link)
 
 
 def test_the_command_prints_what_the_function_returns(tmp_path: Path) -> None:
     path = artifact(tmp_path, [row("bad-one", "A fault.")])
     done = CliRunner().invoke(app, ["comment", str(path), "--link", "https://example.org/runs/1"])
     assert done.exit_code == 0
-    assert done.stdout == comment.comment(path, "https://example.org/runs/1")
+    assert done.stdout == pull_request.comment(path, "https://example.org/runs/1")

@@ -10,9 +10,10 @@ import pytest
 import synthetic_board as synthetic
 from browsing import OPEN, Visit
 
-from harness.publish import pages, pairs
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.comparison import all_pairs
+from harness.publish.formatting import number
+from harness.publish.pages import site as site_pages
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -38,7 +39,7 @@ def test_two_chosen_entries_are_drawn_told_apart_and_kept_in_the_address(visit: 
     assert len(said) == 1
     assert "VerbMem remains, by 0." in said[0]
     rows = page.locator("#chosen tbody tr")
-    assert rows.count() == len(page_board.widths) * (1 + len(pairs.QUANTITIES))
+    assert rows.count() == len(page_board.widths) * (1 + len(all_pairs.QUANTITIES))
     full = next(row for row in page_board.rows if row.submission.name == "ga-gdr-full")
     for bits in page_board.widths:
         remaining = full.by_bits[bits].remaining
@@ -55,7 +56,7 @@ def test_a_corpus_with_one_forget_metric_has_one_curve_and_two_rows_at_each_widt
     with Store.open(tmp_path / "s.duckdb") as store:
         for cell in synthetic.as_smol(page_cells):
             store.add(cell)
-    pages.render(tmp_path / "s.duckdb", tmp_path / "site")
+    site_pages.render(tmp_path / "s.duckdb", tmp_path / "site")
     seen = visit(site=tmp_path / "site")
     page = seen.go("compare.html", "#a=ga-gdr-full&b=ga-gdr-lora")
     page.locator("#chosen svg").first.wait_for()

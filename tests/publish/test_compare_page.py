@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import compare_page, pairs, ranking
 from harness.publish.board import Board
-from harness.publish.page_text import ends, signed
-from harness.publish.rules import FORGET_METRICS, UTILITY
+from harness.publish.comparison import all_pairs
+from harness.publish.formatting import ends, signed
+from harness.publish.pages import compare as compare_page
+from harness.publish.ranking import rank as ranking
+from harness.publish.thresholds import FORGET_METRICS, UTILITY
 from harness.records import CellResult
 
-Gaps = dict[tuple[str, str], tuple[pairs.Gap, ...]]
+Gaps = dict[tuple[str, str], tuple[all_pairs.Gap, ...]]
 _CALL = re.compile(r"quenchEntry\((\{.*\})\);\n")
 
 
 @pytest.fixture(scope="module")
 def gaps(page_cells: list[CellResult], page_board: Board) -> Gaps:
-    return pairs.gaps(page_cells, page_board)
+    return all_pairs.gaps(page_cells, page_board)
 
 
 def entry_file(text: str) -> dict[str, Any]:
@@ -30,13 +32,13 @@ def entry_file(text: str) -> dict[str, Any]:
     return json.loads(found.group(1))  # type: ignore[no-any-return]
 
 
-def gap_of(gaps: Gaps, one: str, two: str, bits: int, quantity: str) -> pairs.Gap:
+def gap_of(gaps: Gaps, one: str, two: str, bits: int, quantity: str) -> all_pairs.Gap:
     key = (one, two) if (one, two) in gaps else (two, one)
     return next(gap for gap in gaps[key] if (gap.bits, gap.quantity) == (bits, quantity))
 
 
 def test_every_two_measured_entries_are_paired_in_the_boards_order(gaps: Gaps, page_board: Board) -> None:
-    names = [row.submission.name for row in pairs.compared(page_board)]
+    names = [row.submission.name for row in all_pairs.compared(page_board)]
     assert set(gaps) <= set(combinations(names, 2))
     assert len(names) > 3
     assert "npo-limited" not in names
@@ -50,7 +52,7 @@ def test_a_gap_is_the_difference_of_what_the_board_shows(gaps: Gaps, page_board:
             shown = []
             for name in (one, two):
                 at = rows[name].by_bits[gap.bits]
-                if gap.quantity == pairs.REMAINING:
+                if gap.quantity == all_pairs.REMAINING:
                     shown.append(at.remaining)
                 elif gap.quantity == UTILITY:
                     shown.append(at.utility_share)
@@ -83,8 +85,8 @@ def test_a_destroyed_model_and_an_unchanged_one_are_told_apart_though_few_docume
         synthetic.Plan(name="unchanged", levels=synthetic.TARGET),
     ]
     cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128"))
-    gaps = pairs.gaps(cells, ranking.rank(cells, "mini"))
-    for quantity in pairs.QUANTITIES:
+    gaps = all_pairs.gaps(cells, ranking.rank(cells, "mini"))
+    for quantity in all_pairs.QUANTITIES:
         gap = gap_of(gaps, "ruined", "unchanged", 4, quantity)
         assert abs(gap.difference.value) > 0.8
         assert gap.claimed
@@ -100,7 +102,7 @@ def test_entries_under_different_backends_have_no_gap_at_that_width() -> None:
     ]  # fmt: skip
     cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128", "bnb-nf4"))
     board = ranking.rank(cells, "mini")
-    between = next(iter(pairs.gaps(cells, board).values()))
+    between = next(iter(all_pairs.gaps(cells, board).values()))
     assert {gap.bits for gap in between} == {16}
 
 
@@ -108,11 +110,11 @@ def test_large_boards_are_paired_at_one_width_and_huge_ones_in_part(monkeypatch:
     plans = [synthetic.Plan(name=f"e{number}", levels=synthetic.LORA) for number in range(4)]
     cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128"))
     board = ranking.rank(cells, "mini")
-    monkeypatch.setattr(pairs, "EVERY_WIDTH", 3)
-    assert pairs.widths(board) == (4,)
-    assert {gap.bits for between in pairs.gaps(cells, board).values() for gap in between} == {4}
-    monkeypatch.setattr(pairs, "MOST", 2)
-    assert len(pairs.gaps(cells, board)) == 1
+    monkeypatch.setattr(all_pairs, "EVERY_WIDTH", 3)
+    assert all_pairs.widths(board) == (4,)
+    assert {gap.bits for between in all_pairs.gaps(cells, board).values() for gap in between} == {4}
+    monkeypatch.setattr(all_pairs, "MOST", 2)
+    assert len(all_pairs.gaps(cells, board)) == 1
     assert compare_page.context(board, {}, {f"e{n}": f"submission/e{n}.html" for n in range(4)})["left_out"] == 2
 
 
@@ -132,14 +134,14 @@ def test_the_page_lists_every_pair_with_its_interval_without_javascript(
 
 def test_each_entry_has_a_file_with_its_curves_and_its_pairs(site: Path, gaps: Gaps, page_board: Board) -> None:
     files = {path.stem: entry_file(path.read_text()) for path in (site / "compare").iterdir()}
-    assert set(files) == {row.submission.name for row in pairs.compared(page_board)}
+    assert set(files) == {row.submission.name for row in all_pairs.compared(page_board)}
     for (one, two), between in gaps.items():
         stored = files[one]["pairs"][two]
         assert one not in files[two]["pairs"]
         assert len(stored["gaps"]) == len(between)
         for numbers, gap in zip(stored["gaps"], between, strict=True):
             assert numbers[0] == gap.bits
-            assert pairs.QUANTITIES[numbers[1]] == gap.quantity
+            assert all_pairs.QUANTITIES[numbers[1]] == gap.quantity
             assert numbers[2] == pytest.approx(gap.difference.value, abs=1e-4)
             assert numbers[5] == gap.claimed
     row = next(row for row in page_board.rows if row.submission.name == "ga-gdr-full")
@@ -169,13 +171,13 @@ def test_a_sentence_warns_of_destroyed_models() -> None:
     cells = synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference", "rtn-4bit-g128"))
     board = ranking.rank(cells, "mini")
     rows = {row.submission.name: row for row in board.rows}
-    (((one, two), between),) = pairs.gaps(cells, board).items()
+    (((one, two), between),) = all_pairs.gaps(cells, board).items()
     said = compare_page.sentence(rows[one], rows[two], 4, between)
     assert said.endswith("But collapsed there: ruined; a destroyed model forgets everything.")
 
 
 def test_metrics_are_named_as_everywhere() -> None:
-    assert set(compare_page.LABELS) == {pairs.REMAINING, *FORGET_METRICS, UTILITY}
+    assert set(compare_page.LABELS) == {all_pairs.REMAINING, *FORGET_METRICS, UTILITY}
 
 
 def test_hostile_names_end_neither_script_nor_string() -> None:
@@ -192,8 +194,8 @@ def test_hostile_names_end_neither_script_nor_string() -> None:
 def test_pairs_at_one_width_are_those_of_all_widths(
     page_cells: list[CellResult], page_board: Board, gaps: Gaps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "EVERY_WIDTH", 0)
-    for names, between in pairs.gaps(page_cells, page_board).items():
+    monkeypatch.setattr(all_pairs, "EVERY_WIDTH", 0)
+    for names, between in all_pairs.gaps(page_cells, page_board).items():
         assert {gap.bits for gap in between} == {page_board.headline_bits}
         whole = [gap for gap in gaps[names] if gap.bits == page_board.headline_bits]
         assert [gap.difference for gap in between] == [gap.difference for gap in whole]

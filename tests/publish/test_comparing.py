@@ -12,9 +12,10 @@ import synthetic_board as synthetic
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 
 from harness.errors import InputError, UnknownNameError
-from harness.publish import comparing, comparison_text, ranking
-from harness.publish.comparing import Comparison, Difference, Quantity
-from harness.publish.statistics import Estimate, resample
+from harness.publish.comparison import sentences, two_entries
+from harness.publish.comparison.two_entries import Comparison, Difference, Quantity
+from harness.publish.ranking import rank as ranking
+from harness.publish.statistics.quantities import Estimate, resample
 from harness.records import CellResult
 
 QUANTIZERS = ("reference", "rtn-4bit-g128", "bnb-nf4", "rtn-8bit-g128")
@@ -33,7 +34,7 @@ def cells() -> list[CellResult]:
 
 @pytest.fixture(scope="module")
 def pair(cells: list[CellResult]) -> Comparison:
-    return comparing.compare(cells, ["lora", "full"], 4)[0]
+    return two_entries.compare(cells, ["lora", "full"], 4)[0]
 
 
 def of(comparison: Comparison, quantizer: str, metric: str, quantity: Quantity) -> Difference:
@@ -82,7 +83,7 @@ def test_privleak_is_compared_by_its_distance_from_0(pair: Comparison) -> None:
 
 
 def test_at_16_bit_there_is_nothing_to_recover(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare(cells, ["lora", "full"], 16)
+    (found,) = two_entries.compare(cells, ["lora", "full"], 16)
     assert {one.quantity for one in found.differences} == {"score", "remaining share", "distance from 0"}
 
 
@@ -97,13 +98,13 @@ def test_p_values_are_adjusted_for_all_differences_of_the_two(pair: Comparison) 
 
 
 def test_the_first_of_several_is_compared_with_each_of_the_others(cells: list[CellResult]) -> None:
-    found = comparing.compare(cells, ["lora", "full", "twin", "destroyed"], 4)
+    found = two_entries.compare(cells, ["lora", "full", "twin", "destroyed"], 4)
     assert [one.second.submission.name for one in found] == ["full", "twin", "destroyed"]
     assert {one.first.submission.name for one in found} == {"lora"}
 
 
 def test_the_other_way_round_every_difference_is_mirrored(cells: list[CellResult], pair: Comparison) -> None:
-    (back,) = comparing.compare(cells, ["full", "lora"], 4)
+    (back,) = two_entries.compare(cells, ["full", "lora"], 4)
     for one, other in zip(pair.differences, back.differences, strict=True):
         assert one.difference.value == pytest.approx(-other.difference.value)
         assert one.difference.low == pytest.approx(-other.difference.high)
@@ -112,7 +113,7 @@ def test_the_other_way_round_every_difference_is_mirrored(cells: list[CellResult
 
 def test_other_entries_in_the_store_change_nothing(cells: list[CellResult], pair: Comparison) -> None:
     alone = [c for c in cells if c.submission.role != "entry" or c.cell.submission in ("lora", "full")]
-    assert comparing.compare(alone, ["lora", "full"], 4)[0].differences == pair.differences
+    assert two_entries.compare(alone, ["lora", "full"], 4)[0].differences == pair.differences
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_what_can_not_be_compared_is_answered_with_one_sentence(
     cells: list[CellResult], names: list[str], bits: int, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error) as raised:
-        comparing.compare(cells, names, bits)
+        two_entries.compare(cells, names, bits)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -137,21 +138,21 @@ def test_what_can_not_be_compared_is_answered_with_one_sentence(
 def test_submissions_of_two_corpora_are_not_compared(cells: list[CellResult]) -> None:
     moved = [replace(c, corpus="books") if c.cell.submission == "full" else c for c in cells]
     with pytest.raises(InputError, match="of different corpora can't be compared: lora is of mini, full is of books"):
-        comparing.compare(moved, ["lora", "full"], 4)
+        two_entries.compare(moved, ["lora", "full"], 4)
 
 
 def test_submissions_without_a_common_cell_are_told_to_run(cells: list[CellResult]) -> None:
     left = [c for c in cells if c.cell.submission != "full" or c.status != "finished"]
     failed = [replace(c, status="failed", scores=()) for c in cells if c.cell.submission == "full"]
     with pytest.raises(InputError, match="run them first"):
-        comparing.compare([*left, *failed], ["lora", "full"], 4)
+        two_entries.compare([*left, *failed], ["lora", "full"], 4)
 
 
 # Sentences.
 
 
 def test_the_sentence_says_how_much_less_returns_and_what_is_left(pair: Comparison) -> None:
-    said = comparison_text.sentences(pair)
+    said = sentences.sentences(pair)
     sentence = next(one for one in said if one.startswith("Under rtn-4bit-g128: "))
     found = of(pair, "rtn-4bit-g128", "verbmem_f", "recovered").difference
     assert f"lora recovers {-100 * found.high:.0f} to {-100 * found.low:.0f} points less of VerbMem" in sentence
@@ -161,48 +162,48 @@ def test_the_sentence_says_how_much_less_returns_and_what_is_left(pair: Comparis
 
 
 def test_the_summary_counts_the_quantizers(pair: Comparison) -> None:
-    summary = comparison_text.sentences(pair)[0]
+    summary = sentences.sentences(pair)[0]
     assert summary.startswith("lora against full at 4 bit, over 2 quantizers. VerbMem recovered: less under 1, ")
     assert "no difference claimed under 1" in summary
 
 
 def test_of_twins_nothing_is_claimed(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare(cells, ["lora", "twin"], 4)
-    said = " ".join(comparison_text.sentences(found))
+    (found,) = two_entries.compare(cells, ["lora", "twin"], 4)
+    said = " ".join(sentences.sentences(found))
     assert "cannot be told apart" in said
     for claim in ("points less", "points more", "points lower", "points higher", "closer to 0"):
         assert claim not in said
 
 
 def test_a_destroyed_model_is_called_so_before_anyone_praises_it(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare(cells, ["destroyed", "full"], 4)
-    said = comparison_text.sentences(found)
+    (found,) = two_entries.compare(cells, ["destroyed", "full"], 4)
+    said = sentences.sentences(found)
     assert any(one.startswith("But destroyed is collapsed under bnb-nf4, rtn-4bit-g128") for one in said)
 
 
 def test_models_of_other_targets_are_marked(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare(cells, ["lora", "plain"], 4)
+    (found,) = two_entries.compare(cells, ["lora", "plain"], 4)
     assert any("unlearned from mini-target-4bit and plain from mini-target-plain" in one
-               for one in comparison_text.sentences(found))  # fmt: skip
+               for one in sentences.sentences(found))  # fmt: skip
 
 
 def test_a_control_may_be_compared_and_needs_no_caution(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare(cells, ["lora", "mini-retrain"], 4)
+    (found,) = two_entries.compare(cells, ["lora", "mini-retrain"], 4)
     assert {one.quantity for one in found.differences} == {"score", "recovered", "distance from 0"}
-    assert not any("mini-retrain can't" in one for one in comparison_text.sentences(found))
+    assert not any("mini-retrain can't" in one for one in sentences.sentences(found))
 
 
 def test_changed_code_is_named(cells: list[CellResult]) -> None:
     dirty = [
         replace(c, provenance=replace(c.provenance, dirty=True)) if c.cell.submission == "full" else c for c in cells
     ]
-    (found,) = comparing.compare(dirty, ["lora", "full"], 4)
-    assert any("Results of full" in one and "uncommitted" in one for one in comparison_text.sentences(found))
+    (found,) = two_entries.compare(dirty, ["lora", "full"], 4)
+    assert any("Results of full" in one and "uncommitted" in one for one in sentences.sentences(found))
 
 
 def test_what_had_not_been_forgotten_is_named(cells: list[CellResult]) -> None:
-    (found,) = comparing.compare([*cells, *named(cells)], ["lora", "never"], 4)
-    said = comparison_text.sentences(found)
+    (found,) = two_entries.compare([*cells, *named(cells)], ["lora", "never"], 4)
+    said = sentences.sentences(found)
     assert any(one.startswith("never had not forgotten VerbMem and KnowMem at 16 bit") for one in said)
 
 
@@ -227,15 +228,15 @@ def test_a_claim_needs_the_interval_and_the_adjusted_test(
         quantizer="q", metric="verbmem_f", quantity="score", first=0.1, second=0.2, p=p,
         difference=Estimate(value=0.1, low=low, high=high),
     )  # fmt: skip
-    assert comparison_text.told_apart(one) is claimed
+    assert sentences.told_apart(one) is claimed
 
 
 def test_rows_are_flat_json_in_points_and_keep_the_sentences(pair: Comparison) -> None:
-    said = comparison_text.sentences(pair)
-    rows = comparing.rows(pair, said)
+    said = sentences.sentences(pair)
+    rows = two_entries.rows(pair, said)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert len({tuple(row) for row in rows}) == 1
-    assert set(comparing.COLUMNS) <= set(rows[0])
+    assert set(two_entries.COLUMNS) <= set(rows[0])
     first = rows[0]
     one = pair.differences[0]
     assert first["difference"] == pytest.approx(100 * one.difference.value)

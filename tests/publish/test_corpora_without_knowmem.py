@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import compare_page, pages, pairs, plots, ranking
 from harness.publish.board import Board, LeaderboardRow
-from harness.publish.rules import FORGET_METRICS, UTILITY
+from harness.publish.charts import altair_charts
+from harness.publish.comparison import all_pairs
+from harness.publish.pages import compare as compare_page
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import rank as ranking
+from harness.publish.thresholds import FORGET_METRICS, UTILITY
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -65,7 +69,7 @@ def test_a_corpus_that_is_not_known_here_is_judged_by_both(page_cells: list[Cell
 
 
 def test_the_only_panel_of_the_curves_names_its_entries(smol: Board) -> None:
-    drawn = plots.remaining_curves(smol)
+    drawn = altair_charts.remaining_curves(smol)
     assert drawn is not None
     assert "VerbMem" in drawn
     assert "KnowMem" not in drawn
@@ -76,7 +80,7 @@ def test_the_only_panel_of_the_curves_names_its_entries(smol: Board) -> None:
 
 def test_the_only_panel_is_as_wide_as_two_and_its_axis_has_numbers(smol: Board, page_cells: list[CellResult]) -> None:
     """A page stretches the drawing to its column: a narrow one would come out with letters twice the size."""
-    alone, both = (str(plots.remaining_curves(board)) for board in (smol, ranking.rank(page_cells, "mini")))
+    alone, both = (str(altair_charts.remaining_curves(board)) for board in (smol, ranking.rank(page_cells, "mini")))
     width, height = (float(size) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)', alone)[0])
     wide, high = (float(size) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)', both)[0])
     assert width / height == pytest.approx(wide / high, rel=0.1)
@@ -87,7 +91,7 @@ def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list
     with Store.open(tmp_path / "s.duckdb") as store:
         for cell in synthetic.as_smol(page_cells):
             store.add(cell)
-    pages.render(tmp_path / "s.duckdb", tmp_path / "site")
+    site_pages.render(tmp_path / "s.duckdb", tmp_path / "site")
     index = (tmp_path / "site/index.html").read_text(encoding="utf-8")
     assert 'data-key="verbmem_f"' in index
     assert 'data-key="knowmem_f"' not in index
@@ -100,7 +104,7 @@ def test_pages_have_no_column_for_what_the_corpus_does_not_have(page_cells: list
 def test_entries_are_compared_in_what_the_corpus_has_and_in_nothing_twice(
     smol: Board, page_cells: list[CellResult]
 ) -> None:
-    gaps = pairs.gaps(synthetic.as_smol(page_cells), smol)
+    gaps = all_pairs.gaps(synthetic.as_smol(page_cells), smol)
     links = {name: f"submission/{name}.html" for name in entries(smol)}
     assert list(compare_page.context(smol, gaps, links)["labels"]) == ["verbmem_f", UTILITY]
     files = {Path(path).stem: text for path, text in compare_page.files(smol, gaps, links)}

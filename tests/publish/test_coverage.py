@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coverage_simulation import Covered
 
-from harness.publish.rules import FEW_DOCUMENTS
+from harness.publish.thresholds import FEW_DOCUMENTS
 
 STORE = Path(__file__).parents[2] / "results.duckdb"
 SAMPLES = 200

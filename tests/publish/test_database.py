@@ -12,8 +12,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from harness.publish import database
 from harness.publish.board import Board
+from harness.publish.exports import parquet_duckdb
 from harness.records import CellResult
 
 
@@ -24,7 +24,7 @@ def opened(site: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def answer(connection: duckdb.DuckDBPyConnection, start: str) -> list[dict[str, Any]]:
-    query = next(query for query in database.QUERIES if query.question.startswith(start))
+    query = next(query for query in parquet_duckdb.QUERIES if query.question.startswith(start))
     found = connection.execute(query.sql)
     names = [column[0] for column in found.description]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -111,15 +111,15 @@ def test_many_long_texts_give_the_same_bytes_too(tmp_path: Path, page_cells: lis
     ]  # fmt: skip
     made = []
     for name in ("a", "b", "c"):
-        database.write_duckdb(tmp_path / f"{name}.duckdb", [], rows, page_cells)
+        parquet_duckdb.write_duckdb(tmp_path / f"{name}.duckdb", [], rows, page_cells)
         made.append((tmp_path / f"{name}.duckdb").read_bytes())
     assert made[0] == made[1] == made[2]
 
 
 def test_a_path_with_a_quote_is_written(tmp_path: Path) -> None:
     path = tmp_path / "it's.duckdb"
-    database.write_duckdb(path, [], [{"submission": "a", 'odd "metric': 1.5}], [])
-    database.write_parquet(tmp_path / "it's.parquet", [{"submission": "a"}])
+    parquet_duckdb.write_duckdb(path, [], [{"submission": "a", 'odd "metric': 1.5}], [])
+    parquet_duckdb.write_parquet(tmp_path / "it's.parquet", [{"submission": "a"}])
     with duckdb.connect(str(path), read_only=True) as connection:
         assert connection.execute("SELECT * FROM cells").fetchall() == [("a", 1.5)]
     assert (tmp_path / "it's.parquet").stat().st_size > 0

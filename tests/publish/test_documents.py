@@ -12,8 +12,10 @@ import duckdb
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import documents, page_text, ranking
+from harness.publish import formatting
 from harness.publish.board import Board, LeaderboardRow
+from harness.publish.pages import documents
+from harness.publish.ranking import rank as ranking
 from harness.records import CellResult
 from harness.store import withheld_texts
 
@@ -65,7 +67,7 @@ def test_no_text_is_longer_than_an_excerpt(page_cells: list[CellResult]) -> None
         for text in (document["prompt"], document["reference"], *(a["text"] for a in document["answers"]))
     ]
     texts += [row[name] for row in documents.rows(long) for name in ("prompt", "reference", "response")]
-    assert max(map(len, texts)) == page_text.EXCERPT
+    assert max(map(len, texts)) == formatting.EXCERPT
 
 
 def test_a_slice_is_a_script_that_sets_one_variable_and_hostile_text_can_not_leave_it(board: Board) -> None:
@@ -98,7 +100,7 @@ def test_the_parquet_file_holds_every_answered_document_and_no_scored_text(
     count, longest = duckdb.sql(f"SELECT count(*), max(length(response)) FROM '{path}'").fetchall()[0]
     answered = [cell for cell in page_cells if cell.scores and not cell.cell.task.endswith("privleak")]
     assert count == sum(len(cell.documents) for cell in answered)
-    assert longest <= page_text.EXCERPT
+    assert longest <= formatting.EXCERPT
     assert {m for (m,) in duckdb.sql(f"SELECT DISTINCT metric FROM '{path}'").fetchall()} == set(synthetic.SPLITS)
 
 
@@ -110,7 +112,7 @@ def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> 
     import re
     import sys
 
-    from harness.publish import pages
+    from harness.publish.pages import site as site_pages
     from harness.store.store import Store
 
     root = Path(__file__).parents[2]
@@ -125,7 +127,7 @@ def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> 
     with Store.open(small) as store:
         for cell in published:
             store.add(cell)
-    site = pages.render(small, tmp_path / "site").parent
+    site = site_pages.render(small, tmp_path / "site").parent
     page = (site / "submission" / f"{name}.html").read_text(encoding="utf-8")
     command = html.unescape(re.search(r'<code id="command">(.*?)</code>', page).group(1))  # type: ignore[union-attr]
     (tmp_path / "bin").mkdir()

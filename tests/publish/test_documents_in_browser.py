@@ -9,9 +9,9 @@ import pytest
 from browsing import Visit
 from test_documents import row_of
 
-from harness.publish import documents
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.formatting import number
+from harness.publish.pages import documents
 
 pytestmark = pytest.mark.slow
 

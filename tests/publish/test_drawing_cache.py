@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.publish import drawing, plots
 from harness.publish.board import Board
+from harness.publish.charts import altair_charts
+from harness.publish.charts import svg as svg_charts
 from harness.run.maintenance import cache as cache_folder
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / drawing.FOLDER
+    return tmp_path / "cache" / svg_charts.FOLDER
 
 
 def never(_: object) -> str:
@@ -25,31 +26,31 @@ def never(_: object) -> str:
 def test_the_same_chart_is_drawn_once_and_is_the_same_from_the_cache(
     board: Board, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = plots.trade_off(board, 4)
+    first = altair_charts.trade_off(board, 4)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(drawing.vl_convert, "vegalite_to_svg", never)
-    assert plots.trade_off(board, 4) == first
+    monkeypatch.setattr(svg_charts.vl_convert, "vegalite_to_svg", never)
+    assert altair_charts.trade_off(board, 4) == first
     with pytest.raises(AssertionError, match="drawn again"):
-        plots.trade_off(board, 8)
+        altair_charts.trade_off(board, 8)
 
 
 def test_another_version_of_the_drawer_draws_anew(
     board: Board, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    plots.trade_off(board, 4)
-    monkeypatch.setattr(drawing, "_DRAWER", "0")
-    plots.trade_off(board, 4)
+    altair_charts.trade_off(board, 4)
+    monkeypatch.setattr(svg_charts, "_DRAWER", "0")
+    altair_charts.trade_off(board, 4)
     assert len(list(cache.iterdir())) == 2
 
 
 def test_a_cache_that_can_not_be_written_costs_time_and_nothing_else(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = plots.trade_off(board, 4)
+    expected = altair_charts.trade_off(board, 4)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "file"))
-    assert plots.trade_off(board, 4) == expected
-    assert drawing.trim() == 0
+    assert altair_charts.trade_off(board, 4) == expected
+    assert svg_charts.trim() == 0
 
 
 def test_what_was_used_longest_ago_goes_first(cache: Path) -> None:
@@ -57,15 +58,15 @@ def test_what_was_used_longest_ago_goes_first(cache: Path) -> None:
     for age, name in enumerate(("newest", "middle", "oldest")):
         (cache / name).write_bytes(b"x" * 100)
         os.utime(cache / name, (1e9 - age, 1e9 - age))
-    assert drawing.trim(300) == 0
-    assert drawing.trim(250) == 100
+    assert svg_charts.trim(300) == 0
+    assert svg_charts.trim(250) == 100
     assert sorted(path.name for path in cache.iterdir()) == ["middle", "newest"]
-    assert drawing.trim(0) == 200
+    assert svg_charts.trim(0) == 200
     assert list(cache.iterdir()) == []
 
 
 def test_the_cache_command_knows_and_clears_the_drawings(board: Board, cache: Path) -> None:
-    plots.trade_off(board, 4)
+    altair_charts.trade_off(board, 4)
     size = next(cache.iterdir()).stat().st_size
     room = next(room for room in cache_folder.rooms(cache.parent.parent) if room.kind == "drawings")
     assert room.size_bytes == size

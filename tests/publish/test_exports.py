@@ -16,9 +16,12 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import InputError, StoreError, UnknownNameError
-from harness.publish import export_columns, exports, pages, tables
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.exports import columns as export_columns
+from harness.publish.exports import formats as export_formats
+from harness.publish.formatting import number
+from harness.publish.pages import site as site_pages
+from harness.publish.tables import rows as table_rows
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -73,7 +76,7 @@ def everything_readable(folder: Path) -> str:
 def test_the_board_s_json_has_every_row_of_the_ranking(data: Path, page_board: Board) -> None:
     found = document(data, "board")
     assert found["schema"] == "quench.board/1"
-    assert found["rows"] == json.loads(json.dumps(tables.ranked_rows(page_board, None)))
+    assert found["rows"] == json.loads(json.dumps(table_rows.ranked_rows(page_board, None)))
 
 
 def test_the_cells_json_has_every_cell_with_its_key(data: Path, page_cells: list[CellResult]) -> None:
@@ -111,10 +114,10 @@ def test_the_schema_refuses_what_is_not_a_board(
 
 
 def test_the_schema_names_exactly_the_columns_that_there_are(page_board: Board, page_cells: list[CellResult]) -> None:
-    for row in tables.ranked_rows(page_board, None):
+    for row in table_rows.ranked_rows(page_board, None):
         assert list(row) == list(export_columns.BOARD)
     secondary = {score.metric for cell in page_cells for score in cell.scores} - set(export_columns.CELLS)
-    for row in tables.cell_rows(page_cells):
+    for row in table_rows.cell_rows(page_cells):
         assert set(row) - secondary == set(export_columns.CELLS)
         assert secondary <= set(row)
 
@@ -155,7 +158,7 @@ def test_the_tables_for_papers_rank_every_width_and_say_why_an_entry_has_no_rank
 
 
 def test_two_exports_of_one_store_are_the_same_bytes(tmp_path: Path, page_store: Path, data: Path) -> None:
-    pages.export(page_store, tmp_path / "again")
+    export_formats.export(page_store, tmp_path / "again")
     # The published results of others and the documents that pages load are the site's, no part of an export.
     of_the_site = {data / "published.csv", data / "documents.parquet", *(data / "documents").iterdir()}
     names = sorted(path.relative_to(data) for path in data.rglob("*") if path.is_file() and path not in of_the_site)
@@ -176,7 +179,7 @@ def test_no_file_holds_a_prompt_an_answer_or_a_reference(corpus: str, tmp_path: 
         )
         for cell in few_cells(corpus=corpus)
     ]
-    pages.export(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out")
+    export_formats.export(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out")
     text = everything_readable(tmp_path / "out")
     assert SECRET not in text
     assert "lora" in text
@@ -189,7 +192,7 @@ def test_hostile_names_and_notes_neither_break_a_file_nor_leave_the_folder(tmp_p
         more={"title": HOSTILE, "authors": ("A & <B>", "\u202eC\x07")},
     )  # fmt: skip
     out = tmp_path / "deep" / "out"
-    written = pages.export(store_of(tmp_path / "s.duckdb", few_cells(plan)), out, title='T&"<')
+    written = export_formats.export(store_of(tmp_path / "s.duckdb", few_cells(plan)), out, title='T&"<')
     assert {path.name for path in tmp_path.iterdir()} == {"s.duckdb", "deep"}
     assert {path.name for path in out.parent.iterdir()} == {"out"}
     assert all((out / found.file).is_file() for found in written)
@@ -201,7 +204,7 @@ def test_hostile_names_and_notes_neither_break_a_file_nor_leave_the_folder(tmp_p
 
 def test_a_lone_surrogate_is_written_as_an_escape(page_cells: list[CellResult], page_board: Board) -> None:
     cell = replace(page_cells[0], remarks=("a\ud800b",), reason="c\ud800")
-    made = exports._clean(tables.cell_rows([cell])[0])
+    made = export_formats._clean(table_rows.cell_rows([cell])[0])
     assert made["remarks"] == [r"a\ud800b"]
     assert made["reason"] == r"c\ud800"
 
@@ -211,13 +214,13 @@ def test_a_board_of_failures_only_can_be_exported(tmp_path: Path) -> None:
         replace(cell, status="failed", reason="out of memory", scores=(), documents=(), proof=None, survival=())
         for cell in few_cells()
     ]
-    pages.export(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out")
+    export_formats.export(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out")
     jsonschema.validate(document(tmp_path / "out", "cells"), document(tmp_path / "out", "board.schema"))
     assert "out of memory" in everything_readable(tmp_path / "out")
 
 
 def test_chosen_formats_are_written_and_no_others(tmp_path: Path, page_store: Path) -> None:
-    written = pages.export(page_store, tmp_path / "out", ["csv", "bibtex"])
+    written = export_formats.export(page_store, tmp_path / "out", ["csv", "bibtex"])
     assert {found.file for found in written} == {"board.csv", "cells.csv", "board.bib"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"board.csv", "cells.csv", "board.bib"}
 
@@ -225,22 +228,22 @@ def test_chosen_formats_are_written_and_no_others(tmp_path: Path, page_store: Pa
 def test_files_of_somebody_else_stay_and_own_ones_are_replaced(tmp_path: Path, page_store: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     (tmp_path / "board.bib").write_text("old", encoding="utf-8")
-    pages.export(page_store, tmp_path, ["bibtex", "duckdb"])
-    pages.export(page_store, tmp_path, ["duckdb"])
+    export_formats.export(page_store, tmp_path, ["bibtex", "duckdb"])
+    export_formats.export(page_store, tmp_path, ["duckdb"])
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
     assert (tmp_path / "board.bib").read_text(encoding="utf-8").startswith("@misc")
 
 
 def test_what_cannot_be_exported_is_refused_in_one_sentence(tmp_path: Path, page_store: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no export format named 'cvs': did you mean csv"):
-        pages.export(page_store, tmp_path / "out", ["cvs"])
+        export_formats.export(page_store, tmp_path / "out", ["cvs"])
     with pytest.raises(InputError, match="no web address"):
-        pages.export(page_store, tmp_path / "out", base_url="ftp://x")
+        export_formats.export(page_store, tmp_path / "out", base_url="ftp://x")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="Nothing can be written"):
-        pages.export(page_store, tmp_path / "file")
+        export_formats.export(page_store, tmp_path / "file")
     with pytest.raises(StoreError, match="holds no cell"):
-        pages.export(store_of(tmp_path / "empty.duckdb", []), tmp_path / "out")
+        export_formats.export(store_of(tmp_path / "empty.duckdb", []), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -257,7 +260,7 @@ def test_the_page_links_every_kind_of_file_and_the_foot_leads_there(site: Path) 
 
 
 def test_a_site_without_a_cell_offers_no_data_and_links_none(tmp_path: Path) -> None:
-    out = pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
     assert [path.name for path in (out / "data").iterdir()] == ["published.csv"]
     for page in out.rglob("*.html"):
         assert "data/" not in page.read_text(encoding="utf-8").replace("data/published.csv", "")

@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import feed, ranking
 from harness.publish.board import Board
+from harness.publish.exports import feed
+from harness.publish.ranking import rank as ranking
 from harness.publish.release import Release
-from harness.publish.rules import SYMBOLS
+from harness.publish.thresholds import SYMBOLS
 from harness.records import CellResult
 
 ATOM = {"a": "http://www.w3.org/2005/Atom"}

@@ -15,8 +15,13 @@ import pytest
 import synthetic_board as synthetic
 from synthetic_board import CONTROLS, LORA, Plan
 
-from harness.publish import board_tables, pages, ranking, rules, table_formats, tables
+from harness.publish import thresholds
 from harness.publish.board import Board
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import rank as ranking
+from harness.publish.tables import formats as table_formats
+from harness.publish.tables import rows as table_rows
+from harness.publish.tables import views as table_views
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -58,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pages.render(store, tmp_path_factory.mktemp("site") / "out").parent
+    return site_pages.render(store, tmp_path_factory.mktemp("site") / "out").parent
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +101,28 @@ def test_a_stranger_s_text_in_a_flag_is_no_markup(site: Path) -> None:
 def test_the_methodology_page_states_every_constant_that_flags_rest_on(site: Path) -> None:
     page = text_of(site / "methodology.html")
     told = page[page.index('id="flags"') :].split("</p>")[0]
-    for constant in (f"{rules.NO_UPDATE:g}", f"{rules.SAME_NORM:g}", f"{rules.FAR_UPDATE:.2f}", "95%", "50%"):
+    for constant in (
+        f"{thresholds.NO_UPDATE:g}",
+        f"{thresholds.SAME_NORM:g}",
+        f"{thresholds.FAR_UPDATE:.2f}",
+        "95%",
+        "50%",
+    ):
         assert constant in told
-    assert all(phrase.replace("'", "&#39;") in told for phrase in rules.REFUSALS)
+    assert all(phrase.replace("'", "&#39;") in told for phrase in thresholds.REFUSALS)
 
 
 def test_ranked_rows_have_flags_at_every_width(board: Board) -> None:
-    rows = [row for row in tables.ranked_rows(board, None) if row["submission"] == "swapped"]
+    rows = [row for row in table_rows.ranked_rows(board, None) if row["submission"] == "swapped"]
     assert [[flag.partition(":")[0] for flag in row["flags"]] for row in rows] == [["other base", "one answer"]] * 2
-    assert all(row["flags"] == [] for row in tables.ranked_rows(board, 4) if row["submission"] == "honest")
+    assert all(row["flags"] == [] for row in table_rows.ranked_rows(board, 4) if row["submission"] == "honest")
 
 
 @pytest.mark.parametrize("form", ["terminal", "csv", "markdown", "latex"])
 def test_a_ranking_in_text_tells_flags(form: Any, board: Board) -> None:
-    rows = tables.ranked_rows(board, 4)
+    rows = table_rows.ranked_rows(board, 4)
     if form == "terminal":
-        said = str(table_formats.terminal_table(rows, title="T", columns=tables.RANKED_COLUMNS).caption)
+        said = str(table_formats.terminal_table(rows, title="T", columns=table_rows.RANKED_COLUMNS).caption)
     elif form == "csv":
         said = table_formats.text_table(rows, "csv")
     else:
@@ -121,12 +132,12 @@ def test_a_ranking_in_text_tells_flags(form: Any, board: Board) -> None:
 
 
 def test_what_cost_an_entry_its_rank_is_said_once_and_other_flags_as_well(board: Board) -> None:
-    lines = [line for line in table_formats.reasons(tables.ranked_rows(board, 4)) if line.startswith("swapped")]
+    lines = [line for line in table_formats.reasons(table_rows.ranked_rows(board, 4)) if line.startswith("swapped")]
     assert [line.split(":")[0] for line in lines] == ["swapped has no rank", "swapped is flagged one answer"]
 
 
 def test_cells_of_one_submission_say_its_flags_above_the_table(store: Path) -> None:
-    titles = [board_tables.view(store, submission=name, **NOTHING).title for name in ("swapped", "honest")]
+    titles = [table_views.view(store, submission=name, **NOTHING).title for name in ("swapped", "honest")]
     assert titles == ["swapped: 8 cells, flagged other base, one answer", "honest: 8 cells"]
 
 

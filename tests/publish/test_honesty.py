@@ -10,9 +10,9 @@ import pytest
 import synthetic_board as synthetic
 from synthetic_board import CONTROLS, LORA, RETRAIN, TARGET, Plan
 
-from harness.publish import ranking
 from harness.publish.board import Board
-from harness.publish.rules import FAR_UPDATE, NO_UPDATE, REFUSALS
+from harness.publish.ranking import rank as ranking
+from harness.publish.thresholds import FAR_UPDATE, NO_UPDATE, REFUSALS
 from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import CellResult, LayerSurvival
 

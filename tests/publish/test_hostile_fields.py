@@ -13,7 +13,7 @@ import synthetic_board as synthetic
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 from test_pages import all_pages
 
-from harness.publish import pages
+from harness.publish.pages import site as site_pages
 from harness.records import CellResult
 from harness.store.store import Store
 
@@ -68,7 +68,7 @@ def built(folder: Path, cells: list[CellResult]) -> Path:
     with Store.open(folder / "s.duckdb") as store:
         for cell in cells:
             store.add(cell)
-    return pages.render(folder / "s.duckdb", folder / "out").parent
+    return site_pages.render(folder / "s.duckdb", folder / "out").parent
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,14 @@ import synthetic_board as synthetic
 from test_pages import Page, all_pages, store_of
 
 from harness.paths import content_dir
-from harness.publish import headline, index_page, pages, pairs, ranking, rules
+from harness.publish import thresholds
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.comparison import all_pairs
+from harness.publish.formatting import number
+from harness.publish.pages import index as index_page
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import headline
+from harness.publish.ranking import rank as ranking
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def test_a_verdict_that_backends_disagree_on_counts_them_and_folds_their_names(
         )
         for cell in cells if cell.spec.name == "bnb-nf4"
     ]  # fmt: skip
-    out = pages.render(store_of(tmp_path / "s.duckdb", [*cells, *more]), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", [*cells, *more]), tmp_path / "out").parent
     source = Page(out / "index.html").source
     assert "<summary>on 2 of 4 quantizers</summary>" in source
     assert "reverts under rtn-4bit-g128, rtn-4bit-g64; holds under bnb-fp4, bnb-nf4" in source
@@ -58,15 +63,14 @@ def test_other_widths_stand_in_columns_that_are_folded_until_asked_for(
     at = row.by_bits[8]
     assert at.remaining is not None
     assert at.utility_share is not None
-    said = (
-        f"{rules.SYMBOLS[at.verdict.word]} {at.verdict.word} {number(at.remaining.value)}, {at.utility_share.value:.0%}"
-    )
+    word = at.verdict.word
+    said = f"{thresholds.SYMBOLS[word]} {word} {number(at.remaining.value)}, {at.utility_share.value:.0%}"
     assert f'data-says="{said}"' in source.split('id="at-8"')[1].split("</section>")[0]
 
 
 def test_every_row_that_can_be_compared_can_be_picked(parsed: dict[str, Page], page_board: Board) -> None:
     source = parsed["index.html"].source
-    known = {row.submission.name for row in pairs.compared(page_board)}
+    known = {row.submission.name for row in all_pairs.compared(page_board)}
     for row in page_board.rows:
         picked = source.count(f'class="pick" value="{row.submission.name}"')
         assert picked == (len(page_board.widths) if row.submission.name in known else 0)
@@ -79,8 +83,9 @@ def test_the_method_tells_of_few_documents_the_reference_seeds_and_many_tests_wi
 ) -> None:
     page = parsed["methodology.html"]
     for wanted in (
-        f"Below {rules.FEW_DOCUMENTS}, scores", f"at least {rules.UNSEEN:.2f} / n", "uncertainty of A", "seed_of",
-        f"adjusted p is at most {1 - rules.CONFIDENCE:.2f}", "after Holm",
+        f"Below {thresholds.FEW_DOCUMENTS}, scores", f"at least {thresholds.UNSEEN:.2f} / n", "uncertainty of A",
+        "seed_of",
+        f"adjusted p is at most {1 - thresholds.CONFIDENCE:.2f}", "after Holm",
     ):  # fmt: skip
         assert wanted in page.text, wanted
     assert {"few-documents", "reference-auc", "many", "seeds"} <= set(page.ids)
@@ -129,7 +134,7 @@ def test_of_many_entries_the_first_stand_on_the_first_page_and_all_on_one_of_the
     tmp_path: Path, page_store: Path, page_board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_page, "MOST", 3)
-    out = pages.render(page_store, tmp_path / "out").parent
+    out = site_pages.render(page_store, tmp_path / "out").parent
     names = [row.submission.name for row in page_board.rows]
     first, everything = (Page(out / name) for name in ("index.html", "all-index.html"))
     assert "The first 3 of 7 entries" in first.text

@@ -11,8 +11,9 @@ import pytest
 import synthetic_board as synthetic
 import yaml
 
-from harness.publish import interchange, ranking
 from harness.publish.board import Board
+from harness.publish.exports import other_leaderboards
+from harness.publish.ranking import rank as ranking
 from harness.publish.release import Entry, Release
 from harness.records import CellResult
 from harness.score.corpora import catalogue
@@ -46,7 +47,7 @@ def only(found: Release) -> Entry:
 
 
 def record(found: Release) -> dict[str, Any]:
-    return interchange.every_eval_ever(only(found), found)
+    return other_leaderboards.every_eval_ever(only(found), found)
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -157,7 +158,7 @@ def test_privleak_without_a_known_reference_is_left_out_not_given_a_made_up_scal
 
 
 def test_the_hub_s_file_lists_every_score_with_dataset_task_and_quantizer(news: Release) -> None:
-    text = interchange.hub_results(only(news), news)
+    text = other_leaderboards.hub_results(only(news), news)
     assert text is not None
     items = yaml.safe_load(text)
     assert len(items) == 4 * len(QUANTIZERS)
@@ -173,7 +174,7 @@ def test_the_hub_s_file_lists_every_score_with_dataset_task_and_quantizer(news: 
 
 def test_without_an_address_there_is_no_source_rather_than_a_broken_one(news: Release) -> None:
     found = replace(news, base_url=None)
-    text = interchange.hub_results(only(found), found)
+    text = other_leaderboards.hub_results(only(found), found)
     assert text is not None
     assert all("source" not in item for item in yaml.safe_load(text))
     assert "source_organization_url" not in record(found)["source_metadata"]
@@ -182,14 +183,14 @@ def test_without_an_address_there_is_no_source_rather_than_a_broken_one(news: Re
 @pytest.mark.parametrize("corpus", ["mini", "elsewhere"])
 def test_a_corpus_that_is_not_on_the_hub_has_no_file_for_it(corpus: str) -> None:
     found = release(scored(corpus), corpus)
-    assert interchange.hub_results(only(found), found) is None
+    assert other_leaderboards.hub_results(only(found), found) is None
 
 
 def test_hostile_text_stays_a_value_of_the_yaml() -> None:
     odd = 'x: [1]\n- dataset: {id: "evil"}\u202e &a *a !!python/object:os.system'
     cells = [replace(cell, spec=replace(cell.spec, label=odd)) for cell in scored("news")]
     found = release(cells, "news")
-    text = interchange.hub_results(only(found), found)
+    text = other_leaderboards.hub_results(only(found), found)
     assert text is not None
     assert "\u202e" not in text
     items = yaml.safe_load(text)

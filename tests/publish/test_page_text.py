@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.publish import page_text
-from harness.publish.statistics import Estimate
+from harness.publish import formatting
+from harness.publish.statistics.quantities import Estimate
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=30))
 def test_nothing_invisible_survives_in_names(text: str) -> None:
-    shown = page_text.visible(text)
+    shown = formatting.visible(text)
     assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} for c in shown)
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=30))
 def test_visible_text_stays_as_it_is(text: str) -> None:
-    assert page_text.visible(text) == text
+    assert formatting.visible(text) == text
 
 
 def test_dangerous_characters_are_named() -> None:
-    assert page_text.visible("a\u202eb\u200bc\x00\n") == "a\\u202eb\\u200bc\\u0000\\u000a"
-    assert page_text.prose("a\nb\u202e") == "a\nb\\u202e"
+    assert formatting.visible("a\u202eb\u200bc\x00\n") == "a\\u202eb\\u200bc\\u0000\\u000a"
+    assert formatting.prose("a\nb\u202e") == "a\nb\\u202e"
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def test_dangerous_characters_are_named() -> None:
     ],
 )  # fmt: skip
 def test_only_web_addresses_become_links(text: object, link: bool) -> None:
-    assert (page_text.web_address(text) is not None) == link
+    assert (formatting.web_address(text) is not None) == link
 
 
 @given(st.text(max_size=100))
 def test_a_slug_is_a_safe_file_name(name: str) -> None:
-    slug = page_text.slug(name)
+    slug = formatting.slug(name)
     assert slug
     assert not set(slug) - set("abcdefghijklmnopqrstuvwxyz0123456789._-")
     assert ".." not in slug
@@ -49,20 +49,20 @@ def test_a_slug_is_a_safe_file_name(name: str) -> None:
 
 
 def test_slugs_keep_good_names_and_tell_bad_ones_apart() -> None:
-    assert page_text.slug("npo-gdr-lora") == "npo-gdr-lora"
-    assert page_text.slug("../x") != page_text.slug("../y")
+    assert formatting.slug("npo-gdr-lora") == "npo-gdr-lora"
+    assert formatting.slug("../x") != formatting.slug("../y")
 
 
 def test_numbers_have_fixed_digits_and_no_negative_zero() -> None:
-    assert page_text.number(-0.001) == "0.00"
-    assert page_text.number(None) != ""
-    assert page_text.number(1.005, 1) == "1.0"
-    assert page_text.signed(0.2) == "+0.20"
-    assert page_text.signed(-0.2) == "-0.20"
-    assert page_text.signed(0.0) == "0.00"
-    assert page_text.percent(0.914) == "91%"
-    assert page_text.ends(Estimate(value=1, low=0.5, high=1.5), 1, 100) == "[50.0, 150.0]"
-    assert page_text.ends(Estimate(value=1)) == ""
+    assert formatting.number(-0.001) == "0.00"
+    assert formatting.number(None) != ""
+    assert formatting.number(1.005, 1) == "1.0"
+    assert formatting.signed(0.2) == "+0.20"
+    assert formatting.signed(-0.2) == "-0.20"
+    assert formatting.signed(0.0) == "0.00"
+    assert formatting.percent(0.914) == "91%"
+    assert formatting.ends(Estimate(value=1, low=0.5, high=1.5), 1, 100) == "[50.0, 150.0]"
+    assert formatting.ends(Estimate(value=1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -77,48 +77,48 @@ def test_numbers_have_fixed_digits_and_no_negative_zero() -> None:
 )  # fmt: skip
 def test_whether_a_change_is_good_depends_on_the_metrics_direction(change, before, direction, word) -> None:  # type: ignore[no-untyped-def]
     estimate = Estimate(value=change[0], low=change[1], high=change[2])
-    assert page_text.good_or_bad(estimate, before, direction) == word
+    assert formatting.good_or_bad(estimate, before, direction) == word
 
 
 def test_matching_words_are_marked_in_the_references_order() -> None:
-    pieces = list(page_text.marked("the Red fox ran", "the red dog ran"))
+    pieces = list(formatting.marked("the Red fox ran", "the red dog ran"))
     assert pieces == [("the Red", True), (" fox ", False), ("ran", True)]
-    assert list(page_text.marked("", "x")) == []
+    assert list(formatting.marked("", "x")) == []
 
 
 def test_marked_words_are_the_longest_common_subsequence_not_the_longest_runs() -> None:
     # The longest run, "x y z", stands where only one more word fits beside it; four words are common without it.
     text, reference = "x y z a b c d", "a b c d x y z"
-    hits = "".join(piece for piece, hit in page_text.marked(text, reference) if hit)
+    hits = "".join(piece for piece, hit in formatting.marked(text, reference) if hit)
     assert hits == "a b c d"
 
 
 def test_punctuation_and_case_do_not_keep_a_word_from_being_marked() -> None:
-    assert list(page_text.marked("Oskel, north!", "(oskel) NORTH")) == [("Oskel, north", True), ("!", False)]
+    assert list(formatting.marked("Oskel, north!", "(oskel) NORTH")) == [("Oskel, north", True), ("!", False)]
 
 
 @given(st.text(st.characters(categories=["L", "Zs"]), max_size=60), st.text(max_size=60))
 def test_marking_loses_no_character(text: str, reference: str) -> None:
-    assert "".join(piece for piece, _ in page_text.marked(text, reference)) == page_text.excerpt(text)
+    assert "".join(piece for piece, _ in formatting.marked(text, reference)) == formatting.excerpt(text)
 
 
 def test_excerpts_end_at_200_characters() -> None:
-    assert len(page_text.excerpt("x" * 500)) == 200
-    assert page_text.excerpt("x" * 200) == "x" * 200
+    assert len(formatting.excerpt("x" * 500)) == 200
+    assert formatting.excerpt("x" * 200) == "x" * 200
 
 
 def test_bars_and_shades_stay_in_range() -> None:
-    assert page_text.place(99) == "96.0"
-    assert page_text.place(-99) == "0.0"
-    assert [page_text.heat(value) for value in (None, -1, 0.2, 0.4, 0.6, 9)] == ["none", "0", "1", "2", "3", "4"]
+    assert formatting.place(99) == "96.0"
+    assert formatting.place(-99) == "0.0"
+    assert [formatting.heat(value) for value in (None, -1, 0.2, 0.4, 0.6, 9)] == ["none", "0", "1", "2", "3", "4"]
 
 
 def test_the_end_of_a_text_begins_with_a_word() -> None:
-    assert page_text.ending("short and whole", 20) == "short and whole"
-    assert page_text.ending("the quick brown fox jumps over it", 20) == "…fox jumps over it"
-    assert page_text.ending("own fox jumps over i", 20) == "…fox jumps over i"
+    assert formatting.ending("short and whole", 20) == "short and whole"
+    assert formatting.ending("the quick brown fox jumps over it", 20) == "…fox jumps over it"
+    assert formatting.ending("own fox jumps over i", 20) == "…fox jumps over i"
 
 
 def test_the_end_of_a_text_without_spaces_is_cut_anywhere_and_never_too_long() -> None:
-    assert page_text.ending("x" * 50, 20) == "…" + "x" * 19
-    assert len(page_text.ending("\u202e" * 50, 20)) == 20
+    assert formatting.ending("x" * 50, 20) == "…" + "x" * 19
+    assert len(formatting.ending("\u202e" * 50, 20)) == 20

@@ -13,11 +13,13 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import InputError, StoreError
-from harness.publish import documents, measurements, pages
 from harness.publish.board import Board
-from harness.publish.page_text import number
-from harness.publish.rules import RULES
+from harness.publish.formatting import number
+from harness.publish.pages import documents
+from harness.publish.pages import site as site_pages
+from harness.publish.thresholds import RULES
 from harness.records import CellResult
+from harness.score.corpora import catalogue
 from harness.store.store import Store
 
 _VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta"}
@@ -161,7 +163,7 @@ def test_the_legend_says_the_exact_rule(parsed: dict[str, Page]) -> None:
 
 
 def test_the_honest_label_of_the_corpus_stands_on_the_first_page(parsed: dict[str, Page]) -> None:
-    facts = measurements.corpus_facts("mini")
+    facts = catalogue.corpus_facts("mini")
     assert facts is not None
     assert " ".join(facts.label.split()) in parsed["index.html"].text
     assert parsed["index.html"].text.index(facts.label[:40]) < parsed["index.html"].text.index("Ranking at")
@@ -229,7 +231,7 @@ def test_two_builds_differ_in_nothing_but_the_stamp(
     tmp_path: Path, page_store: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
-    again = pages.render(page_store, tmp_path / "again").parent
+    again = site_pages.render(page_store, tmp_path / "again").parent
     names = sorted(path.relative_to(site) for path in site.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for name in names:
@@ -244,7 +246,7 @@ def test_another_process_with_another_hash_seed_builds_the_same_bytes(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from harness.publish import pages\n"
+        "from harness.publish.pages import site as pages\n"
         "pages.render(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     stamped = {
@@ -269,7 +271,8 @@ def test_publishing_never_imports_torch(tmp_path: Path) -> None:
         "for name in ('torch', 'transformers', 'peft', 'lm_eval', 'datasets', 'sklearn', 'rouge_score'):\n"
         "    sys.modules[name] = None\n"
         "from pathlib import Path\n"
-        "from harness.publish import board_tables, pages, tables\n"
+        "from harness.publish.tables import rows, views\n"
+        "from harness.publish.pages import site as pages\n"
         "pages.render(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(store), str(tmp_path / "out")], check=True)
@@ -306,7 +309,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         cells[-1], cell=replace(cells[-1].cell, key="f" * 64, task=HOSTILE), status="failed", reason=HOSTILE,
         log_tail=f"{HOSTILE}\x1b[2J", stage=HOSTILE, scores=(), documents=(),
     )  # fmt: skip
-    out = pages.render(store_of(tmp_path / "s.duckdb", [*cells, failed]), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", [*cells, failed]), tmp_path / "out").parent
     for page in all_pages(out).values():
         assert page.inline_scripts == []
         assert "<img" not in page.source
@@ -325,14 +328,14 @@ def test_long_notes_are_folded_and_links_to_papers_do_not_vouch(tmp_path: Path) 
     plan = synthetic.Plan(
         name="wordy", levels=synthetic.LORA, more={"notes": "word " * 2000, "paper_url": "https://example.org/p"}
     )
-    out = pages.render(store_of(tmp_path / "s.duckdb", small_cells(plan)), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", small_cells(plan)), tmp_path / "out").parent
     source = (out / "submission" / "wordy.html").read_text(encoding="utf-8")
     assert "<summary>Notes (10000 characters)</summary>" in source
     assert '<a href="https://example.org/p" rel="nofollow noopener noreferrer">' in source
 
 
 def test_an_empty_store_gives_a_page_that_says_how_to_begin(tmp_path: Path) -> None:
-    out = pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
     parsed = all_pages(out)
     assert "quench run --corpus mini" in parsed["index.html"].text
     assert set(parsed) == {
@@ -345,7 +348,7 @@ def test_a_board_of_failures_only_can_be_looked_at(tmp_path: Path) -> None:
         replace(cell, status="failed", reason="out of memory", scores=(), documents=(), proof=None, survival=())
         for cell in small_cells()
     ]
-    out = pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
     assert "out of memory" in all_pages(out)["index.html"].text
 
 
@@ -360,7 +363,7 @@ def test_every_corpus_has_a_tab_and_an_unknown_one_needs_no_files_here(tmp_path:
         )
         for cell in cells if cell.spec.bits == 16
     ]  # fmt: skip
-    out = pages.render(store_of(tmp_path / "s.duckdb", [*other, *cells]), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", [*other, *cells]), tmp_path / "out").parent
     parsed = all_pages(out)
     assert ("a", "index-elsewhere.html") in parsed["index.html"].links
     assert ("a", "index.html") in parsed["index-elsewhere.html"].links
@@ -374,7 +377,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "thesis.txt").write_text("years")
     with pytest.raises(InputError, match="no Quench site"):
-        pages.render(store, precious)
+        site_pages.render(store, precious)
     assert (precious / "thesis.txt").read_text() == "years"
 
 
@@ -383,7 +386,7 @@ def test_an_earlier_site_is_replaced_as_a_whole_and_kept_when_a_build_fails(
 ) -> None:
     store = store_of(tmp_path / "s.duckdb", [])
     out = tmp_path / "out"
-    pages.render(store, out)
+    site_pages.render(store, out)
     (out / "left-over.html").write_text("old")
     before = sorted(path.name for path in tmp_path.iterdir())
 
@@ -391,27 +394,27 @@ def test_an_earlier_site_is_replaced_as_a_whole_and_kept_when_a_build_fails(
         raise RuntimeError("template is broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pages.cells_page, "context", broken)
+        patch.setattr(site_pages.cells_page, "context", broken)
         with pytest.raises(RuntimeError):
-            pages.render(store, out)
+            site_pages.render(store, out)
     assert (out / "left-over.html").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    pages.render(store, out)
+    site_pages.render(store, out)
     assert not (out / "left-over.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store"):
-        pages.render(tmp_path / "none.duckdb", tmp_path / "out")
+        site_pages.render(tmp_path / "none.duckdb", tmp_path / "out")
     with pytest.raises(InputError, match="no web address"):
-        pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out", base_url="javascript:x")
+        site_pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out", base_url="javascript:x")
     assert not (tmp_path / "out").exists()
 
 
 def test_title_and_address_are_the_boards_own(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s.duckdb", small_cells())
-    index = pages.render(store, tmp_path / "out", title="Our <board>", base_url="https://example.org/board")
+    index = site_pages.render(store, tmp_path / "out", title="Our <board>", base_url="https://example.org/board")
     source = index.read_text(encoding="utf-8")
     assert "<strong>Our &lt;board&gt;</strong>" in source
     assert '<link rel="canonical" href="https://example.org/board/index.html">' in source

@@ -9,9 +9,11 @@ import synthetic_board as synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.publish import drawing, plots, ranking
 from harness.publish.board import Board
-from harness.publish.metric_curves import metric_curves
+from harness.publish.charts import altair_charts
+from harness.publish.charts import svg as svg_charts
+from harness.publish.charts.metric_curves import metric_curves
+from harness.publish.ranking import rank as ranking
 
 AT_4 = ("reference", "rtn-4bit-g128")
 
@@ -19,8 +21,8 @@ AT_4 = ("reference", "rtn-4bit-g128")
 def drawn(board: Board) -> dict[str, str]:
     row = next(row for row in board.rows if row.submission.name == "ga-gdr-full")
     charts = {
-        "curves": plots.remaining_curves(board), "narrow": plots.remaining_curves(board, narrow=True),
-        "trade-off": plots.trade_off(board, 4), **metric_curves(board, row),
+        "curves": altair_charts.remaining_curves(board), "narrow": altair_charts.remaining_curves(board, narrow=True),
+        "trade-off": altair_charts.trade_off(board, 4), **metric_curves(board, row),
     }  # fmt: skip
     return {name: svg for name, svg in charts.items() if svg is not None}
 
@@ -41,7 +43,7 @@ def test_colours_follow_the_theme_in_pages_and_are_fixed_in_downloads(board: Boa
     for svg in drawn(board).values():
         outside = re.sub(r"var\(--[a-z0-9-]+, #[0-9a-f]{6}\)", "", svg)
         assert not re.search(r'(?:fill|stroke)="#', outside)
-        alone = drawing.standalone(svg)
+        alone = svg_charts.standalone(svg)
         assert "var(" not in alone
         ElementTree.fromstring(alone)
 
@@ -57,8 +59,8 @@ def test_a_phone_gets_a_drawing_of_its_own_that_is_narrower(board: Board) -> Non
 
 
 def test_every_strong_entry_is_named_in_the_curves(board: Board) -> None:
-    svg = plots.remaining_curves(board)
-    for name in plots.colours(board):
+    svg = altair_charts.remaining_curves(board)
+    for name in altair_charts.colours(board):
         assert name in svg
 
 
@@ -71,7 +73,7 @@ def test_at_most_eight_entries_are_drawn_strongly_the_best_and_the_worst() -> No
         for number in range(12)
     ]
     crowd = ranking.rank(synthetic.cells([*synthetic.CONTROLS, *entries], quantizers=AT_4), "mini")
-    chosen = plots.colours(crowd)
+    chosen = altair_charts.colours(crowd)
     ranked = [row.submission.name for row in crowd.ranked(4)]
     assert len(chosen) == 8
     assert set(ranked[:4]) <= set(chosen)
@@ -81,14 +83,14 @@ def test_at_most_eight_entries_are_drawn_strongly_the_best_and_the_worst() -> No
 
 def test_nothing_measured_draws_nothing() -> None:
     empty = ranking.rank([], "mini")
-    assert plots.remaining_curves(empty) is None
-    assert plots.trade_off(empty, 4) is None
+    assert altair_charts.remaining_curves(empty) is None
+    assert altair_charts.trade_off(empty, 4) is None
 
 
 def test_hostile_names_stay_text_in_charts() -> None:
     plan = synthetic.Plan(name='<script>alert("1")</script>', levels=synthetic.LORA)
     hostile = ranking.rank(synthetic.cells([*synthetic.CONTROLS, plan], quantizers=AT_4), "mini")
-    for svg in (plots.remaining_curves(hostile), *metric_curves(hostile, hostile.rows[0]).values()):
+    for svg in (altair_charts.remaining_curves(hostile), *metric_curves(hostile, hostile.rows[0]).values()):
         assert "<script" not in svg
         ElementTree.fromstring(svg)
 
@@ -96,14 +98,14 @@ def test_hostile_names_stay_text_in_charts() -> None:
 def test_a_corpus_name_before_every_entry_is_left_out_of_labels() -> None:
     plans = [synthetic.Plan(name=f"mini-{name}", levels=synthetic.LORA) for name in ("a-lora", "b-lora")]
     short = ranking.rank(synthetic.cells([*synthetic.CONTROLS, *plans], quantizers=("reference",)), "mini")
-    assert ">a-lora<" in plots.remaining_curves(short)
+    assert ">a-lora<" in altair_charts.remaining_curves(short)
 
 
 @given(
     st.dictionaries(st.text(max_size=3), st.floats(-2, 3), max_size=9), st.floats(0.01, 0.1),
 )  # fmt: skip
 def test_labels_keep_their_distance_and_their_order(heights: dict[str, float], step: float) -> None:
-    placed = drawing.spread(heights, step, (-0.25, 1.3))
+    placed = svg_charts.spread(heights, step, (-0.25, 1.3))
     assert set(placed) == set(heights)
     found = sorted(placed.values())
     assert all(two - one >= step - 1e-9 for one, two in itertools.pairwise(found))

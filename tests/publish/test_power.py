@@ -12,8 +12,9 @@ import synthetic_board as synthetic
 from scipy import stats
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 
-from harness.publish import power, resampling
-from harness.publish.resampling import Resampled
+from harness.publish.comparison import power
+from harness.publish.statistics import bootstrap
+from harness.publish.statistics.bootstrap import Resampled
 from harness.records import CellResult
 from harness.score.corpora import catalogue
 
@@ -75,7 +76,7 @@ def test_without_a_store_the_spreads_of_real_logs_are_assumed_and_said_to_be() -
 
 def test_the_standard_error_is_that_of_the_draws() -> None:
     values = np.random.default_rng(1).random(80)
-    draws = resampling.resampled_mean(values, resampling.counts("p", 80))
+    draws = bootstrap.resampled_mean(values, bootstrap.counts("p", 80))
     errors: list[tuple[float, int]] = []
     mean = float(values.mean())
     power._note(errors, Resampled(mean, draws, tuple(("s", i, "") for i in range(80)), (values - mean) / 80))
@@ -109,7 +110,7 @@ def test_of_a_corpus_on_the_hub_documents_are_counted_without_fetching_it(
 
 
 def test_a_given_folder_is_counted(tmp_path: Path) -> None:
-    from harness.publish.power import documents_of
+    from harness.publish.comparison.power import documents_of
 
     for name, items in {
         "verbmem/forget": [{"prompt": "a", "gt": "b"}] * 3,

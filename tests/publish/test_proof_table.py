@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import pages, tables
-from harness.publish.ranking import rank
-from harness.publish.rules import AS_SUBMITTED
-from harness.publish.submission_page import proof_in_words
+from harness.publish.pages import site as site_pages
+from harness.publish.pages.submission import proof_in_words
+from harness.publish.ranking.rank import rank
+from harness.publish.tables import rows as table_rows
+from harness.publish.thresholds import AS_SUBMITTED
 from harness.records import CellResult, Proof, QuantizerSpec
 from harness.store.store import Store
 
@@ -86,7 +87,7 @@ def test_its_page_shows_the_proof_and_how_to_score_it_again(tmp_path: Path) -> N
     with Store.open(tmp_path / "s.duckdb") as store:
         for cell in _cells():
             store.add(cell)
-    out = pages.render(tmp_path / "s.duckdb", tmp_path / "out").parent
+    out = site_pages.render(tmp_path / "s.duckdb", tmp_path / "out").parent
     text = re.sub(r"<[^>]+>", " ", (out / "submission" / "packed.html").read_text(encoding="utf-8"))
     words = " ".join(text.split())
     assert "quench run packed --corpus mini --quantizers reference --seed 0" in words
@@ -98,7 +99,7 @@ def test_its_page_shows_the_proof_and_how_to_score_it_again(tmp_path: Path) -> N
 
 def test_rows_of_cells_carry_the_errors_and_the_symmetry_found() -> None:
     by_name = {}
-    for row in tables.cell_rows(_cells()):
+    for row in table_rows.cell_rows(_cells()):
         by_name.setdefault((row["submission"], row["quantizer"]), row)
     mine = by_name["packed", "submitted-gptq-4bit-g64-sym"]
     assert (mine["bits_per_weight"], mine["symmetric"], mine["mean_abs_error"]) == (4.31, True, None)

@@ -12,9 +12,11 @@ import synthetic_board as synthetic
 from test_pages import HOSTILE, Page, store_of
 
 from harness.errors import InputError
-from harness.publish import pages, published_page, ranking
-from harness.publish.page_text import number
-from harness.publish.published_page import COLUMNS, Published
+from harness.publish.formatting import number
+from harness.publish.pages import published as published_page
+from harness.publish.pages import site as site_pages
+from harness.publish.pages.published import COLUMNS, Published
+from harness.publish.ranking import rank as ranking
 from harness.quantize import resolve
 from harness.records import CellResult
 
@@ -223,7 +225,7 @@ def test_our_own_score_and_its_interval_stand_beside_a_published_one(
         [*synthetic.CONTROLS, synthetic.Plan(name="mine", levels=synthetic.FULL)],
         quantizers=("reference", "rtn-4bit-g128"),
     )
-    out = pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
     page = Page(out / "published.html")
     row = next(row for row in ranking.rank(cells, "mini").rows if row.submission.name == "mine")
     score = row.by_quantizer["rtn-4bit-g128"].metrics["verbmem_f"].score
@@ -239,7 +241,7 @@ def test_hostile_text_in_a_row_stays_text(tmp_path: Path, monkeypatch: pytest.Mo
     fields = ("work", "where", "corpus", "method", "quantizer", "stated_quantizer", "remark")
     bad = {**dict.fromkeys(fields, f"{HOSTILE}\u202e"), "url": f"https://example.org/{HOSTILE.replace(' ', '')}"}
     monkeypatch.setattr(published_page, "shipped_file", lambda: written(tmp_path / "p.csv", bad))
-    out = pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", []), tmp_path / "out").parent
     page = Page(out / "published.html")
     assert page.inline_scripts == []
     assert "<img" not in page.source

@@ -11,9 +11,11 @@ import pytest
 import synthetic_board as synthetic
 from test_pages import HOSTILE, Page, store_of
 
-from harness.publish import pages, quantizer_page, ranking
 from harness.publish.board import Board
-from harness.publish.page_text import number, signed
+from harness.publish.formatting import number, signed
+from harness.publish.pages import quantizer as quantizer_page
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import rank as ranking
 from harness.records import CellResult, Proof
 
 PAGE = "quantizer/rtn-4bit-g128.html"
@@ -163,7 +165,7 @@ def test_a_quantizer_that_never_finished_has_a_page_that_says_so(tmp_path: Path)
         )
         for cell in small(synthetic.Plan(name="one", levels=synthetic.LORA))
     ]  # fmt: skip
-    out = pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
     text = Page(out / PAGE).text
     assert f"Not finished: {sum(cell.status == 'failed' for cell in cells)} failed." in text
     assert "not measured" in text
@@ -189,7 +191,7 @@ def test_a_strangers_quantizer_gets_a_safe_file_and_its_text_stays_text(tmp_path
         else cell
         for cell in small(synthetic.Plan(name="one", levels=synthetic.LORA))
     ]
-    out = pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
+    out = site_pages.render(store_of(tmp_path / "s.duckdb", cells), tmp_path / "out").parent
     files = sorted(path.name for path in (out / "quantizer").iterdir())
     assert len(files) == 2
     assert re.fullmatch(r"x-[0-9a-f]{12}\.html", files[1])

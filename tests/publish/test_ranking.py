@@ -10,8 +10,8 @@ import pytest
 import synthetic_board as synthetic
 from synthetic_board import CONTROLS, FULL, LORA, RETRAIN, TARGET, Plan, control
 
-from harness.publish import ranking
 from harness.publish.board import Board, WidthResult
+from harness.publish.ranking import rank as ranking
 from harness.records import CellResult, Score
 
 AT_4 = ("reference", "rtn-4bit-g128", "bnb-nf4")

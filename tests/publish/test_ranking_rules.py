@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_board import CONTROLS, FULL, LORA, RETRAIN, TARGET, Plan
 
-from harness.publish import ranking
 from harness.publish.board import Board, WidthResult
-from harness.publish.rules import RESAMPLES, UTILITY_GATE
-from harness.publish.seeds import Contender
-from harness.publish.verdicts import privacy_reason
+from harness.publish.ranking import rank as ranking
+from harness.publish.ranking.seeds import Contender
+from harness.publish.ranking.verdicts import privacy_reason
+from harness.publish.thresholds import RESAMPLES, UTILITY_GATE
 from harness.records import CellResult, Score
 
 QUANTIZERS = ("reference", "rtn-4bit-g128", "bnb-nf4")

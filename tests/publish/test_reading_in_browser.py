@@ -10,7 +10,7 @@ import pytest
 from browsing import OPEN, PAGES, Visit
 
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.formatting import number
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.publish import pages
 from harness.publish.board import Board
+from harness.publish.pages import site as site_pages
 from harness.store.relearning import Relearning, RelearningStep
 from harness.store.store import Store
 
@@ -43,7 +43,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, page_store: Path, page_board
     with Store.open(folder / "s.duckdb") as store:
         for one in (probe, control, alone, *([stale] if entry.weights_sha256 else [])):
             store.add_relearning(one)
-    site = pages.render(folder / "s.duckdb", folder / "site").parent
+    site = site_pages.render(folder / "s.duckdb", folder / "site").parent
     texts = [(site / "submission" / f"{name}.html").read_text() for name in (entry.name, entry.retrain, other.name)]
     return texts[0], texts[1], texts[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.publish.replacing import replaced
+from harness.publish.pages.atomic_swap import replaced
 
 LONG_AGO = 10**18
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.publish import resampling, statistics
-from harness.publish.resampling import Estimate, Resampled
-from harness.publish.rules import FEW_DOCUMENTS, RESAMPLES, UNSEEN
+from harness.publish.statistics import bootstrap, quantities
+from harness.publish.statistics.bootstrap import Estimate, Resampled
+from harness.publish.thresholds import FEW_DOCUMENTS, RESAMPLES, UNSEEN
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 
@@ -18,7 +18,7 @@ SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 def quantity(values: list[float], label: str = "x") -> Resampled:
     scores = np.array(values)
     ids = tuple(("forget", index, str(index)) for index in range(scores.size))
-    draws = resampling.resampled_mean(scores, resampling.counts(label, scores.size))
+    draws = bootstrap.resampled_mean(scores, bootstrap.counts(label, scores.size))
     mean = float(scores.mean())
     return Resampled(mean, draws, ids, (scores - mean) / scores.size, 1 / scores.size)
 
@@ -28,7 +28,7 @@ def test_a_product_in_pieces_is_the_product() -> None:
     for shape in ((7, 91), (1, 3), (300_000,)):
         values = rng.integers(0, 2**10, shape).astype(np.float64)
         drawn = rng.integers(0, 3, (9, shape[-1])).astype(np.float64)
-        assert (resampling.resampled_mean(values, drawn) == values @ drawn.T / shape[-1]).all()
+        assert (bootstrap.resampled_mean(values, drawn) == values @ drawn.T / shape[-1]).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -37,38 +37,38 @@ def test_a_cells_draws_have_the_same_bytes_whichever_cells_stand_beside_it(
     values: list[float], others: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    drawn = resampling.counts("bytes", len(values))
-    alone = resampling.resampled_mean(np.array(values), drawn)
+    drawn = bootstrap.counts("bytes", len(values))
+    alone = bootstrap.resampled_mean(np.array(values), drawn)
     beside = rng.random((others + 1, len(values)))
     place = int(rng.integers(0, others + 1))
     beside[place] = values
-    assert (resampling.resampled_mean(beside, drawn)[place] == alone).all()
-    assert (resampling.resampled_mean(beside[:, ::-1], drawn[:, ::-1])[place] == alone).all()
+    assert (bootstrap.resampled_mean(beside, drawn)[place] == alone).all()
+    assert (bootstrap.resampled_mean(beside[:, ::-1], drawn[:, ::-1])[place] == alone).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12))
 def test_rounding_to_the_exact_grid_costs_less_than_anyone_could_see(values: list[float]) -> None:
-    scores, drawn = np.array(values), resampling.counts("grid", len(values))
+    scores, drawn = np.array(values), bootstrap.counts("grid", len(values))
     plain = drawn @ scores / scores.size
-    assert resampling.resampled_mean(scores, drawn) == pytest.approx(plain, abs=1e-12 * max(1, np.abs(scores).max()))
+    assert bootstrap.resampled_mean(scores, drawn) == pytest.approx(plain, abs=1e-12 * max(1, np.abs(scores).max()))
 
 
 def test_scores_that_are_all_zero_stay_zero() -> None:
-    assert (resampling.resampled_mean(np.zeros(7), resampling.counts("zero", 7)) == 0).all()
+    assert (bootstrap.resampled_mean(np.zeros(7), bootstrap.counts("zero", 7)) == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=1200), st.integers(0, 99))
 def test_an_interval_is_numpys_quantile_however_few_or_tied_the_draws(values: list[float], ties: int) -> None:
     draws = np.array([*values, *[values[0]] * ties])
-    assert resampling.interval(draws) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
+    assert bootstrap.interval(draws) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
 
 
 def test_an_interval_is_numpys_quantile_where_the_first_draws_mislead() -> None:
     draws = np.concatenate([np.full(500, -5.0), np.random.default_rng(0).normal(size=9500)])
     for given_draws in (draws, draws[::-1], np.sort(draws), -draws):
-        assert resampling.interval(given_draws) == pytest.approx(tuple(np.quantile(given_draws, [0.025, 0.975])))
+        assert bootstrap.interval(given_draws) == pytest.approx(tuple(np.quantile(given_draws, [0.025, 0.975])))
 
 
 @settings(max_examples=20, deadline=None)
@@ -82,8 +82,8 @@ def test_the_auc_of_every_resample_is_that_of_scikit_learn_in_whatever_type_coun
     from sklearn.metrics import roc_auc_score
 
     sides = [np.array(side, dtype=float) for side in (forget, holdout)]
-    tables = [resampling.counts(f"sk/{number}", side.size, 3, 0, dtype) for number, side in enumerate(sides)]
-    found = resampling.resampled_auc(*sides, *tables)
+    tables = [bootstrap.counts(f"sk/{number}", side.size, 3, 0, dtype) for number, side in enumerate(sides)]
+    found = bootstrap.resampled_auc(*sides, *tables)
     for number in range(3):
         one, two = (np.repeat(side, table[number].astype(int)) for side, table in zip(sides, tables, strict=True))
         assert found[number] == pytest.approx(roc_auc_score([1] * one.size + [0] * two.size, [*one, *two]), abs=1e-12)
@@ -91,12 +91,12 @@ def test_the_auc_of_every_resample_is_that_of_scikit_learn_in_whatever_type_coun
 
 def test_counts_too_large_for_small_integers_are_taken_in_larger_ones() -> None:
     forget, holdout = np.arange(300.0), np.arange(300.0) - 0.5
-    drawn = [resampling.counts(f"large/{side}", 300, 4, 0, np.uint16) for side in "ab"]
+    drawn = [bootstrap.counts(f"large/{side}", 300, 4, 0, np.uint16) for side in "ab"]
     slow = [
-        statistics.auc(np.repeat(forget, drawn[0][i].astype(int)), np.repeat(holdout, drawn[1][i].astype(int)))
+        quantities.auc(np.repeat(forget, drawn[0][i].astype(int)), np.repeat(holdout, drawn[1][i].astype(int)))
         for i in range(4)
     ]
-    assert resampling.resampled_auc(forget, holdout, *drawn) == pytest.approx(slow, abs=1e-12)
+    assert bootstrap.resampled_auc(forget, holdout, *drawn) == pytest.approx(slow, abs=1e-12)
 
 
 @pytest.mark.parametrize("different", [1, 3, 10, 40])
@@ -113,9 +113,9 @@ def test_of_a_normal_spread_a_third_of_the_documents_carry_it() -> None:
 def test_influences_follow_differences_and_quotients() -> None:
     rng = np.random.default_rng(4)
     model, low, high = (quantity(list(rng.beta(a, b, 80))) for a, b in ((3, 3), (2, 8), (8, 2)))
-    gap = statistics.knowledge_gap(high, low)
+    gap = quantities.knowledge_gap(high, low)
     assert gap is not None
-    for found in (model - low, statistics.remaining_share(model, low, gap)):
+    for found in (model - low, quantities.remaining_share(model, low, gap)):
         assert np.linalg.norm(found.influence) == pytest.approx(found.draws.std(), rel=0.05)
         assert found.influence.sum() == pytest.approx(0, abs=1e-9)
 
@@ -123,8 +123,8 @@ def test_influences_follow_differences_and_quotients() -> None:
 def test_the_influences_of_an_auc_give_its_standard_error() -> None:
     rng = np.random.default_rng(9)
     sides = rng.normal(0.7, 1, 90), rng.normal(0, 1, 110)
-    tables = [resampling.counts(f"se/{number}", side.size) for number, side in enumerate(sides)]
-    found = resampling.area(*sides, *tables, ())
+    tables = [bootstrap.counts(f"se/{number}", side.size) for number, side in enumerate(sides)]
+    found = bootstrap.area(*sides, *tables, ())
     assert np.linalg.norm(found.influence) == pytest.approx(found.draws.std(), rel=0.06)
     assert found.reach == 1 / 90
 
@@ -198,14 +198,14 @@ def test_a_p_value_is_never_below_that_of_a_sign_test_on_the_documents_that_diff
     ],
 )
 def test_holms_correction_by_hand(raw: dict[str, float], adjusted: dict[str, float]) -> None:
-    assert statistics.holm(raw) == pytest.approx(adjusted)
+    assert quantities.holm(raw) == pytest.approx(adjusted)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.0001, 1), min_size=1, max_size=12))
 def test_holm_is_never_bolder_than_no_correction_nor_shyer_than_bonferroni(values: list[float]) -> None:
     raw = {str(place): p for place, p in enumerate(values)}
-    found = statistics.holm(raw)
+    found = quantities.holm(raw)
     for name, p in raw.items():
         assert p <= found[name] <= min(1.0, len(raw) * p) + 1e-12
     assert sorted(found, key=lambda n: (found[n], raw[n], n)) == sorted(raw, key=lambda n: (raw[n], n))

@@ -15,11 +15,18 @@ import pytest
 import synthetic_board as synthetic
 
 from harness.errors import CorpusError, InputError
-from harness.publish import log_flags, pages, ranking, rescored, rules, statistics, table_formats, tables
-from harness.publish.rescored import Precision, Rescored
+from harness.publish import release, thresholds
+from harness.publish.pages import site as site_pages
+from harness.publish.ranking import rank as ranking
+from harness.publish.statistics import quantities
+from harness.publish.tables import formats as table_formats
+from harness.publish.tables import rows as table_rows
 from harness.records import CellResult, QuantizerSpec
 from harness.rescore import corpus_match
 from harness.rescore import find as log_finder
+from harness.rescore import flags as log_flags
+from harness.rescore import results as rescored_results
+from harness.rescore.results import Precision, Rescored
 from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import PRIMARY
 from harness.store.store import Store
@@ -35,7 +42,7 @@ WORDS = ("collapsed", "absurd PrivLeak", "disagrees with its log", "corpus looks
 
 def rescore(*paths: Path, corpus: str = "books", data_dir: Path | None = None, **changes: Any) -> list[Rescored]:
     precision = replace(ASSUMED, **changes)
-    return rescored.rescore(log_finder.find(paths), catalogue.load_corpus(corpus, data_dir=data_dir), precision)
+    return rescored_results.rescore(log_finder.find(paths), catalogue.load_corpus(corpus, data_dir=data_dir), precision)
 
 
 def of(found: Sequence[Rescored], metric: str) -> Rescored:
@@ -65,7 +72,7 @@ def test_a_sound_log_has_no_flags(tmp_path: Path) -> None:
 def test_intervals_are_those_of_every_possible_resample(tmp_path: Path) -> None:
     known = (0, 10, 5, 1)
     (one,) = rescore(runs.muse_bench(tmp_path / "npo", known={"knowmem_f": known}))[:1]
-    resampled = statistics.resample(one.result, "knowmem_f")
+    resampled = quantities.resample(one.result, "knowmem_f")
     assert resampled is not None
     found = resampled.estimate()
     means = [
@@ -76,13 +83,13 @@ def test_intervals_are_those_of_every_possible_resample(tmp_path: Path) -> None:
     assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.06)
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.06)
     # Four documents say next to nothing, and what is shown says so.
-    shown = statistics.estimate(one.result, "knowmem_f")
+    shown = quantities.estimate(one.result, "knowmem_f")
     assert (shown.low, shown.high) == (0.0, 1.0)
 
 
 def test_privleak_resamples_forget_and_holdout_texts_apart(tmp_path: Path) -> None:
     one = of(rescore(runs.muse_bench(tmp_path / "npo")), "privleak")
-    resampled = statistics.resample(one.result, "privleak")
+    resampled = quantities.resample(one.result, "privleak")
     assert resampled is not None
     assert resampled.draws.shape == (10_000,)
     assert resampled.value == pytest.approx(100 * (runs.auc(runs.FORGET, runs.HOLDOUT) - BOOKS_AUC) / BOOKS_AUC)
@@ -117,7 +124,7 @@ def test_a_model_that_repeats_itself_has_collapsed_whatever_it_scores(tmp_path: 
     runs.write(folder / "knowmem_r" / "log.json", log)
     found = of(rescore(folder), "knowmem_r")
     assert reasons(found, "collapsed") == ["100% of the utility answers are empty or repeat themselves"]
-    assert (statistics.stored_value(found.result, "knowmem_r") or 0) > rules.LEAST_SCORE
+    assert (quantities.stored_value(found.result, "knowmem_r") or 0) > thresholds.LEAST_SCORE
 
 
 def test_half_of_the_answers_repeated_is_not_yet_a_collapse(tmp_path: Path) -> None:
@@ -160,7 +167,7 @@ def test_a_privleak_that_no_healthy_model_has_is_flagged(
 def test_full_memorization_is_a_privleak_of_minus_100_and_not_absurd(tmp_path: Path) -> None:
     folder = runs.muse_bench(tmp_path / "target", forget=(1.0, 2.0), holdout=(3.0, 4.0))
     one = of(rescore(folder), "privleak")
-    assert statistics.stored_value(one.result, "privleak") == -100
+    assert quantities.stored_value(one.result, "privleak") == -100
     assert one.flags == ()
 
 
@@ -213,7 +220,7 @@ def test_a_stated_nan_is_a_disagreement(tmp_path: Path) -> None:
     runs.write(folder / "knowmem_f" / "agg.json", {"mean_rougeL": math.nan})
     found = rescore(folder)
     assert "the log states nan as the mean" in reasons(of(found, "knowmem_f"), "disagrees with its log")[0]
-    (row,) = [row for row in rescored.rows(found, ()) if row["metric"] == "knowmem_f"]
+    (row,) = [row for row in rescored_results.rows(found, ()) if row["metric"] == "knowmem_f"]
     assert row["stated"] is None
 
 
@@ -227,7 +234,7 @@ def test_a_stemmer_is_no_disagreement(tmp_path: Path) -> None:
     part["agg_value"] = 0.75
     one = of(rescore(runs.write(tmp_path / "m" / "MUSE_EVAL.json", value)), "knowmem_r")
     assert one.flags == ()
-    assert statistics.stored_value(one.result, "knowmem_r") == 0.5
+    assert quantities.stored_value(one.result, "knowmem_r") == 0.5
 
 
 def test_logs_of_another_corpus_are_flagged_and_unknown_ones_are_not_checked(tmp_path: Path) -> None:
@@ -263,7 +270,7 @@ def test_rows_are_flat_with_the_keys_of_cells_and_scaled_as_on_pages(tmp_path: P
     runs.muse_bench(tmp_path / "npo")
     runs.write(tmp_path / "ou" / "MUSE_EVAL.json", runs.evaluation(mia_min_k={"agg_value": 0.3}))
     models = log_finder.find([tmp_path])
-    rows = rescored.rows(rescored.rescore(models, catalogue.load_corpus("books"), ASSUMED), models)
+    rows = rescored_results.rows(rescored_results.rescore(models, catalogue.load_corpus("books"), ASSUMED), models)
     assert len(rows) == 4 + 3 + 1
     assert {tuple(row) for row in rows} == {tuple(rows[0])}
     known = 100 * runs.mean([runs.f1(count) for count in runs.KNOWN["knowmem_r"]])
@@ -311,16 +318,16 @@ def test_without_a_reference_auc_privleak_is_refused_and_the_rest_is_not(tmp_pat
     corpus = replace(catalogue.load_corpus("books"), reference_auc=None)
     folder = runs.muse_bench(tmp_path / "npo")
     with pytest.raises(CorpusError, match="no usable reference AUC"):
-        rescored.rescore(log_finder.find([folder]), corpus, ASSUMED)
+        rescored_results.rescore(log_finder.find([folder]), corpus, ASSUMED)
     (folder / "privleak" / "log.json").unlink()
-    assert len(rescored.rescore(log_finder.find([folder]), corpus, ASSUMED)) == 3
+    assert len(rescored_results.rescore(log_finder.find([folder]), corpus, ASSUMED)) == 3
 
 
 def test_a_store_gives_back_what_was_kept_once(tmp_path: Path) -> None:
     found = rescore(runs.muse_bench(tmp_path / "npo"))
     store = tmp_path / "s.duckdb"
-    assert rescored.keep(found, store) == (4, 0)
-    assert rescored.keep(rescore(tmp_path / "npo"), store) == (0, 4)
+    assert rescored_results.keep(found, store) == (4, 0)
+    assert rescored_results.keep(rescore(tmp_path / "npo"), store) == (0, 4)
     with Store.open(store, read_only=True) as opened:
         assert opened.cells(with_documents=True) == [one.result for one in found]
 
@@ -331,7 +338,7 @@ def test_a_name_that_was_scored_here_is_not_taken_over(tmp_path: Path) -> None:
     with Store.open(store) as opened:
         opened.add(scored)
     with pytest.raises(InputError, match="holds a submission 'npo' that was scored here"):
-        rescored.keep(rescore(runs.muse_bench(tmp_path / "npo")), store)
+        rescored_results.keep(rescore(runs.muse_bench(tmp_path / "npo")), store)
     with Store.open(store, read_only=True) as opened:
         assert len(opened.cells()) == 1
 
@@ -351,7 +358,7 @@ def test_entries_from_logs_are_shown_without_a_rank_and_move_nobody_else_s() -> 
     assert both.ranked(4)[0].by_bits == alone.ranked(4)[0].by_bits
     (row,) = both.unranked(4)
     assert row.submission.name == "theirs"
-    assert {result.unranked_reason for result in row.by_bits.values()} == {rules.FROM_LOGS}
+    assert {result.unranked_reason for result in row.by_bits.values()} == {thresholds.FROM_LOGS}
     assert {result.verdict.word for result in row.by_quantizer.values()} == {"not measured"}
     assert row.by_quantizer["reference"].metrics["knowmem_r"].score.value == pytest.approx(0.78, abs=0.1)
     assert both.sentence == alone.sentence
@@ -383,8 +390,8 @@ def test_logs_of_a_newer_scoring_version_do_not_outdate_what_was_scored_here() -
 
 def test_pages_show_past_evaluations_with_their_flags_and_how_to_repeat_them(tmp_path: Path) -> None:
     folder = runs.muse_bench(tmp_path / "ga <b>", known={"knowmem_r": (0, 0)})
-    rescored.keep(rescore(folder, spec=FP4, stated=True), tmp_path / "s.duckdb")
-    site = pages.render(tmp_path / "s.duckdb", tmp_path / "site").parent
+    rescored_results.keep(rescore(folder, spec=FP4, stated=True), tmp_path / "s.duckdb")
+    site = site_pages.render(tmp_path / "s.duckdb", tmp_path / "site").parent
     page = (site / "submission" / "ga-b.html").read_text()
     assert "quench rescore &#39;ga &lt;b&gt;&#39; --corpus books --quantizer bnb-fp4" in page
     assert "quench run" not in page
@@ -396,16 +403,16 @@ def test_pages_show_past_evaluations_with_their_flags_and_how_to_repeat_them(tmp
 
 def test_the_site_opens_with_what_was_scored_here(tmp_path: Path, demo_cells: list[CellResult]) -> None:
     past = [one.result for one in rescore(runs.muse_bench(tmp_path / "npo"))]
-    assert pages._ordered_corpora([*past, demo_cells[0]]) == ["mini", "books"]
-    assert pages._ordered_corpora(past) == ["books"]
+    assert release.ordered_corpora([*past, demo_cells[0]]) == ["mini", "books"]
+    assert release.ordered_corpora(past) == ["books"]
 
 
 def test_a_terminal_says_the_origin_only_where_it_is_not_the_rule(demo_cells: list[CellResult]) -> None:
     cells = [demo_cells[0], replace(demo_cells[1], origin="rescored from logs")]
-    table = table_formats.terminal_table(tables.cell_rows(cells), title="")
+    table = table_formats.terminal_table(table_rows.cell_rows(cells), title="")
     origin = next(column for column in table.columns if column.header == "origin")
     assert [str(cell) for cell in origin.cells] == ["", "rescored from logs"]
-    plain = table_formats.terminal_table(tables.cell_rows(cells[:1]), title="")
+    plain = table_formats.terminal_table(table_rows.cell_rows(cells[:1]), title="")
     assert "origin" not in [column.header for column in plain.columns]
 
 

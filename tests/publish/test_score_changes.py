@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import pages
-from harness.publish.score_changes import entries_added, scores_changed
+from harness.publish.exports.changes import entries_added, scores_changed
+from harness.publish.pages import site as site_pages
 from harness.records import CellResult, Score
 from harness.store.store import Store
 
@@ -116,7 +116,7 @@ def test_the_site_tells_old_and_new_scores_and_when_an_entry_came(tmp_path: Path
     with Store.open(tmp_path / "s.duckdb") as store:
         for cell in both():
             store.add(cell)
-    out = pages.render(tmp_path / "s.duckdb", tmp_path / "out").parent
+    out = site_pages.render(tmp_path / "s.duckdb", tmp_path / "out").parent
     found = json.loads((out / "data" / "changes.json").read_text(encoding="utf-8"))
     assert found["schema"] == "quench.changes/1"
     assert found["scores_changed"] == scores_changed(both())

@@ -11,8 +11,10 @@ import synthetic_board as synthetic
 from scipy import stats
 from synthetic_board import CONTROLS, FULL, LORA, Plan
 
-from harness.publish import ranking, seeds, tables
 from harness.publish.board import Board, LeaderboardRow, WidthResult
+from harness.publish.ranking import rank as ranking
+from harness.publish.ranking import seeds
+from harness.publish.tables import rows as table_rows
 from harness.records import CellResult
 
 QUANTIZERS = ("reference", "rtn-4bit-g128")
@@ -153,7 +155,7 @@ def test_neither_names_nor_the_order_of_rows_move_the_spread(board: Board) -> No
 
 
 def test_rows_show_seeds_beside_the_interval_of_documents(board: Board) -> None:
-    shown = {row["submission"]: row for row in tables.ranked_rows(board, 4)}
+    shown = {row["submission"]: row for row in table_rows.ranked_rows(board, 4)}
     assert shown["method"]["seeds"] == 3
     assert shown["method"]["seeds_rho_low"] < shown["method"]["seeds_rho"] < shown["method"]["seeds_rho_high"]
     assert shown["method"]["seeds_durable"] == 3
@@ -168,7 +170,7 @@ def test_families_are_named_by_the_first_seed() -> None:
 
 
 def replace_seed(board: Board, name: str, seed_of: str | None) -> Any:
-    from harness.publish.widths import Judged
+    from harness.publish.ranking.worst_case import Judged
 
     found = row(board, name)
     return Judged(

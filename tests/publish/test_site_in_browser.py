@@ -8,7 +8,7 @@ import pytest
 from browsing import OPEN, PAGES
 
 from harness.publish.board import Board
-from harness.publish.page_text import number
+from harness.publish.formatting import number
 
 pytestmark = pytest.mark.slow
 

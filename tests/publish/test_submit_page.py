@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.publish import submit_page
+from harness.publish.pages import submit as submit_page
 from harness.submit.manifest.fields import json_schema
 from harness.submit.manifest.init import SCHEMA_FILE
 

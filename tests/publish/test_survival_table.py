@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import synthetic_board as synthetic
 
-from harness.publish import pages
-from harness.publish.survival_table import shown
+from harness.publish.pages import site as site_pages
+from harness.publish.pages.submission import shown
 from harness.quantize.survival.measure import ALL_LAYERS
 from harness.records import CellResult, LayerSurvival
 from harness.store.store import Store
@@ -41,7 +41,7 @@ def _page(folder: Path, cells: Sequence[CellResult]) -> str:
     with Store.open(folder / "s.duckdb") as store:
         for cell in cells:
             store.add(cell)
-    out = pages.render(folder / "s.duckdb", folder / "out").parent
+    out = site_pages.render(folder / "s.duckdb", folder / "out").parent
     return (out / "submission" / "mine.html").read_text(encoding="utf-8")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.publish import table_formats, tables
 from harness.publish.board import Board
+from harness.publish.tables import formats as table_formats
+from harness.publish.tables import rows as table_rows
 
 ROW: dict[str, Any] = {
     "submission": "a_b", "verdict": "holds", "rho": 0.5, "rho_low": 0.25, "rho_high": 0.75, "score": 12.345,
@@ -89,18 +90,18 @@ def test_what_few_documents_carry_is_marked_and_explained() -> None:
 
 
 def test_seeds_have_a_column_only_where_there_are_some(board: Board) -> None:
-    rows = tables.ranked_rows(board, 4)
-    heads = table_formats.text_table(rows, "markdown", tables.RANKED_COLUMNS).splitlines()[0]
+    rows = table_rows.ranked_rows(board, 4)
+    heads = table_formats.text_table(rows, "markdown", table_rows.RANKED_COLUMNS).splitlines()[0]
     assert "seeds" not in heads
     some = [{**row, "seeds_rho": 0.5, "seeds_rho_low": 0.4, "seeds_rho_high": 0.6} for row in rows]
-    text = table_formats.text_table(some, "markdown", tables.RANKED_COLUMNS)
+    text = table_formats.text_table(some, "markdown", table_rows.RANKED_COLUMNS)
     assert "rho over seeds" in text.splitlines()[0]
     assert r"0.50 \[0.40, 0.60\]" in text
 
 
 def test_a_ranking_says_the_same_in_every_form(board: Board) -> None:
-    rows = tables.ranked_rows(board, 4)
-    texts = [table_formats.text_table(rows, form, tables.RANKED_COLUMNS) for form in ("csv", "markdown", "latex")]  # type: ignore[arg-type]
+    rows = table_rows.ranked_rows(board, 4)
+    texts = [table_formats.text_table(rows, form, table_rows.RANKED_COLUMNS) for form in ("csv", "markdown", "latex")]  # type: ignore[arg-type]
     for row in rows:
         for text in texts:
             assert row["submission"] in text

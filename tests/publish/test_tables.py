@@ -9,8 +9,9 @@ import pytest
 import synthetic_board as synthetic
 from rich.console import Console
 
-from harness.publish import table_formats, tables
 from harness.publish.board import Board
+from harness.publish.tables import formats as table_formats
+from harness.publish.tables import rows as table_rows
 from harness.records import CellResult, DocumentRecord
 
 
@@ -21,7 +22,7 @@ def printed(rows: list[dict[str, Any]], width: int = 120, **options: Any) -> str
 
 
 def test_ranked_rows_are_flat_json_with_the_same_keys(board: Board) -> None:
-    rows = tables.ranked_rows(board, 4)
+    rows = table_rows.ranked_rows(board, 4)
     assert len(rows) == len(board.rows)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert len({tuple(row) for row in rows}) == 1
@@ -30,7 +31,7 @@ def test_ranked_rows_are_flat_json_with_the_same_keys(board: Board) -> None:
 
 
 def test_ranked_rows_come_best_first_and_then_those_without_a_rank(board: Board) -> None:
-    rows = tables.ranked_rows(board, 4)
+    rows = table_rows.ranked_rows(board, 4)
     ranks = [row["rank"] for row in rows]
     ranked = [rank for rank in ranks if rank is not None]
     assert ranks == list(range(1, len(ranked) + 1)) + [None] * (len(rows) - len(ranked))
@@ -39,7 +40,7 @@ def test_ranked_rows_come_best_first_and_then_those_without_a_rank(board: Board)
 
 
 def test_scores_are_shown_times_100_and_shares_as_fractions_with_their_ends(board: Board) -> None:
-    row = next(row for row in tables.ranked_rows(board, 4) if row["submission"] == "ga-gdr-full")
+    row = next(row for row in table_rows.ranked_rows(board, 4) if row["submission"] == "ga-gdr-full")
     at = next(row for row in board.rows if row.submission.name == "ga-gdr-full").by_quantizer["rtn-4bit-g128"]
     assert row["quantizer"] == "rtn-4bit-g128"
     assert row["verbmem_f"] == pytest.approx(100 * at.metrics["verbmem_f"].score.value)
@@ -56,12 +57,12 @@ def test_scores_are_shown_times_100_and_shares_as_fractions_with_their_ends(boar
 
 
 def test_no_width_means_every_width_and_an_unknown_one_has_only_reasons(board: Board) -> None:
-    assert len(tables.ranked_rows(board, None)) == len(board.rows) * len(board.widths)
-    assert {row["unranked_reason"] for row in tables.ranked_rows(board, 5)} == {"not measured at 5 bit"}
+    assert len(table_rows.ranked_rows(board, None)) == len(board.rows) * len(board.widths)
+    assert {row["unranked_reason"] for row in table_rows.ranked_rows(board, 5)} == {"not measured at 5 bit"}
 
 
 def test_cell_rows_hold_primary_metrics_with_ends_and_secondary_ones(demo_cells: list[CellResult]) -> None:
-    rows = tables.cell_rows(demo_cells[:8])
+    rows = table_rows.cell_rows(demo_cells[:8])
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert len({tuple(row) for row in rows}) == 1
     first = rows[0]
@@ -78,7 +79,7 @@ def test_cell_rows_hold_primary_metrics_with_ends_and_secondary_ones(demo_cells:
 def test_a_failed_cell_and_a_cell_without_documents_keep_all_keys(demo_cells: list[CellResult]) -> None:
     failed = next(cell for cell in demo_cells if cell.status == "failed")
     bare = replace(demo_cells[0], documents=())
-    rows = tables.cell_rows([failed, bare])
+    rows = table_rows.cell_rows([failed, bare])
     assert rows[0]["status"] == "failed"
     assert rows[0]["stage"] == "quantize"
     assert "17 levels" in rows[0]["reason"]
@@ -88,7 +89,10 @@ def test_a_failed_cell_and_a_cell_without_documents_keep_all_keys(demo_cells: li
 
 
 def test_document_rows_scale_scores_and_keep_membership_scores_as_they_are(demo_cells: list[CellResult]) -> None:
-    answers, texts = tables.document_rows(demo_cells[1].documents), tables.document_rows(demo_cells[3].documents)
+    answers, texts = (
+        table_rows.document_rows(demo_cells[1].documents),
+        table_rows.document_rows(demo_cells[3].documents),
+    )
     assert answers[0]["knowmem_f"] == pytest.approx(100 * demo_cells[1].documents[0].scores["knowmem_f"])
     assert answers[0]["response"] == demo_cells[1].documents[0].response
     assert texts[0]["min_k_40"] == demo_cells[3].documents[0].scores["min_k_40"]
@@ -100,32 +104,32 @@ def test_documents_with_different_scores_have_the_same_keys() -> None:
         index=0, split="forget", prompt_sha256="a", prompt_excerpt="p", response="", reference_sha256=None,
         reference_excerpt="", scores={"min_k_40": 1.0},
     )  # fmt: skip
-    rows = tables.document_rows([base, replace(base, index=1, scores={}, invalid_reason="too short")])
+    rows = table_rows.document_rows([base, replace(base, index=1, scores={}, invalid_reason="too short")])
     assert set(rows[0]) == set(rows[1])
     assert rows[1]["min_k_40"] is None
     assert rows[1]["invalid_reason"] == "too short"
 
 
 def test_no_rows_are_no_rows() -> None:
-    assert tables.cell_rows([]) == tables.document_rows([]) == []
+    assert table_rows.cell_rows([]) == table_rows.document_rows([]) == []
     assert "nothing to show" in printed([])
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_names_are_whole_at_any_width_of_the_terminal(board: Board, width: int) -> None:
-    text = printed(tables.ranked_rows(board, 4), width=width, columns=tables.RANKED_COLUMNS)
+    text = printed(table_rows.ranked_rows(board, 4), width=width, columns=table_rows.RANKED_COLUMNS)
     for row in board.rows:
         assert row.submission.name in text
 
 
 def test_why_an_entry_has_no_rank_stands_below_the_table(board: Board) -> None:
-    text = printed(tables.ranked_rows(board, 4), columns=tables.RANKED_COLUMNS)
+    text = printed(table_rows.ranked_rows(board, 4), columns=table_rows.RANKED_COLUMNS)
     assert "npo-limited has no rank: npo-limited was run with --limit 4" in text
     assert "0.95" in text or "0.9" in text
 
 
 def test_cells_show_their_one_score_with_its_interval(demo_cells: list[CellResult]) -> None:
-    text = printed(tables.cell_rows(demo_cells[:4]))
+    text = printed(table_rows.cell_rows(demo_cells[:4]))
     assert "score" in text
     assert "git" not in text
     value = 100 * demo_cells[0].scores[0].value
@@ -146,6 +150,6 @@ def test_markup_in_names_is_not_markup() -> None:
 
 
 def test_the_columns_that_are_named_exist(board: Board, demo_cells: list[CellResult]) -> None:
-    assert set(tables.RANKED_COLUMNS) <= set(tables.ranked_rows(board, 4)[0])
-    assert set(tables.CELL_COLUMNS) - {"score"} <= set(tables.cell_rows(demo_cells[:1])[0])
+    assert set(table_rows.RANKED_COLUMNS) <= set(table_rows.ranked_rows(board, 4)[0])
+    assert set(table_rows.CELL_COLUMNS) - {"score"} <= set(table_rows.cell_rows(demo_cells[:1])[0])
     assert synthetic.ORDER[0] == "reference"

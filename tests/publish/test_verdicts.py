@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.publish.board import Verdict
-from harness.publish.rules import PHI, TAU, UTILITY_GATE
-from harness.publish.statistics import Estimate
-from harness.publish.verdicts import collapse_reason, combine, metric_verdict, worst_of
+from harness.publish.ranking.verdicts import collapse_reason, combine, metric_verdict, worst_of
+from harness.publish.statistics.quantities import Estimate
+from harness.publish.thresholds import PHI, TAU, UTILITY_GATE
 
 
 def e(value: float, low: float | None = None, high: float | None = None) -> Estimate:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import StoreError
-from harness.publish import watching
+from harness.publish.pages import watch as site_watch
 from harness.store.store import Store
 
 
@@ -27,14 +27,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise KeyboardInterrupt
             step()
 
-        monkeypatch.setattr(watching, "sleep", sleep)
+        monkeypatch.setattr(site_watch, "sleep", sleep)
 
     return set_up
 
 
 def watched(store: Path, build: Callable[[], object]) -> list[str]:
     said: list[str] = []
-    watching.watch(store, build, watching.state(store), say=said.append)
+    site_watch.watch(store, build, site_watch.state(store), say=said.append)
     return said
 
 

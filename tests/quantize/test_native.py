@@ -46,7 +46,7 @@ def test_a_kernel_s_logits_are_those_of_the_dense_model_but_for_rounding(quantiz
 
 
 def test_a_kernel_that_computes_something_else_is_beyond_rounding(quantized, checkpoint_of, tokenizer, monkeypatch):
-    from harness.publish.rules import NATIVE_LIMIT
+    from harness.publish.thresholds import NATIVE_LIMIT
 
     made = quantized("bnb-nf4")
     backend = backend_of(made.spec)

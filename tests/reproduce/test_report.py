@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.publish import published_page, ranking
+from harness.publish.pages import published as published_page
+from harness.publish.ranking import rank as ranking
 from harness.reproduce import experiment, report
 from tests.publish import synthetic_board
 

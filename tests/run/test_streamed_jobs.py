@@ -85,7 +85,9 @@ def test_no_kernel_is_probed_for_a_streamed_target(
     shipped: dict[str, Submission], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(job.kernel_check, "probe", lambda quantized, *more, **options: asked.append("probe") or quantized)
+    monkeypatch.setattr(
+        job.kernel_check, "probe", lambda quantized, *more, **options: asked.append("probe") or quantized
+    )
     for mode in ("always", "never"):
         rows(shipped, "mini-target-4bit", "rtn-4bit-g64", mode, tmp_path / mode, TASKS[:1])
         assert asked == ([] if mode == "always" else ["probe"])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError, UnsafeSubmissionError
-from harness.publish import page_text
+from harness.publish import formatting
 from harness.submit import strict_parsing
 from harness.submit.scan.model_config import read_config
 from harness.submit.strict_parsing import parse_json, read_json, read_yaml
@@ -240,13 +240,13 @@ STRAY = {
 @pytest.mark.parametrize("text", JOINED.values(), ids=JOINED)
 def test_a_joiner_that_shapes_what_is_seen_is_text(text: str) -> None:
     assert strict_parsing.hidden_in(text) is None
-    assert page_text.visible(text) == text, "a page shows it as it was written"
+    assert formatting.visible(text) == text, "a page shows it as it was written"
 
 
 @pytest.mark.parametrize("text", STRAY.values(), ids=STRAY)
 def test_a_joiner_that_nobody_can_see_is_hidden(text: str) -> None:
     assert strict_parsing.hidden_in(text) in ("\u200c", "\u200d")
-    assert "\\u200" in page_text.visible(text)
+    assert "\\u200" in formatting.visible(text)
 
 
 @pytest.mark.parametrize("code", [0x200B, 0x200E, 0x202E, 0x2066, 0xFEFF, 0x1B, 0xD800])

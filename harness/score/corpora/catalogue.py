@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CorpusError, PluginError, UnknownNameError
+from harness.errors import CorpusError, PluginError, QuenchError, UnknownNameError
 from harness.paths import content_dir
 from harness.provenance import sha256_json
 from harness.score.corpora import places as corpus_places
@@ -232,3 +232,11 @@ def check_task(task: str, *, data_dir: Path | None = None, reference: ReferenceA
         load_split(corpus, config, split)
     if metric.startswith("knowmem"):
         icl_documents(corpus, SPLITS_OF[metric][1][1], task_settings(task)["dataset_kwargs"]["icl_pairs"])
+
+
+def corpus_facts(name: str) -> Corpus | None:
+    """Returns what is known of a corpus here; None where a store comes from elsewhere."""
+    try:
+        return load_corpus(name)
+    except QuenchError:
+        return None

@@ -1,0 +1,1 @@
+"""Paired tests between entries, in numbers and in sentences."""

@@ -1,0 +1,1 @@
+"""The board as files for other programs."""

@@ -1,0 +1,1 @@
+"""The static site: one module per page, built from a store."""

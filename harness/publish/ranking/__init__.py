@@ -1,0 +1,1 @@
+"""From stored cells to verdicts, worst cases and ranks."""

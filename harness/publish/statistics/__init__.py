@@ -1,0 +1,1 @@
+"""Resampled scores, and the quantities with intervals that are made of them."""

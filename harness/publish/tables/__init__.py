@@ -1,0 +1,1 @@
+"""The board as flat rows, and rows as text."""
