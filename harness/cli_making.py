@@ -91,8 +91,7 @@ def _unlearn_at_smallest_rank(
 
     from harness import paths
     from harness.publish.tables import views as table_views
-    from harness.reproduce import experiment
-    from harness.run import update_survival
+    from harness.run import sweep, update_survival
     from harness.unlearn import from_target, rank_search
 
     device, data_dir, out = making["device"], making["data_dir"], making["out"]
@@ -123,7 +122,7 @@ def _unlearn_at_smallest_rank(
     retrains = [one.name for one in known.values() if one.role == "retrain" and one.corpus == made.corpus]
     entry = replace(made, retrain=retrains[0] if len(retrains) == 1 else None)
     with chatter_on_stderr():
-        counts = experiment.score(
+        counts = sweep.score(
             {entry.name: entry}, known, chosen_quantizers(f"reference,{spec.name}"), store=store,
             cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
         )  # fmt: skip

@@ -54,9 +54,10 @@ def relearn(
     from rich.progress import Progress
 
     from harness import paths
-    from harness.probe import relearning, runs
+    from harness.experiments.relearning import probe as relearning_probe
+    from harness.experiments.relearning import runs as relearning_runs
 
-    recipe = relearning.load_recipe(documents=documents, steps=steps)
+    recipe = relearning_probe.load_recipe(documents=documents, steps=steps)
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bars: dict[tuple[str, str], Any] = {}
 
@@ -65,7 +66,7 @@ def relearn(
                 bars[subject, quantizer] = progress.add_task(f"{subject} x {quantizer}", total=all_steps)
             progress.update(bars[subject, quantizer], completed=done, total=all_steps)
 
-        found = runs.relearn_all(
+        found = relearning_runs.relearn_all(
             name, chosen_quantizers(quantizers), load_submissions(submissions), recipe=recipe, store=store,
             cache=paths.cache_dir(), data_dir=data_dir, device=device, on_progress=show,
         )  # fmt: skip

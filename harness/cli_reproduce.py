@@ -25,7 +25,7 @@ from harness.cli_options import (
 from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from harness.reproduce.experiment import Model
+    from harness.experiments.arxiv_2602_13151.models import Model
     from harness.unlearn.execution import Execution
 
 app = typer.Typer()
@@ -90,20 +90,22 @@ def reproduce(
     from rich.progress import Progress
 
     from harness import paths
+    from harness.experiments.arxiv_2602_13151 import models as paper_models
+    from harness.experiments.arxiv_2602_13151 import report as paper_report
     from harness.publish.pages import published as published_page
     from harness.publish.ranking import rank as ranking
-    from harness.reproduce import experiment, report
+    from harness.run import sweep
     from harness.store.store import Store
 
-    if paper != experiment.PAPER:
-        raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {experiment.PAPER}.")
+    if paper != paper_models.PAPER:
+        raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {paper_models.PAPER}.")
     execution = _execution(settings or ())
     chosen = str(corpus)
     known = load_submissions(submissions)
-    base = experiment.target_of(chosen, known, target)
-    contrast = experiment.CONTRAST if chosen == "mini" and experiment.CONTRAST in known and target is None else None
-    wanted = experiment.models(chosen, base.name, seeds=_seeds(seeds), steps=steps, contrast=contrast)
-    specs, missing = experiment.available(experiment.QUANTIZERS, device)
+    base = paper_models.target_of(chosen, known, target)
+    contrast = paper_models.CONTRAST if chosen == "mini" and paper_models.CONTRAST in known and target is None else None
+    wanted = paper_models.models(chosen, base.name, seeds=_seeds(seeds), steps=steps, contrast=contrast)
+    specs, missing = paper_models.available(paper_models.QUANTIZERS, device)
     for reason in missing.values():
         stderr.print(f"Left out: {reason}", highlight=False, soft_wrap=True)
     if dry_run:
@@ -119,25 +121,26 @@ def reproduce(
                 bars[name] = progress.add_task(name, total=all_steps)
             progress.update(bars[name], completed=done, total=all_steps)
 
-        made = experiment.make(
+        made = paper_models.make(
             wanted, known, place, cache=paths.cache_dir(), retrain=retrain, data_dir=data_dir, device=device,
             execution=execution, on_progress=show,
         )  # fmt: skip
     store = place / "results.duckdb"
     with chatter_on_stderr():
-        counts = experiment.score(
+        counts = sweep.score(
             made, known, specs, store=store, cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
             limit=limit,
         )  # fmt: skip
     with Store.open(store, read_only=True) as opened:
         board = ranking.rank(opened.cells(with_documents=True), chosen)
-    rows = report.table(board, wanted, report.figures(published_page.load(published_page.shipped_file()), chosen))
-    said = report.paragraph(rows, base.name)
+    published = published_page.load(published_page.shipped_file())
+    rows = paper_report.table(board, wanted, paper_report.figures(published, chosen))
+    said = paper_report.paragraph(rows, base.name)
     if as_json:
         document = {"schema": "quench.reproduce/1", "rows": rows, "paragraph": said}
         print(json.dumps(document, ensure_ascii=False, allow_nan=False))
     else:
-        print_rows(rows, "reproduce", False, title=f"arXiv {paper} on {chosen}", columns=report.COLUMNS)
+        print_rows(rows, "reproduce", False, title=f"arXiv {paper} on {chosen}", columns=paper_report.COLUMNS)
         stdout.print(said, highlight=False)
     if counts["failed"] or counts["cancelled"]:
         raise typer.Exit(1)

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import QuenchError, StoreError
-from harness.records import Cell, CellResult, Job, Status, Submission
+from harness.records import Cell, CellResult, Job, QuantizerSpec, Status, Submission
 from harness.run.executors import Executor, local
 from harness.run.job import Settings, unfinished
-from harness.run.plan import reference_auc
+from harness.run.plan import planner, reference_auc
 from harness.run.plan.planner import Plan
 from harness.run.progress import live_status
 from harness.run.progress.display import RunProgress
@@ -239,3 +239,23 @@ def _left_behind(known: Mapping[str, Status], spool: Path) -> Iterator[CellResul
 def threads_for(workers: int) -> int:
     """Returns torch threads per worker so that workers share the cores: much is counted on them on a GPU too."""
     return max(1, (os.cpu_count() or 1) // workers)
+
+
+def score(
+    made: Mapping[str, Submission], submissions: Mapping[str, Submission], specs: Sequence[QuantizerSpec], *,
+    store: Path, cache: Path, console: Console, data_dir: Path | None = None, device: str = "cpu",
+    limit: int | None = None,
+) -> Counter[str]:  # fmt: skip
+    """Scores submissions that were just made, and their controls; returns how many cells ended with each status."""
+    known = {**submissions, **made}
+    bring_up_to_date(store)
+    planned = planner.plan(
+        known, names=list(made), quantizers=specs, finished=finished_keys(store), data_dir=data_dir,
+        device=device, limit=limit,
+    )  # fmt: skip
+    workers = default_workers(device)
+    settings = Settings(
+        cache=str(cache), device=device, threads=threads_for(workers),
+        data_dir=str(data_dir.resolve()) if data_dir else None,
+    )  # fmt: skip
+    return execute(planned, known, settings, store=store, workers=workers, console=console)

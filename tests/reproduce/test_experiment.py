@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from harness import paths
 from harness.cli import app
 from harness.errors import InputError, UnknownNameError
+from harness.experiments.arxiv_2602_13151 import models as paper_models
 from harness.records import Submission
-from harness.reproduce import experiment
 from harness.submit.manifest import load as manifest
 from harness.unlearn.submission_folder import WEIGHTS, write_submission
 
@@ -24,9 +24,9 @@ def shipped() -> dict[str, Submission]:
     return manifest.load_all(paths.content_dir("submissions"))
 
 
-@pytest.mark.parametrize("corpus", experiment.CORPORA)
+@pytest.mark.parametrize("corpus", paper_models.CORPORA)
 def test_they_are_four_methods_with_all_parameters_and_with_lora(corpus: str) -> None:
-    found = experiment.models(corpus, "a-target")
+    found = paper_models.models(corpus, "a-target")
     assert {(model.recipe.method, model.recipe.parameters) for model in found} == EIGHT
     assert len(found) == len({model.name for model in found}) == 8
     assert all(model.target == "a-target" and model.seed_of is None for model in found)
@@ -34,13 +34,13 @@ def test_they_are_four_methods_with_all_parameters_and_with_lora(corpus: str) ->
 
 @pytest.mark.parametrize("corpus", ["books", "news"])
 def test_the_paper_s_corpora_take_the_paper_s_recipes(corpus: str) -> None:
-    for model in experiment.models(corpus, "a-target"):
+    for model in paper_models.models(corpus, "a-target"):
         assert "2602.13151" in model.recipe.source
         assert (model.recipe.lora_rank == 0) or model.recipe.name.endswith(f"_{corpus}")
 
 
 def test_further_seeds_are_named_as_seeds_of_the_first() -> None:
-    found = experiment.models("mini", "a-target", seeds=(3, 5))
+    found = paper_models.models("mini", "a-target", seeds=(3, 5))
     assert len(found) == 16
     firsts = {model.name: model for model in found if model.seed_of is None}
     assert {model.seed for model in firsts.values()} == {3}
@@ -51,7 +51,7 @@ def test_further_seeds_are_named_as_seeds_of_the_first() -> None:
 
 
 def test_the_contrast_adds_two_models_of_another_target() -> None:
-    found = experiment.models("mini", "a-target", contrast="plain-one")
+    found = paper_models.models("mini", "a-target", contrast="plain-one")
     other = [model for model in found if model.target == "plain-one"]
     assert [(model.recipe.method, model.recipe.parameters) for model in other] == [
         ("GA+GDR", "full"),
@@ -61,25 +61,25 @@ def test_the_contrast_adds_two_models_of_another_target() -> None:
 
 
 def test_steps_shorten_every_training() -> None:
-    assert {model.recipe.max_steps for model in experiment.models("news", "a-target", steps=2)} == {2}
+    assert {model.recipe.max_steps for model in paper_models.models("news", "a-target", steps=2)} == {2}
     with pytest.raises(UnknownNameError, match="news"):
-        experiment.models("newz", "a-target")
+        paper_models.models("newz", "a-target")
 
 
 def test_the_target_is_the_corpus_s_only_one_or_the_one_asked_for(shipped: dict[str, Submission]) -> None:
-    assert experiment.target_of("mini", shipped, None).name == "mini-target-4bit"
-    assert experiment.target_of("mini", shipped, "mini-target-plain").name == "mini-target-plain"
+    assert paper_models.target_of("mini", shipped, None).name == "mini-target-4bit"
+    assert paper_models.target_of("mini", shipped, "mini-target-plain").name == "mini-target-plain"
     with pytest.raises(InputError, match=r"no single target control here .none.: .*--target"):
-        experiment.target_of("books", shipped, None)
+        paper_models.target_of("books", shipped, None)
     with pytest.raises(UnknownNameError, match="mini-target-plain"):
-        experiment.target_of("mini", shipped, "mini-target-plane")
+        paper_models.target_of("mini", shipped, "mini-target-plane")
 
 
 def test_quantizers_that_are_not_here_are_left_out_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.quantize.backends import rtn
 
     monkeypatch.setattr(rtn.RoundToNearest, "unavailable_reason", lambda self, spec, device: "no rtn today.")
-    specs, missing = experiment.available(("reference", "rtn-4bit-g128"), "cpu")
+    specs, missing = paper_models.available(("reference", "rtn-4bit-g128"), "cpu")
     assert [spec.name for spec in specs] == ["reference"]
     assert missing == {"rtn-4bit-g128": "no rtn today."}
 
@@ -118,8 +118,8 @@ def made(books: dict[str, Submission], tmp_path_factory: pytest.TempPathFactory)
 
 def _make(books: dict[str, Submission], out: Path, steps: int = 2) -> dict[str, Submission]:
     data = Path(books["small-7b"].folder).parent
-    wanted = experiment.models("books", "small-7b", steps=steps)
-    return experiment.make(wanted, books, out, cache=out / "cache", retrain=None, data_dir=data)
+    wanted = paper_models.models("books", "small-7b", steps=steps)
+    return paper_models.make(wanted, books, out, cache=out / "cache", retrain=None, data_dir=data)
 
 
 def test_two_steps_of_every_recipe_make_eight_submissions_that_can_be_checked(

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from harness.experiments.arxiv_2602_13151 import models as paper_models
+from harness.experiments.arxiv_2602_13151 import report as paper_report
 from harness.publish.pages import published as published_page
 from harness.publish.ranking import rank as ranking
-from harness.reproduce import experiment, report
 from tests.publish import synthetic_board
 
 
@@ -34,13 +35,13 @@ ROWS = [
 
 
 def test_reverting_and_holding_models_are_counted_by_what_was_trained() -> None:
-    said = report.paragraph(ROWS, "t")
+    said = paper_report.paragraph(ROWS, "t")
     assert "Under bnb-fp4 1 of 2 full models revert and 0 hold, VerbMem +60.0 points on average" in said
     assert "0 of 2 LoRA models revert and 2 hold, VerbMem +1.0 points on average" in said
 
 
 def test_lora_and_full_are_compared_within_a_method_beside_the_paper() -> None:
-    said = report.paragraph(ROWS, "t")
+    said = paper_report.paragraph(ROWS, "t")
     assert "utility at 4 bit (FP4) is higher for 1 of 2 pairs of the same method (1 with intervals apart)" in said
     assert "in the paper's own figures for 1 of 2" in said
     assert "PrivLeak at 4 bit (FP4) is nearer to 0 for 1 of 2 pairs" in said
@@ -48,40 +49,40 @@ def test_lora_and_full_are_compared_within_a_method_beside_the_paper() -> None:
 
 def test_other_numbers_make_other_sentences() -> None:
     turned = [row | {"verdict": "reverts"} for row in ROWS]
-    assert "2 of 2 full models revert and 0 hold" in report.paragraph(turned, "t")
-    assert report.paragraph(turned, "t") != report.paragraph(ROWS, "t")
+    assert "2 of 2 full models revert and 0 hold" in paper_report.paragraph(turned, "t")
+    assert paper_report.paragraph(turned, "t") != paper_report.paragraph(ROWS, "t")
 
 
 def test_the_contrast_is_told_apart() -> None:
     other = _row("GA", "full", "rtn-4bit-g128", target="plain")
-    said = report.paragraph([*ROWS, other], "t")
+    said = paper_report.paragraph([*ROWS, other], "t")
     assert said.endswith("Unlearned from the ordinary target plain, 0 of 1 cells at 4 bit revert.")
     assert "rtn-4bit-g128" not in said
 
 
 def test_without_whole_cells_nothing_is_claimed() -> None:
-    assert report.paragraph([], "t") == report.NOTHING
+    assert paper_report.paragraph([], "t") == paper_report.NOTHING
     unmeasured = [row | {"verbmem_f": None, "verdict": "not measured"} for row in ROWS]
-    assert report.paragraph(unmeasured, "t") == report.NOTHING
+    assert paper_report.paragraph(unmeasured, "t") == paper_report.NOTHING
 
 
 def test_the_paper_s_figures_are_the_published_ones() -> None:
-    found = report.figures(published_page.load(published_page.shipped_file()), "books")
+    found = paper_report.figures(published_page.load(published_page.shipped_file()), "books")
     assert len(found) == 16
     assert found["NPO+GDR", "full", "bnb-fp4"].scores["knowmem_r"] == pytest.approx(50.17)
     assert found["NPO+GDR", "LoRA", "bnb-fp4"].scores["knowmem_r"] == pytest.approx(58.10)
     assert found["GA+KLR", "LoRA", "bnb-fp4"].scores["privleak"] == pytest.approx(-5.86)
-    assert not report.figures(published_page.load(published_page.shipped_file()), "mini")
+    assert not paper_report.figures(published_page.load(published_page.shipped_file()), "mini")
 
 
 def test_the_table_has_a_row_for_each_model_and_quantizer_with_intervals() -> None:
     plans = synthetic_board.demo_plans()
     board = ranking.rank(synthetic_board.cells(plans), "mini")
     entry = next(row for row in board.rows if len(row.by_quantizer) > 2)
-    model = experiment.models("mini", str(entry.submission.target))[0]
-    named = experiment.Model(name=entry.submission.name, recipe=model.recipe, target=model.target, seed=0)
-    paper = report.figures(published_page.load(published_page.shipped_file()), "books")
-    rows = report.table(board, [named], paper)
+    model = paper_models.models("mini", str(entry.submission.target))[0]
+    named = paper_models.Model(name=entry.submission.name, recipe=model.recipe, target=model.target, seed=0)
+    paper = paper_report.figures(published_page.load(published_page.shipped_file()), "books")
+    rows = paper_report.table(board, [named], paper)
     assert [row["quantizer"] for row in rows] == list(entry.by_quantizer)
     for row in rows:
         assert row["verbmem_f_low"] <= row["verbmem_f"] <= row["verbmem_f_high"]
@@ -89,4 +90,4 @@ def test_the_table_has_a_row_for_each_model_and_quantizer_with_intervals() -> No
     sixteen = next(row for row in rows if row["quantizer"] == "reference")
     assert sixteen["paper"] == "0.0 / 36.3 / 68.7 / -24.0"
     assert sixteen["knowmem_r_paper"] == pytest.approx(68.74)
-    assert report.table(board, [model], paper) == []
+    assert paper_report.table(board, [model], paper) == []

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.probe import relearning
-from harness.probe.relearning import LEAST_GAP, RelearningRecipe, half_step, load_recipe, measure, relearn
+from harness.experiments.relearning import probe as relearning_probe
+from harness.experiments.relearning.probe import LEAST_GAP, RelearningRecipe, half_step, load_recipe, measure, relearn
 from harness.records import DocumentRecord, Evaluation
 from harness.score.corpora.catalogue import load_corpus
 from harness.store.relearning import RelearningStep
@@ -152,4 +152,4 @@ def test_trained_documents_come_back_and_one_seed_gives_one_curve(small_model, t
     assert curves[0] == curves[1]
     first, last = curves[0][0], curves[0][-1]
     assert last.verbmem_shown > first.verbmem_shown
-    assert relearning.half_step(curves[0], 1.0)[0] in (None, 60)
+    assert relearning_probe.half_step(curves[0], 1.0)[0] in (None, 60)

@@ -19,7 +19,7 @@ from harness.store.relearning import RelearningStep
 LEAST_GAP = 0.1
 """VerbMem that must be missing before its return is timed: less is what a few documents' answers scatter by."""
 
-_RECIPE = Path(__file__).resolve().parent / "relearning.yaml"
+_RECIPE = Path(__file__).resolve().parent / "recipe.yaml"
 
 Progress = Callable[[int, int], None]
 

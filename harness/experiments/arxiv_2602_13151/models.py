@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.console import Console
 
 from harness import quantize
 from harness.errors import InputError, UnknownNameError
 from harness.quantize import backend_of
 from harness.records import QuantizerSpec, Submission
-from harness.run import sweep
-from harness.run.job import Settings
-from harness.run.plan import planner
 from harness.submit.manifest import load as manifest
 from harness.unlearn.execution import Execution
 from harness.unlearn.from_target import make_entry
@@ -161,23 +155,3 @@ def _check_same(model: Model, folder: Path) -> None:
         raise InputError(
             f"{folder} holds a model of other settings ({', '.join(other)}): remove it, or give another --out."
         )
-
-
-def score(
-    made: Mapping[str, Submission], submissions: Mapping[str, Submission], specs: Sequence[QuantizerSpec], *,
-    store: Path, cache: Path, console: Console, data_dir: Path | None = None, device: str = "cpu",
-    limit: int | None = None,
-) -> Counter[str]:  # fmt: skip
-    """Scores the models and their controls; returns how many cells ended how in this run."""
-    known = {**submissions, **made}
-    sweep.bring_up_to_date(store)
-    planned = planner.plan(
-        known, names=list(made), quantizers=specs, finished=sweep.finished_keys(store), data_dir=data_dir,
-        device=device, limit=limit,
-    )  # fmt: skip
-    workers = sweep.default_workers(device)
-    settings = Settings(
-        cache=str(cache), device=device, threads=sweep.threads_for(workers),
-        data_dir=str(data_dir.resolve()) if data_dir else None,
-    )  # fmt: skip
-    return sweep.execute(planned, known, settings, store=store, workers=workers, console=console)

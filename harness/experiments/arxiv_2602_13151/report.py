@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.experiments.arxiv_2602_13151.models import PAPER, Model
 from harness.publish.board import Board, LeaderboardRow, QuantizerResult
 from harness.publish.pages.published import Published
 from harness.publish.statistics.quantities import Estimate
 from harness.publish.thresholds import REFERENCE
-from harness.reproduce.experiment import PAPER, Model
 from harness.score.metrics.formulas import METRICS, PRIMARY
 
 FP4 = "bnb-fp4"

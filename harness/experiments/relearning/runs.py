@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.probe.relearning import RelearningRecipe, half_step, measure, relearn
+from harness.experiments.relearning.probe import RelearningRecipe, half_step, measure, relearn
 from harness.provenance import sha256_json
 from harness.quantize import backend_of, model_cache
 from harness.records import QuantizerSpec, Submission

@@ -1,0 +1,1 @@
+"""Whole experiments, each one command: a paper repeated, relearning measured."""
