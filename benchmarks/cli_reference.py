@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.cli import get_docs_for_click
 
-from harness.cli import app
+from harness.cli.main import app
 
 HEAD = """# Commands
 

@@ -88,7 +88,7 @@ def quench(*arguments: str) -> None:
     """Runs the command line as a user would, and says how long it took."""
     print("$ quench", *arguments, flush=True)
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "harness.cli", *arguments])
+    done = subprocess.run([sys.executable, "-m", "harness.cli.main", *arguments])
     print(f"  {time.perf_counter() - start:.0f} s", flush=True)
     if done.returncode:
         sys.exit(done.returncode)

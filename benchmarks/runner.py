@@ -91,7 +91,7 @@ def overhead(folder: Path) -> None:
 
 def quench(*arguments: str) -> None:
     """Runs the command line as a program of its own."""
-    subprocess.run([sys.executable, "-m", "harness.cli", *arguments], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "harness.cli.main", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
 def main() -> None:

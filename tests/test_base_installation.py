@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.quantize import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def known(name):
     return version(name)
 metadata.version = known
 from typer.testing import CliRunner
-from harness.cli import app
+from harness.cli.main import app
 for words in commands:
     done = CliRunner().invoke(app, words)
     print(json.dumps([done.exit_code, done.stdout, done.stderr, repr(done.exception)]))

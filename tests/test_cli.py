@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness import paths
-from harness.cli import app
+from harness.cli.main import app
 from harness.score.corpora import catalogue
 
 SHIPPED = paths.content_dir("submissions")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness import cli_backends, cli_options, quantize
-from harness.cli import app
+from harness import quantize
+from harness.cli import options, quantizers
+from harness.cli.main import app
 from harness.errors import QuantizationError, UnknownNameError
 from harness.quantize import legacy, libraries
 from harness.quantize.backend import WIDTHS
@@ -42,7 +43,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs a command on a terminal of 80 columns and returns its lines."""
 
     def run(*arguments: str) -> list[str]:
-        for module in (cli_options, cli_backends):
+        for module in (options, quantizers):
             for name in ("stdout", "stderr"):
                 console = getattr(module, name)
                 monkeypatch.setattr(console, "_width", 80)
@@ -208,7 +209,7 @@ def test_an_installation_that_fails_is_one_sentence(installs: list[Any], name: s
 @pytest.mark.parametrize("arguments", [[], ["--presets"], ["--json"], ["--device", "cuda"], ["show", "gptq"]])
 def test_no_library_is_imported_to_say_what_runs(arguments: list[str]) -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from harness.cli import app;"
+        "import sys; from typer.testing import CliRunner; from harness.cli.main import app;"
         f"done = CliRunner().invoke(app, ['backends', *{arguments!r}]); assert done.exit_code == 0, done.output;"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.publish.board import Board
 from harness.publish.ranking import rank as ranking
 from harness.publish.thresholds import SYMBOLS
@@ -210,7 +210,7 @@ def test_privleaks_of_entries_carry_the_uncertainty_of_their_reference(store: Pa
 
 def test_ranking_and_comparing_import_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from harness.cli import app; "
+        "import sys; from typer.testing import CliRunner; from harness.cli.main import app; "
         f"asked = ['compare', '{LORA}', '{FULL}'], ['show'], ['plan', '--power']; "
         "done = [CliRunner().invoke(app, one) for one in asked]; "
         "print([d.exit_code for d in done], [n for n in ('torch', 'transformers', 'lm_eval') if n in sys.modules])"

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.publish.exports import formats as export_formats
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def test_exporting_never_imports_torch(store: Path, tmp_path: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'lm_eval', 'datasets', 'sklearn', 'rouge_score'):\n"
         "    sys.modules[name] = None\n"
-        "from harness.cli import app\n"
+        "from harness.cli.main import app\n"
         "app(['export', '--store', sys.argv[1], '--out', sys.argv[2]], standalone_mode=False)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(store), str(tmp_path / "out")], check=True, capture_output=True)

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from harness import cli_options, paths
-from harness.cli import app
+from harness import paths
+from harness.cli import options
+from harness.cli.main import app
 from harness.errors import InputError, UnknownNameError
 from harness.records import Job, Score
 from harness.run.job import unfinished
@@ -45,7 +46,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def job() -> Job:
     plan = planner.plan(manifest.load_all(SHIPPED), names=[ENTRY], controls=False,
-                        quantizers=cli_options.chosen_quantizers("reference"))  # fmt: skip
+                        quantizers=options.chosen_quantizers("reference"))  # fmt: skip
     return plan.jobs[0]
 
 
@@ -113,14 +114,14 @@ def test_a_reason_with_markup_and_unicode_is_shown_as_it_is(store: Path) -> None
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_table_loses_no_column_however_narrow_the_window(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.StringIO()
-    monkeypatch.setattr(cli_options, "stdout", Console(file=printed, width=40, force_terminal=terminal, no_color=True))
+    monkeypatch.setattr(options, "stdout", Console(file=printed, width=40, force_terminal=terminal, no_color=True))
     long = {
         "submission": "a-name-of-more-than-forty-characters-in-all",
         "rho": 0.5,
         "utility": 0.75,
         "quantizer": "nf4",
     }
-    cli_options.print_rows([long], "show", False, title="t")
+    options.print_rows([long], "show", False, title="t")
     body = [line for line in printed.getvalue().splitlines() if long["submission"] in line]
     assert "0.75" in body[0]
     assert "nf4" in body[0]
@@ -150,22 +151,22 @@ def test_validate_tells_good_from_bad_and_checks_the_rest_all_the_same(tmp_path:
 
 @pytest.mark.parametrize("text", [None, "", " , ", ","])
 def test_no_names_mean_the_default_quantizers_and_all_tasks(text: str | None) -> None:
-    assert tuple(spec.name for spec in cli_options.chosen_quantizers(text)) == planner.DEFAULT_QUANTIZERS
-    assert cli_options.chosen_tasks(text) == ()
+    assert tuple(spec.name for spec in options.chosen_quantizers(text)) == planner.DEFAULT_QUANTIZERS
+    assert options.chosen_tasks(text) == ()
 
 
 def test_names_are_trimmed_kept_in_order_and_taken_once() -> None:
-    chosen = cli_options.chosen_quantizers(" bnb-nf4, reference,bnb-nf4 ,")
+    chosen = options.chosen_quantizers(" bnb-nf4, reference,bnb-nf4 ,")
     assert [spec.name for spec in chosen] == ["bnb-nf4", "reference"]
     with pytest.raises(UnknownNameError):
-        cli_options.chosen_tasks("muse_mini, nonsense")
-    assert len(cli_options.chosen_tasks("muse_mini,muse_mini_privleak")) == 4
+        options.chosen_tasks("muse_mini, nonsense")
+    assert len(options.chosen_tasks("muse_mini,muse_mini_privleak")) == 4
 
 
 def test_submissions_are_taken_from_here_else_from_the_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli_options.submissions_dir(None) == SHIPPED
+    assert options.submissions_dir(None) == SHIPPED
     (tmp_path / "submissions").mkdir()
-    assert cli_options.submissions_dir(None) == Path("submissions")
+    assert options.submissions_dir(None) == Path("submissions")
     with pytest.raises(InputError, match=r"no submission\.yaml below"):
-        cli_options.submission_folders(Path("submissions"))
+        options.submission_folders(Path("submissions"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.store.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
     store = tmp_path_factory.mktemp("relearn") / "s.duckdb"
     # A process of its own: what libraries print on being imported must not be among the JSON.
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "relearn", *SHORT, "--store", str(store), "--json"],
+        [sys.executable, "-m", "harness.cli.main", "relearn", *SHORT, "--store", str(store), "--json"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     document = json.loads(done.stdout)

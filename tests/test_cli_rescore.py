@@ -10,7 +10,7 @@ import logged_runs as runs
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.store.store import Store
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness import cli_submitting, paths
-from harness.cli import app
+from harness import paths
+from harness.cli import submissions
+from harness.cli.main import app
 from harness.submit.manifest import init as manifest_init
 from harness.submit.manifest import load as manifest
 
@@ -80,7 +81,7 @@ def test_every_field_can_be_given_as_an_option(board: Path) -> None:
 def test_on_a_terminal_what_is_missing_is_asked_until_the_answer_will_do(
     board: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_submitting, "_on_terminal", lambda: True)
+    monkeypatch.setattr(submissions, "_on_terminal", lambda: True)
     answers = "\n".join(["", "lora", "", "", "NPO", "", "", "My method", ""]) + "\n"
     told = quench("init", board / "mine", answers=answers)
     assert "`kind` can't be used ('lora'): give full_model, lora_adapter" in told.stderr
@@ -158,7 +159,7 @@ def test_a_folder_that_is_not_there_is_a_fault_and_the_others_are_checked(board:
 
 def test_neither_command_imports_torch_or_transformers(board: Path) -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from harness.cli import app; run = CliRunner().invoke;"
+        "import sys; from typer.testing import CliRunner; from harness.cli.main import app; run = CliRunner().invoke;"
         f"done = [run(app, ['init', {str(board / 'mine')!r}, '--method', 'NPO']),"
         f" run(app, ['validate', {str(board / 'mine')!r}])];"
         "print([d.exit_code for d in done], [n for n in ('torch', 'transformers', 'peft') if n in sys.modules])"

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import survival_memory, survival_prediction
-from harness.cli import app
+from harness.cli.main import app
 from harness.quantize.survival.measure import INTERCEPT, SLOPE
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +29,7 @@ def test_the_table_has_a_row_for_each_quantizer_and_the_likelihood() -> None:
 
 def test_json_holds_every_layer_and_nothing_else_is_on_stdout() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *PAIR, "--against", "mini-target-4bit", "--json", "--predict"],
+        [sys.executable, "-m", "harness.cli.main", *PAIR, "--against", "mini-target-4bit", "--json", "--predict"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     document = json.loads(done.stdout)

@@ -14,7 +14,7 @@ import torch
 import typer
 import yaml
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.publish import thresholds
 from harness.quantize import presets, resolve
 from harness.quantize.rounding import uniform_grid
@@ -298,8 +298,12 @@ def test_the_architecture_table_names_modules_that_are_there() -> None:
 
 def test_the_readme_s_tree_shows_every_room_and_nothing_else() -> None:
     tree = next(block for block in blocks(ROOT / "README.md", "") if "harness/" in block)
-    shown = {name for line in tree.splitlines() if line.startswith("  ") for name in re.findall(r"(\w+)/(?= )", line)}
-    rooms = {path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")}
+    shown = {
+        room for line in tree.splitlines() if line.startswith("  ")
+        for first in [line.split("/")[0].strip()]
+        for room in (first, *(f"{first}/{inner}" for inner in re.findall(r"(\w+)/", line.split("/", 1)[1])))
+    }  # fmt: skip
+    rooms = {path.parent.relative_to(ROOT / "harness").as_posix() for path in (ROOT / "harness").glob("*/**/__init__.py")}
     assert shown == rooms
     for name in re.findall(r"^(\w[\w.]*)/? ", tree, re.MULTILINE):
         assert (ROOT / name).exists(), name

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from benchmarks import cli_reference, marked_pages
-from harness.cli import app
+from harness.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DEPARTS = re.compile(r"Differs from the reference:")

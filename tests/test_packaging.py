@@ -65,7 +65,8 @@ def test_the_console_script_is_a_function_that_is_there() -> None:
 
 
 def test_the_command_line_also_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "harness.cli", "--help"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "harness.cli.main", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Does unlearning survive quantization?" in done.stdout
 
 

@@ -154,7 +154,7 @@ def step(workspace: Path, workflow: str, name: str, **environment: str) -> subpr
     """Runs one shell step as a runner does, with this tree's `quench`."""
     tools = workspace / "tools"
     tools.mkdir(exist_ok=True)
-    (tools / "quench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli "$@"\n', encoding="utf-8")
+    (tools / "quench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli.main "$@"\n', encoding="utf-8")
     (tools / "quench").chmod(0o755)
     return subprocess.run(
         ["bash", "-e", "-c", script(workflow, name)], cwd=workspace, capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""What a pull request is told: the artifact of the workflow `validate` -> one Markdown comment.
+"""The Markdown comment on a pull request, written from the artifact of the workflow `validate`.
 
 The artifact comes from a run over a stranger's change, so nothing in it is
 believed but its numbers, and every text of it ends inside ``<code>``, where

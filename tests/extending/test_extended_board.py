@@ -22,7 +22,7 @@ ROOT = EXAMPLE.parent.parent
 def quench(site: Path, *arguments: object, code: int = 0) -> str:
     """Runs the command line in a process of its own, where the packages of ``site`` are installed."""
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "harness.cli.main", *map(str, arguments)], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "COLUMNS": "200"},
     )  # fmt: skip
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import plugins, quantize
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import PluginError, UnknownNameError
 from harness.quantize import libraries, support_matrix
 from harness.run.plan import planner

@@ -9,7 +9,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from harness import plugins
-from harness.cli import app
+from harness.cli.main import app
 
 
 def listed() -> dict[tuple[str, str], dict[str, Any]]:

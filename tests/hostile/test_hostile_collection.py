@@ -281,7 +281,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 _VALIDATE = """
 import atexit, sys
-from harness.cli import app
+from harness.cli.main import app
 heavy = ("torch", "transformers", "peft", "safetensors", "gguf")
 atexit.register(lambda: print("loaded:", [name for name in heavy if name in sys.modules], file=sys.stderr))
 app(["validate", *sys.argv[1:], "--json"])

@@ -81,7 +81,7 @@ def test_two_gigabytes_of_weights_are_read_in_bounded_memory(board: Path) -> Non
     # The numbers are a hole in the file: zeros, and no room on the disk.
     os.truncate(path, 8 + len(header) + size)
     done = subprocess.run(
-        [sys.executable, "-B", "-m", "harness.cli", "validate", str(folder), "--json"],
+        [sys.executable, "-B", "-m", "harness.cli.main", "validate", str(folder), "--json"],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )  # fmt: skip

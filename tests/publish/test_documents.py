@@ -132,7 +132,7 @@ def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> 
     command = html.unescape(re.search(r'<code id="command">(.*?)</code>', page).group(1))  # type: ignore[union-attr]
     (tmp_path / "bin").mkdir()
     quench = tmp_path / "bin" / "quench"
-    quench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli "$@"\n', encoding="utf-8")
+    quench.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness.cli.main "$@"\n', encoding="utf-8")
     quench.chmod(0o755)
     paths = {"PATH": f"{quench.parent}:{os.environ['PATH']}", "PYTHONPATH": str(root)}
     subprocess.run(command, shell=True, cwd=tmp_path, env={**os.environ, **paths}, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import StoreError
 from harness.publish.pages import watch as site_watch
 from harness.store.store import Store

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from harness import quantize
-from harness.cli import app
+from harness.cli.main import app
 from harness.contract.quantizers import (
     check_facts,
     check_names,

@@ -441,7 +441,7 @@ def test_what_the_real_library_says_when_it_fails_is_passed_on_in_one_sentence(
 def test_a_submission_runs_from_end_to_end_under_both(legacy: Environment, tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "run", "mini-noop-lora", "--no-controls", "--limit", "2",
+        [sys.executable, "-m", "harness.cli.main", "run", "mini-noop-lora", "--no-controls", "--limit", "2",
          "--quantizers", "autogptq-4bit-g64-sym,autoawq-4bit-g64", "--store", str(store)],
         env=dict(os.environ), capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import paths
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import InputError, UnknownNameError
 from harness.experiments.arxiv_2602_13151 import models as paper_models
 from harness.records import Submission

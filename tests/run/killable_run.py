@@ -19,7 +19,7 @@ from typing import Any
 
 from jobs_without_models import make_job
 
-from harness import cli
+from harness.cli import main as cli
 from harness.provenance import sha256_json
 from harness.records import Cell, CellResult, DocumentRecord, Job, Score
 from harness.run import sweep

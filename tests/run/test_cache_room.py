@@ -6,7 +6,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import InputError
 from harness.run.maintenance import cache as cache_folder
 

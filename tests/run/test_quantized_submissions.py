@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from harness import paths
-from harness.cli import app
+from harness.cli.main import app
 from harness.quantize import resolve
 from harness.run.plan import planner
 from harness.submit.manifest import load as manifest

@@ -285,7 +285,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def command(store: Path, *more: str, quantizers: str = "reference") -> list[str]:
     asked = ["mini-noop-lora", "--no-controls", "--quantizers", quantizers, "--threads", "1", "--store", str(store)]
-    return [sys.executable, "-m", "harness.cli", "run", *asked, *more]
+    return [sys.executable, "-m", "harness.cli.main", "run", *asked, *more]
 
 
 def stored(store: Path) -> list[CellResult]:

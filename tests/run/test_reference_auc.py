@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness import paths
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import CorpusError
 from harness.quantize import resolve
 from harness.records import CellResult, Job, Score, Submission
@@ -332,8 +332,8 @@ def test_workers_of_a_real_run_are_told_the_measured_value(tmp_path: Path) -> No
     write_tasks(tmp_path / "tasks")
     write_submissions(tmp_path / "submissions", RETRAIN, TARGET)
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "run", "--corpus", "own", "--quantizers", "reference", "--tasks", TASK,
-         "--store", "s.duckdb"],
+        [sys.executable, "-m", "harness.cli.main", "run", "--corpus", "own", "--quantizers", "reference", "--tasks",
+         TASK, "--store", "s.duckdb"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import memory, paths, quantize
-from harness.cli import app
+from harness.cli.main import app
 from harness.records import Cell, CellResult, Job, Submission
 from harness.run import job, sweep
 from harness.run.job import Settings, run_job

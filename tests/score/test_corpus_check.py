@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import CorpusError
 from harness.score.corpora import catalogue
 from harness.score.corpora import check as corpus_check

@@ -32,7 +32,7 @@ def python(cwd, *arguments):
 def ours(tmp_path_factory):
     """The cells of `quench run`, by task."""
     folder = tmp_path_factory.mktemp("quench")
-    python(folder, "harness.cli", "run", MODEL, "--no-controls", "--submissions", content_dir("submissions"),
+    python(folder, "harness.cli.main", "run", MODEL, "--no-controls", "--submissions", content_dir("submissions"),
            "--quantizers", "reference", "--limit", LIMIT, "--store", folder / "s.duckdb")  # fmt: skip
     with Store.open(folder / "s.duckdb", read_only=True) as store:
         return {result.cell.task: result for result in store.cells(with_documents=True)}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import InputError, QuenchError
 from harness.quantize.survival.measure import chance_of_return
 from harness.records import LayerSurvival

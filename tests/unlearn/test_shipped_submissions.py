@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from harness import cli
+from harness.cli import main
 from harness.mini import models
 from harness.unlearn import recipes
 
@@ -74,7 +74,7 @@ def test_a_shipped_entry_is_what_its_recipe_makes(name: str, tmp_path: Path) -> 
     wanted = stated(shipped)
     arguments = ["unlearn", wanted["hyperparameters"]["recipe"], "--target", wanted["target"],
                  "--out", str(tmp_path / name)]  # fmt: skip
-    cli.app(arguments, standalone_mode=False)
+    main.app(arguments, standalone_mode=False)
     made = stated(tmp_path / name)
     settings = {key: value for key, value in wanted["hyperparameters"].items() if key not in _OF_THE_BUILD}
     assert {key: made["hyperparameters"].get(key) for key in settings} == settings
@@ -86,6 +86,6 @@ def test_a_shipped_entry_is_what_its_recipe_makes(name: str, tmp_path: Path) -> 
 @pytest.mark.usefixtures("_as_built")
 def test_another_seed_would_be_noticed(tmp_path: Path) -> None:
     name = "mini-npo-gdr-lora"
-    cli.app(["unlearn", "mini_npo_gdr_lora", "--target", "mini-target-4bit", "--seed", "1",
+    main.app(["unlearn", "mini_npo_gdr_lora", "--target", "mini-target-4bit", "--seed", "1",
              "--out", str(tmp_path / name)], standalone_mode=False)  # fmt: skip
     assert distance(tensors(tmp_path / name), tensors(ROOT / "submissions" / name)) > 100 * LARGEST_DIFFERENCE

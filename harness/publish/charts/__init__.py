@@ -1,1 +1,1 @@
-"""Charts as SVG."""
+"""The charts of the pages, drawn as SVG without a browser."""

@@ -27,9 +27,9 @@ from harness.run.sandbox import network as network_fence
 from harness.run.sandbox.redaction import redact_file
 from harness.store import cell_files
 
-# harness.cli as well: a worker imports the main module again, and the command line takes as long as a small cell.
+# harness.cli.main as well: a worker imports the main module again, and the command line takes as long as a small cell.
 _PRELOADED = ["torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "lm_eval.evaluator",
-              "harness.score.evaluation", "harness.run.job", "harness.run.sandbox.fence", "harness.cli",
+              "harness.score.evaluation", "harness.run.job", "harness.run.sandbox.fence", "harness.cli.main",
               "landlockpy", "pyseccomp"]  # fmt: skip
 # They ask the card what it can when they are imported, and CUDA can't be used after a fork of a process that has.
 _ASKS_THE_CARD = {"peft", "transformers.models.llama.modeling_llama"}

@@ -1,25 +1,23 @@
-"""The commands around a run: plan, run, status, ingest, doctor."""
+"""The commands around a run: plan, run, status."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from harness import cli_showing
-from harness.cli_options import (
-    DEFAULT_STORE,
+from harness.cli import board
+from harness.cli.grid import Grid, with_grid
+from harness.cli.options import (  # fmt: skip
+    SCORE,
     ExecutorName,
     JsonOption,
-    StoreOption,
     StreamOption,
     print_rows,
     stderr,
     stdout,
-)  # fmt: skip
-from harness.cli_planning import Grid, with_grid
+)
 from harness.errors import InputError
 
 app = typer.Typer()
@@ -28,8 +26,9 @@ _WATCH_SECONDS = 2.0
 
 
 @app.command(
+    rich_help_panel=SCORE,
     epilog="Examples: `quench plan --corpus mini` · `quench plan my-entry --quantizers rtn-4bit-g64,bnb-nf4` · "
-    "`quench plan --power --corpus mini`"
+    "`quench plan --power --corpus mini`",
 )
 @with_grid
 def plan(
@@ -43,7 +42,7 @@ def plan(
     from harness.run.plan import cost_estimates
 
     if power:
-        cli_showing.print_power(grid.corpus, grid.data_dir, grid.store, grid.limit, as_json)
+        board.print_power(grid.corpus, grid.data_dir, grid.store, grid.limit, as_json)
         return
     planned = grid.plan()
     costs = cost_estimates.estimate(planned.jobs, grid.known, cost_estimates.past_costs(grid.store), device=grid.device)
@@ -67,7 +66,10 @@ def plan(
     )
 
 
-@app.command(epilog="Examples: `quench run --corpus mini` · `quench run my-entry --quantizers reference,rtn-4bit-g64`")
+@app.command(
+    rich_help_panel=SCORE,
+    epilog="Examples: `quench run --corpus mini` · `quench run my-entry --quantizers reference,rtn-4bit-g64`",
+)
 @with_grid
 def run(
     grid: Grid,
@@ -134,7 +136,10 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples: `quench status` · `quench status --corpus mini --json` · `quench status --watch`")
+@app.command(
+    rich_help_panel=SCORE,
+    epilog="Examples: `quench status` · `quench status --corpus mini --json` · `quench status --watch`",
+)
 @with_grid
 def status(
     grid: Grid,
@@ -176,59 +181,3 @@ def _watch(rows: Any, title: str) -> None:
                 screen.update(table_formats.terminal_table(shown, title=title, columns=None), refresh=True)
     except KeyboardInterrupt:
         return
-
-
-@app.command(
-    epilog="Examples: `quench ingest other-machine/results.records --store results.duckdb` · "
-    "`quench ingest news.duckdb --no-texts`"
-)
-def ingest(
-    source: Annotated[Path, typer.Argument(help="Folder of cell records, or another store.", exists=True)],
-    store: StoreOption = DEFAULT_STORE,
-    no_texts: Annotated[
-        bool,
-        typer.Option(
-            "--no-texts",
-            help="Leave prompts' ends, answers and references out and keep digests of them: "
-            "for corpora whose texts may not be published.",
-        ),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Store cells that another machine has scored; a cell with two results is shown and keeps its first."""
-    from harness.store import merging
-
-    merged = merging.ingest(store, source, texts=not no_texts)
-    if as_json:
-        print_rows(merged.conflicts, "ingest", True, title="")
-    elif merged.conflicts:
-        print_rows(merged.conflicts, "ingest", False, title="Cells with another result than the store's, which stays")
-    stderr.print(
-        f"{merged.new} new, {merged.known} known already, {len(merged.conflicts)} in conflict. Store: {store}",
-        highlight=False,
-    )
-    if merged.conflicts:
-        raise typer.Exit(1)
-
-
-@app.command(epilog="Examples: `quench doctor` · `quench doctor --store results.duckdb --repair`")
-def doctor(
-    store: StoreOption = DEFAULT_STORE,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without losing a result.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a store, its records and what killed runs left behind; exit code 1 where something is left to mend."""
-    from harness import paths
-    from harness.run.maintenance import doctor as doctors
-
-    findings = doctors.examine(store, cache=paths.cache_dir())
-    if repair:
-        doctors.repair(store, findings, cache=paths.cache_dir())
-    rows = [
-        {"what": found.what, "where": str(found.where), "found": found.sentence, "repair": found.remedy,
-         "repaired": repair and found.remedy is not None}
-        for found in findings
-    ]  # fmt: skip
-    print_rows(rows, "doctor", as_json, title=f"{store}: {len(rows) or 'nothing'} found")
-    if any(not row["repaired"] for row in rows):
-        raise typer.Exit(1)

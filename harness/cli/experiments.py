@@ -1,22 +1,29 @@
-"""The command that repeats a paper's experiment."""
+"""The commands that run whole experiments: reproduce a paper, relearn forgotten text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli_options import (
+from harness.cli.options import (
+    COMPARE,
+    DEFAULT_STORE,
+    MAKE,
     CorpusOption,
     DataDirOption,
     DeviceOption,
+    FormatOption,
     JsonOption,
     LimitOption,
+    StoreOption,
     SubmissionsOption,
     chatter_on_stderr,
+    chosen_quantizers,
     load_submissions,
     print_rows,
     stderr,
@@ -26,6 +33,7 @@ from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.experiments.arxiv_2602_13151.models import Model
+    from harness.store.relearning import Relearning
     from harness.unlearn.execution import Execution
 
 app = typer.Typer()
@@ -61,9 +69,10 @@ def _print_plan(wanted: Sequence[Model], quantizers: Sequence[str], as_json: boo
 
 
 @app.command(
+    rich_help_panel=MAKE,
     epilog="Examples: `quench reproduce 2602.13151 --corpus mini` · "
     "`quench reproduce 2602.13151 --corpus mini --seeds 0,1 --json` · "
-    "`quench reproduce 2602.13151 --corpus books --target my-books-target --device cuda --dry-run`"
+    "`quench reproduce 2602.13151 --corpus books --target my-books-target --device cuda --dry-run`",
 )
 def reproduce(
     paper: Annotated[str, typer.Argument(help="arXiv number of the paper: 2602.13151.")],
@@ -144,3 +153,61 @@ def reproduce(
         stdout.print(said, highlight=False)
     if counts["failed"] or counts["cancelled"]:
         raise typer.Exit(1)
+
+
+_RELEARNING_COLUMNS = ("quantizer", "submission", "start", "end", "goal", "half_step", "reason", "seconds")
+
+
+@app.command(
+    rich_help_panel=COMPARE,
+    epilog="Examples: `quench relearn mini-npo-gdr-full` · "
+    "`quench relearn my-entry --quantizers reference,bnb-nf4 --device cuda --json`",
+)
+def relearn(
+    name: Annotated[str, typer.Argument(help="Entry to probe; its retrain control is probed beside it.")],
+    quantizers: Annotated[
+        str, typer.Option("--quantizers", help="Names, separated by commas; see `quench backends`.")
+    ] = "reference,rtn-4bit-g64",
+    documents: Annotated[
+        int | None, typer.Option("--documents", help="Documents to train on, and to ask about. [default: pinned, 16]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps. [default: pinned, 40]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    submissions: SubmissionsOption = None,
+    data_dir: DataDirOption = None,
+    device: DeviceOption = "cpu",
+    form: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a quantized entry on some forget documents and say how fast the others come back; store the curve."""
+    from rich.progress import Progress
+
+    from harness import paths
+    from harness.experiments.relearning import probe as relearning_probe
+    from harness.experiments.relearning import runs as relearning_runs
+
+    recipe = relearning_probe.load_recipe(documents=documents, steps=steps)
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+        bars: dict[tuple[str, str], Any] = {}
+
+        def show(subject: str, quantizer: str, done: int, all_steps: int) -> None:
+            if (subject, quantizer) not in bars:
+                bars[subject, quantizer] = progress.add_task(f"{subject} x {quantizer}", total=all_steps)
+            progress.update(bars[subject, quantizer], completed=done, total=all_steps)
+
+        found = relearning_runs.relearn_all(
+            name, chosen_quantizers(quantizers), load_submissions(submissions), recipe=recipe, store=store,
+            cache=paths.cache_dir(), data_dir=data_dir, device=device, on_progress=show,
+        )  # fmt: skip
+    rows = [_relearning_row(probe, with_curve=as_json) for probe in found]
+    print_rows(
+        rows, "relearn", as_json, title=f"Relearning of {name}, VerbMem x 100", columns=_RELEARNING_COLUMNS, form=form
+    )
+
+
+def _relearning_row(probe: Relearning, *, with_curve: bool) -> dict[str, Any]:
+    told = asdict(probe)
+    curve = list(told.pop("curve"))
+    for name, value in (("start", probe.curve[0].verbmem), ("end", probe.curve[-1].verbmem), ("goal", probe.goal)):
+        told[name] = 100 * value
+    return {**told, "curve": curve} if with_curve else told

@@ -1,4 +1,4 @@
-"""The commands that say what can quantize here, and that install what can't yet."""
+"""The commands around quantizers: which run here, what installs them, and how much of an update each leaves."""
 
 from __future__ import annotations
 
@@ -9,12 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from harness.cli_options import DeviceOption, JsonOption, print_rows, stderr, stdout
+from harness.cli.options import (
+    COMPARE,
+    DataDirOption,
+    DeviceOption,
+    FormatOption,
+    JsonOption,
+    QuantizersOption,
+    SubmissionsOption,
+    chatter_on_stderr,
+    chosen_quantizers,
+    load_submissions,
+    print_rows,
+    stderr,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from harness.quantize.support_matrix import Row
+    from harness.records import LayerSurvival
 
 app = typer.Typer()
+backends_app = typer.Typer()
 
 _SHOWN = {"runs here": "yes", "needs a GPU": "GPU", "needs install": "lib", "cannot": "-"}
 _LEGEND = (
@@ -23,7 +39,7 @@ _LEGEND = (
 )
 
 
-@app.callback(
+@backends_app.callback(
     invoke_without_command=True,
     epilog="Examples: `quench backends` · `quench backends --presets` · `quench backends --device cuda --json` · "
     "`quench backends show gptq` · `quench backends install autogptq autoawq`",
@@ -104,7 +120,7 @@ def _reasons(row: Row) -> list[str]:
     return lines
 
 
-@app.command(epilog="Examples: `quench backends show gptq` · `quench backends show rtn --json`")
+@backends_app.command(epilog="Examples: `quench backends show gptq` · `quench backends show rtn --json`")
 def show(
     name: Annotated[str, typer.Argument(help="Backend, as the matrix names it.")],
     device: DeviceOption = "cpu",
@@ -139,7 +155,7 @@ def _facts(row: Row) -> list[str]:
     ]
 
 
-@app.command(epilog="Example: `quench backends install autogptq autoawq`")
+@backends_app.command(epilog="Example: `quench backends install autogptq autoawq`")
 def install(
     names: Annotated[list[str], typer.Argument(help="Backends that run in an interpreter of their own.")],
 ) -> None:
@@ -148,3 +164,70 @@ def install(
 
     place = environments.install(names, on_line=lambda line: stderr.print(Text(line), soft_wrap=True))
     stderr.print(f"Installed {', '.join(names)} in {place}. Next: quench backends", highlight=False, soft_wrap=True)
+
+
+_POOLED = ("quantizer", "codes_changed", "survival_ratio", "cosine", "norm_ratio", "update_norm")
+_BY_LAYER = ("quantizer", "layer", "codes_changed", "survival_ratio", "cosine", "norm_ratio", "effective_rank")
+
+
+@app.command(
+    rich_help_panel=COMPARE,
+    epilog="Examples: `quench survival mini-npo-gdr-full --against mini-target-4bit` · "
+    "`quench survival my-entry --quantizers rtn-4bit-g64,bnb-nf4 --layers --json` · "
+    "`quench survival my-entry --predict`",
+)
+def survival(
+    name: Annotated[str, typer.Argument(help="Submission whose update it is.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="What it was unlearned from. [default: its target]")
+    ] = None,
+    quantizers: QuantizersOption = None,
+    submissions: SubmissionsOption = None,
+    data_dir: DataDirOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer, not only all of them pooled.")] = False,
+    predict: Annotated[bool, typer.Option("--predict", help="How likely each quantizer brings the text back.")] = False,
+    device: DeviceOption = "cpu",
+    form: FormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much of the unlearning update survives each quantizer, layer by layer; nothing is scored."""
+    from rich.progress import Progress
+
+    from harness import paths
+    from harness.run import update_survival
+
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+        bar = progress.add_task("layers", total=None)
+        found = update_survival.survive(
+            name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),
+            data_dir=data_dir, device=device,
+            on_layer=lambda done, layers: progress.update(bar, completed=done, total=layers),
+        )  # fmt: skip
+    rows = [
+        _survival_row(quantizer, one, predict)
+        for quantizer, all_rows in found.items()
+        for one in (all_rows if layers or as_json else all_rows[:1])
+    ]
+    columns = [*(_BY_LAYER if layers else _POOLED), *(["chance_of_return"] if predict else [])]
+    print_rows(rows, "survival", as_json, title=f"What is left of {name}'s update", columns=columns, form=form)
+
+
+def _survival_row(quantizer: str, told: LayerSurvival, predict: bool) -> dict[str, Any]:
+    from harness.quantize.survival.measure import chance_of_return
+
+    values: dict[str, Any] = {
+        "quantizer": quantizer,
+        "layer": told.layer,
+        "codes_changed": told.codes_changed,
+        "update_in_steps": told.update_in_steps,
+        "survival_ratio": told.survival_ratio,
+        "cosine": told.cosine,
+        "norm_ratio": told.norm_ratio,
+        "update_norm": told.update_norm,
+        "relative_update": told.relative_update,
+        "effective_rank": told.effective_rank,
+        "num_weights": told.num_weights,
+    }
+    if predict:
+        values["chance_of_return"] = chance_of_return(told.survival_ratio)
+    return values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from harness.cli_options import (
+from harness.cli.options import (
     DEFAULT_STORE,
     ControlsOption,
     CorpusOption,

@@ -1,4 +1,4 @@
-"""The commands for those who extend Quench: what packages add, and whether a folder is a corpus."""
+"""The commands for people who extend Quench: plugins, corpus check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from harness.cli_options import JsonOption, print_rows, stderr, stdout
+from harness.cli.options import LOOK_AFTER, JsonOption, print_rows, stderr, stdout
 
 if TYPE_CHECKING:
     from harness.plugins import Plugin
@@ -20,7 +20,7 @@ app = typer.Typer()
 corpus_app = typer.Typer(no_args_is_help=True, help="Check a corpus of your own.")
 
 
-@app.command(epilog="Examples: `quench plugins` · `quench plugins --json`")
+@app.command(rich_help_panel=LOOK_AFTER, epilog="Examples: `quench plugins` · `quench plugins --json`")
 def plugins(as_json: JsonOption = False) -> None:
     """List what installed packages add to Quench, and why anything of it can't be used."""
     from harness import plugins as installed

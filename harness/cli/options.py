@@ -25,6 +25,11 @@ ExecutorName = Literal["local", "ray"]
 
 _PIPE_WIDTH = 120
 
+PANELS = SUBMIT, SCORE, COMPARE, PUBLISH, MAKE, LOOK_AFTER = (
+    "Submit", "Score", "Compare", "Publish", "Make", "Look after",
+)  # fmt: skip
+"""Groups of commands in `quench --help`, in the order of a user's day."""
+
 stdout = Console()
 stderr = Console(stderr=True)
 

@@ -1,4 +1,4 @@
-"""Commands that make submissions: unlearning a target, and building the miniature."""
+"""The commands that make models: unlearn, mini build."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli_options import (
+from harness.cli.options import (
     DEFAULT_STORE,
+    MAKE,
     DataDirOption,
     DeviceOption,
     SeedOption,
@@ -33,9 +34,10 @@ mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a gen
 
 
 @app.command(
+    rich_help_panel=MAKE,
     epilog="Examples: `quench unlearn npo_gdr --target mini-target-4bit --lora r=8,alpha=16 --out submissions/mine` · "
     "`quench unlearn ga --target my-target --data-dir DIR --set max_steps=10 --out submissions/ga-short` · "
-    "`quench unlearn npo_gdr --target my-target --rank auto --at rtn-4bit-g64 --out submissions/survives`"
+    "`quench unlearn npo_gdr --target my-target --rank auto --at rtn-4bit-g64 --out submissions/survives`",
 )
 def unlearn(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, e.g. ga, ga_gdr, npo, npo_gdr, or path of one.")],

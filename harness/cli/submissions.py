@@ -1,4 +1,4 @@
-"""The commands that bring a submission in: starting its manifest, and checking it."""
+"""The commands around a submission: init, validate, comment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli_options import JsonOption, SubmissionsOption, print_rows, stderr, submission_folders, submissions_dir
+from harness.cli.options import (
+    PUBLISH,
+    SUBMIT,
+    JsonOption,
+    SubmissionsOption,
+    print_rows,
+    stderr,
+    submission_folders,
+    submissions_dir,
+)
 from harness.errors import Fault, InputError
 
 app = typer.Typer()
@@ -26,10 +35,11 @@ def _on_terminal() -> bool:
 
 
 @app.command(
+    rich_help_panel=SUBMIT,
     epilog="Examples: `quench init submissions/my-entry` · "
     "`quench init submissions/my-entry --method NPO --corpus mini --target mini-target-4bit --set lr=1e-5` · "
     "`quench init submissions/my-hub-entry --weights hf://owner/name --revision "
-    "0123456789abcdef0123456789abcdef01234567 --kind full_model --method GA --corpus news --target my-target`"
+    "0123456789abcdef0123456789abcdef01234567 --kind full_model --method GA --corpus news --target my-target`",
 )
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the submission; its name becomes the submission's.")],
@@ -129,7 +139,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command(
-    epilog="Examples: `quench validate` · `quench validate submissions/my-entry --json` · `quench validate --schema`"
+    rich_help_panel=SUBMIT,
+    epilog="Examples: `quench validate` · `quench validate submissions/my-entry --json` · `quench validate --schema`",
 )
 def validate(
     paths: Annotated[list[Path] | None, typer.Argument(help="Submission folders. [default: all]")] = None,
@@ -152,15 +163,18 @@ def validate(
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example: `quench comment artifact.zip --link https://example.org/runs/1`")
+@app.command(
+    rich_help_panel=PUBLISH,
+    epilog="Example: `quench comment artifact.zip --link https://example.org/runs/1`",
+)
 def comment(
     artifact: Annotated[Path, typer.Argument(help="The zip archive that the workflow `validate` has uploaded.")],
     link: Annotated[str | None, typer.Option("--link", help="Address of that run, for its log.")] = None,
 ) -> None:
-    """Write what a pull request is told, as Markdown: faults, or new entries against their tiers."""
-    from harness.publish import pull_request as comments
+    """Write a Markdown comment for a pull request: its faults, or its new entries and their tiers."""
+    from harness.publish import pull_request
 
-    print(comments.comment(artifact, link), end="")
+    print(pull_request.comment(artifact, link), end="")
 
 
 def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command that reads the logs of past evaluations."""
+"""The command that scores the logs of past evaluations again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from harness.cli_options import DataDirOption, JsonOption, print_rows, stderr, stdout
+from harness.cli.options import SCORE, DataDirOption, JsonOption, print_rows, stderr, stdout
 
 app = typer.Typer()
 
 
 @app.command(
+    rich_help_panel=SCORE,
     epilog="Examples: `quench rescore temp --corpus books` · "
     "`quench rescore saves/eval/my-model/MUSE_EVAL.json --corpus news --json` · "
-    "`quench rescore temp/ga --corpus books --quantizer bnb-fp4 --data-dir DIR --store past.duckdb`"
+    "`quench rescore temp/ga --corpus books --quantizer bnb-fp4 --data-dir DIR --store past.duckdb`",
 )
 def rescore(
     paths: Annotated[
