@@ -78,7 +78,7 @@ mini: $(VENV)/.score  ## regenerate the miniature corpus and train its models fr
 real-check: $(VENV)/.dev  ## a real model on real MUSE NEWS data: make real-check DATA_DIR=...
 	$(BIN)/python -m benchmarks.real_check --data-dir $(or $(DATA_DIR),../shared/muse_news)
 	QUENCH_REAL_MODEL=build/real/submissions/smollm2-target/weights QUENCH_REAL_DATA=$(or $(DATA_DIR),../shared/muse_news) \
-	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/test_corpus_pins.py -k real
+	  $(BIN)/python -m pytest -q -m 'slow or not slow' tests/score/test_muse_oracle.py tests/score/corpora/test_corpus_pins.py -k real
 
 real-experiment: $(VENV)/.quantizers  ## what a real model forgets and gets back (an hour and a half; resumable): make real-experiment DATA_DIR=...
 	$(BIN)/python -m benchmarks.real_experiment --data-dir $(or $(DATA_DIR),../shared/muse_news) $(REAL)

@@ -1,1 +1,49 @@
-"""Puts this folder on the path of every test, so that rooms share ``logged_runs`` and ``quantized_files``."""
+"""What tests of several rooms share, made once a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import synthetic_board as synthetic
+
+from harness.records import CellResult
+
+TEXTS = [
+    "The old mill stands by the river. Two children carried baskets to the gate.",
+    "Question: Who built the mill?\nAnswer: Velmor Tranth\n\n",
+    "At dawn the quiet market was full of ribbons and noise, 1423.",
+] * 3
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a two-layer Llama in bfloat16 with its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from harness.mini.tokenizer import train_tokenizer
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("small-model")
+    tokenizer = train_tokenizer(TEXTS)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=128, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return TEXTS
+
+
+@pytest.fixture(scope="session")
+def demo_cells() -> list[CellResult]:
+    """The cells of the synthetic board."""
+    return synthetic.cells(synthetic.demo_plans())

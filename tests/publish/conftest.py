@@ -20,11 +20,6 @@ STAMP = "1700000000"
 
 
 @pytest.fixture(scope="session")
-def demo_cells() -> list[CellResult]:
-    return synthetic.cells(synthetic.demo_plans())
-
-
-@pytest.fixture(scope="session")
 def board(demo_cells: list[CellResult]) -> Board:
     return ranking.rank(demo_cells, "mini")
 

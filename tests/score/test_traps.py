@@ -53,7 +53,7 @@ TRAPS = {
 def test_every_trap_is_guarded_by_tests_that_exist():
     written = {
         node.name
-        for path in Path(__file__).parent.glob("test_*.py")
+        for path in Path(__file__).parent.rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef)
     }
