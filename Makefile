@@ -1,5 +1,7 @@
-# Two commands matter: `make demo` and `make test`. Both need only Python 3.11, git and make.
-PYTHON ?= python3.11
+# Two commands matter: `make demo` and `make test`. Both need only Python 3.11, 3.12 or 3.13, git and make.
+# `make PYTHON=/path/to/python demo` names the Python; else the first of these that can make an environment is taken.
+PYTHON ?=
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -9,14 +11,29 @@ SITE   ?= leaderboard/site
 BOARD ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,hqq-4bit-g64,quanto-int4-g128,torchao-int4-g64,gguf-q4_0,gptq-4bit-g128-sym,awq-4bit-g128,autogptq-4bit-g128-sym,rtn-3bit-g64,hqq-3bit-g64,rtn-2bit-g64,hqq-2bit-g64
 QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf4,bnb-fp4,rtn-3bit-g64,rtn-2bit-g64
 
-.PHONY: help demo test test-all coverage check format site board picture mini wheel sbom clean
+.PHONY: help demo test test-all release-check coverage check format site board picture mini wheel sbom clean
 .PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+# Pins of constraints.txt have no wheels for 3.14 yet.
+SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+define MAKE_VENV
+	@test -x $(1)/bin/python || { \
+	  for python in $(PYTHONS); do \
+	    if "$$python" -c '$(SUPPORTED)' > /dev/null 2>&1; then \
+	      echo "Using $$("$$python" --version) ($$(command -v "$$python"))."; \
+	      exec "$$python" -m venv $(1); \
+	    fi; \
+	  done; \
+	  echo "Error: none of $(PYTHONS) is a Python 3.11, 3.12 or 3.13 with venv: install one (Debian: apt-get install python3 python3-venv), or name one, as in make PYTHON=/path/to/python3.12 demo." >&2; \
+	  exit 2; \
+	}
+endef
+
 # torch stands on every install line: without its pin pip would fetch gigabytes of CUDA libraries.
 $(VENV)/.score: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call MAKE_VENV,$(VENV))
 	@echo "Installing Quench and what scoring needs (a few minutes the first time) ..."
 	$(PIP) torch==2.13.0 -e '.[score]'
 	@touch $@
@@ -34,8 +51,14 @@ demo: $(VENV)/.score  ## score the demo submissions under nine quantizers and bu
 	$(BIN)/quench show --store $(STORE) --corpus mini --at 4
 	@echo "Open the leaderboard: $(abspath $(SITE))/index.html"
 
-test: $(VENV)/.dev  ## run the tests (under 12 minutes on two cores)
-	$(BIN)/python -m pytest
+# A file's tests share its fixtures, so they go to one process; one thread each, since the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test: $(VENV)/.dev  ## run the tests of the program (under 6 minutes on two cores)
+	$(PYTEST) --ignore tests/release
+
+release-check: $(VENV)/.dev  ## run the tests of what is released: docs and their commands, wheel, workflows, images, licences
+	$(PYTEST) tests/release
 
 # What tests of the pages need beside Chromium; html-validate only where npm is.
 $(VENV)/.browser: $(VENV)/.dev
@@ -103,7 +126,7 @@ wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
 
 # In an environment of its own, so that the tool is not in its own list.
 build/sbom/.installed: Makefile
-	test -x build/sbom/bin/python || $(PYTHON) -m venv build/sbom
+	$(call MAKE_VENV,build/sbom)
 	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
 	@touch $@
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 import synthetic_board as synthetic
 
 from harness.records import CellResult
+from harness.store.store import Store
+
+ROOT = Path(__file__).parents[1]
+BOARD = ("reference", "rtn-8bit-g128", "rtn-4bit-g128", "bnb-fp4", "awq-4bit-g128", "rtn-3bit-g64")
+"""Quantizers of the committed store that tests of commands and pages read: each verdict occurs under one of them."""
 
 TEXTS = [
     "The old mill stands by the river. Two children carried baskets to the gate.",
@@ -47,3 +54,25 @@ def texts() -> list[str]:
 def demo_cells() -> list[CellResult]:
     """The cells of the synthetic board."""
     return synthetic.cells(synthetic.demo_plans())
+
+
+@pytest.fixture(scope="session")
+def committed_cells() -> list[CellResult]:
+    """Every cell of the committed store, with documents."""
+    with Store.open(ROOT / "results.duckdb", read_only=True) as store:
+        return store.cells(with_documents=True)
+
+
+@pytest.fixture(scope="session")
+def board_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed store, cut to the miniature's cells under ``BOARD``: only to be read."""
+    path = tmp_path_factory.mktemp("board") / "results.duckdb"
+    shutil.copy(ROOT / "results.duckdb", path)
+    with duckdb.connect(str(path)) as connection:
+        other = (
+            "SELECT c.id FROM cells c JOIN quantizers q ON q.id = c.quantizer_id "
+            "WHERE c.corpus != 'mini' OR NOT list_contains(?, q.name)"
+        )
+        for table, column in (("scores", "cell_id"), ("document_rows", "cell_id"), ("cells", "id")):
+            connection.execute(f"DELETE FROM {table} WHERE {column} IN ({other})", [list(BOARD)])
+    return path

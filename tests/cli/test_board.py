@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from harness.cli.main import app
 from harness.publish.board import Board
 from harness.publish.ranking import rank as ranking
 from harness.publish.thresholds import SYMBOLS
+from harness.records import CellResult
 from harness.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +26,13 @@ LORA, FULL = "mini-npo-gdr-lora", "mini-npo-gdr-full"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("board") / "results.duckdb"
-    shutil.copy(ROOT / "results.duckdb", path)
-    return path
+def store(board_store: Path) -> Path:
+    return board_store
+
+
+@pytest.fixture(scope="module")
+def whole_board(committed_cells: list[CellResult]) -> Board:
+    return ranking.rank(committed_cells, "mini")
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +189,8 @@ def test_every_verdict_occurs_on_the_board_for_the_entry_that_was_built_for_it(b
     assert f"`{word}` for `{name}` under `{quantizer}`" in page
 
 
-def test_the_board_has_no_verdict_that_the_page_leaves_out(board: Board) -> None:
-    seen = Counter(result.verdict.word for row in board.rows for result in row.by_quantizer.values())
+def test_the_board_has_no_verdict_that_the_page_leaves_out(whole_board: Board) -> None:
+    seen = Counter(result.verdict.word for row in whole_board.rows for result in row.by_quantizer.values())
     assert set(seen) == set(BUILT_FOR)
 
 
@@ -208,11 +211,11 @@ def test_privleaks_of_entries_carry_the_uncertainty_of_their_reference(store: Pa
     assert row.metrics["privleak"].score.low != pytest.approx(alone.low, abs=0.1)
 
 
-def test_ranking_and_comparing_import_neither_torch_nor_transformers() -> None:
+def test_ranking_and_comparing_import_neither_torch_nor_transformers(store: Path) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from harness.cli.main import app; "
         f"asked = ['compare', '{LORA}', '{FULL}'], ['show'], ['plan', '--power']; "
-        "done = [CliRunner().invoke(app, one) for one in asked]; "
+        f"done = [CliRunner().invoke(app, [*one, '--store', {str(store)!r}]) for one in asked]; "
         "print([d.exit_code for d in done], [n for n in ('torch', 'transformers', 'lm_eval') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

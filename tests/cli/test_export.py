@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("board") / "results.duckdb"
-    shutil.copy(ROOT / "results.duckdb", path)
-    return path
+def store(board_store: Path) -> Path:
+    return board_store
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +43,17 @@ def test_the_board_s_own_results_are_valid_by_the_schema_beside_them(data: Path)
         found = json.loads((data / f"{name}.json").read_text(encoding="utf-8"))
         assert found["rows"]
         jsonschema.validate(found, schema)
+
+
+def test_the_committed_store_still_gives_the_very_numbers_that_were_published(tmp_path: Path) -> None:
+    """A change that moves a byte of these bumps SCORING_VERSION or the rules' version, and records new digests."""
+    quench(ROOT / "results.duckdb", "--out", tmp_path / "data", "--format", "json,changes,every-eval-ever")
+    recorded = json.loads((ROOT / "tests" / "fixtures" / "board_data_sha256.json").read_text(encoding="utf-8"))["files"]
+    made = {
+        path.relative_to(tmp_path / "data").as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "data").rglob("*.json")
+    }
+    assert made == recorded
 
 
 def test_the_address_ends_up_in_feed_citation_and_records(data: Path) -> None:

@@ -11,9 +11,12 @@ from jobs_without_models import make_submission
 
 from harness.errors import CorpusError, InputError, UnknownNameError
 from harness.quantize import resolve
-from harness.records import Submission
+from harness.records import CellResult, Submission
 from harness.run.plan import planner
 from harness.score.corpora import catalogue
+from harness.submit.manifest import load as manifest
+
+ROOT = Path(__file__).parents[3]
 
 REFERENCE, RTN = resolve("reference"), resolve("rtn-4bit-g64")
 
@@ -48,6 +51,15 @@ def test_the_grid_is_submissions_times_quantizers_times_tasks(submissions: dict[
     assert len(plan.jobs) == 4 * 2
     assert plan.cells_to_do == 4 * 2 * 4
     assert len(keys(plan)) == 32
+
+
+def test_the_keys_of_the_committed_store_are_those_that_a_plan_gives_today(committed_cells: list[CellResult]) -> None:
+    """Of the backends whose version is Quench's own: another library's version is another key."""
+    stored = [cell for cell in committed_cells if cell.corpus == "mini" and cell.spec.backend in ("reference", "rtn")]
+    quantizers = [resolve(name) for name in sorted({cell.spec.name for cell in stored})]
+    plan = planner.plan(manifest.load_all(ROOT / "submissions"), quantizers=quantizers, corpus="mini")
+    assert len(quantizers) == 6
+    assert keys(plan) == {cell.cell.key for cell in stored}
 
 
 def test_controls_come_first_and_one_submission_s_quantizers_follow_each_other(
