@@ -1,4 +1,4 @@
-"""Whether a model fits into memory whole, or is read layer by layer: one rule for merging, quantizing and scoring."""
+"""Whether a model fits into memory or is read layer by layer: one rule for merging, quantizing and scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where shipped content lies and where working files go."""
+"""Paths of shipped content and of working files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What installed packages add to Quench, found by their entry points; looking imports none of their code.
+"""Plug-ins of installed packages, found by their entry points; listing them imports none of their code.
 
 Only an installed package brings code: never a submission, and never a corpus's
 folder. An entry point's name is the name of what it adds, its value the module

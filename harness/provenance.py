@@ -1,4 +1,4 @@
-"""Digests, versions, commit and device: what makes a result traceable."""
+"""Digests, versions, commit and device: everything that makes a result traceable."""
 
 from __future__ import annotations
 

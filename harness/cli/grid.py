@@ -1,4 +1,4 @@
-"""The dozen options that plan, run and status share, and the plan that they mean."""
+"""The options that plan, run and status share, and the plan that they describe."""
 
 from __future__ import annotations
 

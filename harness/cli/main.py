@@ -1,4 +1,4 @@
-"""The command line: one command, one call.
+"""The command line: every command, its panel in the help, and one sentence for each error.
 
 Exit codes: 0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with
 ``--json`` as one JSON document; progress and errors go to stderr.

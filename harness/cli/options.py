@@ -1,4 +1,4 @@
-"""Options that several commands share, what their values mean, and how tables are printed."""
+"""Options that several commands share, their values, and the printing of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands around quantizers: which run here, what installs them, and how much of an update each leaves."""
+"""The commands around quantizers: support matrix, installation, survival of an update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The miniature's controls and demo submissions: names, recipes and what to say of them."""
+"""The miniature's controls and demo submissions: names, recipes, notes."""
 
 from __future__ import annotations
 

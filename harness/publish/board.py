@@ -1,4 +1,4 @@
-"""The ranked board: what ``ranking.rank`` hands to pages, tables and charts."""
+"""The ranked board, as ``ranking.rank`` gives it to pages, tables and charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from strangers and numbers, made fit for a page: every Jinja filter."""
+"""Numbers and untrusted text, formatted for a page: every Jinja filter."""
 
 from __future__ import annotations
 

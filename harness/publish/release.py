@@ -1,4 +1,4 @@
-"""One state of a board as it is given away: what every export needs to know."""
+"""One state of a board, ready for pages and exports: title, boards, cells, links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The constants that decide verdicts and ranks, and the rules in words. Pages print them from here."""
+"""The constants that decide verdicts and ranks, and the rules in words, as the pages print them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend is: the protocol that each of them follows, and the bit-widths that they are asked about."""
+"""The protocol of a backend, and the bit-widths that it is asked about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration texts: which are used, that they give nothing away, and how they become windows of tokens.
+"""Calibration sets: the choice of texts, the proof that they leak nothing, and windows of tokens.
 
 GPTQ, AWQ and AutoRound look at activations, so they need texts. Which texts is
 a choice that could bring forgotten text back; it is part of the spec, hashed,

@@ -1,4 +1,4 @@
-"""The library's own kernels beside the dense model that is scored: the same text through both.
+"""Compares a library's own kernels with the dense model that is scored, on the same text.
 
 What is scored are dense weights (every backend is judged by the same
 arithmetic); what is shipped runs through a library's kernels. Where those run

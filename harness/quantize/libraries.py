@@ -1,4 +1,4 @@
-"""Which quantization libraries and graphics cards are here, asked without importing any library."""
+"""Which quantization libraries and graphics cards are installed; asking imports no library."""
 
 from __future__ import annotations
 

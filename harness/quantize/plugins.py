@@ -1,4 +1,4 @@
-"""Backends of installed packages: each is looked at once, and one that is broken stands in no other's way."""
+"""Backends of installed packages: each is checked once, and a broken one does not stop the others."""
 
 from __future__ import annotations
 

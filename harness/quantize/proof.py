@@ -1,4 +1,4 @@
-"""The read-back proof: a model that claims to be quantized is taken at its weights, not at its word.
+"""The read-back proof: the weights of a quantized model are measured, its label is not believed.
 
 For each linear layer inside the transformer blocks: the dense weights that will
 be scored equal what codes and scales say, bit by bit; no group holds more than

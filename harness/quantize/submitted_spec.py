@@ -1,4 +1,4 @@
-"""What a checkpoint that was submitted quantized is called: its specification, read from its own config."""
+"""The specification of a checkpoint that is submitted quantized, read from its own config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backend can do at every width, and which of it runs on this machine: pure data, no library imported."""
+"""Which bit-widths each backend supports and which run on this machine; no library is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns of Quench: frozen records that every room takes in and hands on.
+"""The nouns of Quench: frozen records that all rooms share.
 
 The noun is the *cell*: submission x quantizer x task. Nothing here does I/O or
 imports anything beyond the standard library, so every room may import it.

@@ -1,4 +1,4 @@
-"""What is read back of quantized weights: proof, codes, and how much of an update they hold."""
+"""Records of quantized weights: proof, codes, survival of an update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are a log's prompts the corpus's? Compared with texts that are at hand, never fetched."""
+"""Compares the prompts of a log with the corpus's own texts, if they are on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a past evaluation, as far as its logs show it: numbers in, flags with their reasons out.
+"""Flags of a past evaluation, as far as its logs show faults: numbers in, flags with reasons out.
 
 A log has no target beside it, so nothing here is a verdict on forgetting. The
 flags say which numbers mean nothing: those of a destroyed model, a PrivLeak

@@ -1,4 +1,4 @@
-"""The logs of past MUSE evaluations as records, whichever program wrote them.
+"""Logs of past MUSE evaluations as records, whichever program wrote them.
 
 Two families are read: ``muse_bench`` with its forks (``muse_bench``) and
 OpenUnlearning (``open_unlearning``); ``find`` finds both.

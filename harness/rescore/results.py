@@ -1,4 +1,4 @@
-"""Past evaluations as rows: recomputed scores with intervals and flags, and the cells that a store keeps of them."""
+"""Past evaluations as rows: recomputed scores with intervals and flags, and the cells that a store keeps."""
 
 from __future__ import annotations
 

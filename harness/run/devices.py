@@ -1,4 +1,4 @@
-"""Which GPUs ``--device`` means, told without torch."""
+"""The graphics cards that ``--device`` means, found without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job, start to end: intake, checkpoint, quantized model, scores - and one row for each cell.
+"""One job from scan to scores: checkpoint, quantized model, one row for each cell.
 
 ``run_job`` is the walk that docs/architecture.md describes, and the only place
 where an exception becomes a failed cell: before scoring it fails the whole

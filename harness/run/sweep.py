@@ -1,4 +1,4 @@
-"""One whole run: plan, work, write. What `quench run` does."""
+"""One whole run: plan, work, write, as `quench run` does it."""
 
 from __future__ import annotations
 

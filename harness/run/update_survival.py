@@ -1,4 +1,4 @@
-"""What quantizers leave of one submission's update, without scoring it."""
+"""Measures how much of one submission's update survives each quantizer; nothing is scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One loaded model and one task -> lm-eval -> scores and per-document records.
+"""Scores one loaded model on one task through lm-eval, with a record per document.
 
 The only module that knows lm-eval's result dict. lm-eval's answer cache is
 never used: it is keyed by request and would give one model another's answers.

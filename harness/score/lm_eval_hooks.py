@@ -1,4 +1,4 @@
-"""What the task YAMLs name: documents, results and aggregations in lm-eval's terms.
+"""The functions that task YAMLs name: documents, results and aggregations for lm-eval.
 
 lm-eval calls the ``*_documents`` functions with a task's ``dataset_kwargs``
 and with its metadata, which hold what the command line gave: the model

@@ -1,4 +1,4 @@
-"""One JSON record per cell: what workers hand over, what machines exchange, what a store is rebuilt from."""
+"""One JSON record per cell: workers write it, machines exchange it, a store is rebuilt from it."""
 
 from __future__ import annotations
 

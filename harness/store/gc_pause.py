@@ -1,4 +1,4 @@
-"""Reading and showing a whole store without the garbage collector walking through it again and again."""
+"""Pauses the garbage collector while a whole store is read."""
 
 from __future__ import annotations
 

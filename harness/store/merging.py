@@ -1,4 +1,4 @@
-"""Records from elsewhere meet a store: what is new is stored, what contradicts is shown and changes nothing."""
+"""Merges records from elsewhere into a store; a contradiction is reported and changes nothing."""
 
 from __future__ import annotations
 

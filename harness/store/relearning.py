@@ -1,4 +1,4 @@
-"""Relearning probes in a store: their record, and the one table beside the cells that keeps them."""
+"""Relearning probes in a store: their record and their table."""
 
 from __future__ import annotations
 

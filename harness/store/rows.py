@@ -1,4 +1,4 @@
-"""Records to table rows and back: the one place that knows the columns."""
+"""Records to table rows and back: the only module that knows the columns."""
 
 from __future__ import annotations
 

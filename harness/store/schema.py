@@ -1,4 +1,4 @@
-"""Numbered SQL files that bring a store to this program's schema, and the table that says where it stands."""
+"""Migrations of the store's schema: numbered SQL files, and the table that counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results without the texts they were made from, for corpora whose texts may not be published."""
+"""Results without texts, for corpora whose texts may not be published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong with submission folders, told at once; nothing of them is loaded."""
+"""Reports all problems of submission folders at once; loads none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are a submission's weights, and their digest."""
+"""The weight files of a submission, and their digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a machine goes about a recipe: precision, memory and checkpoints, as far as transformers' Trainer offers them."""
+"""How a recipe runs on a machine: precision, memory, checkpoints, through transformers' Trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A target control in, a ready submission folder out: what `quench unlearn` does."""
+"""From a target control to a submission folder, as `quench unlearn` does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training through transformers' ``Trainer`` over batches that are laid out beforehand.
+"""Trains through transformers' ``Trainer`` on batches that are laid out beforehand.
 
 Which windows meet in which step is decided by the caller, as a list of
 batches: so random phases, re-dealt quiz sheets and forget/retain pairs stay

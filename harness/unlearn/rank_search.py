@@ -1,4 +1,4 @@
-"""The smallest LoRA rank whose merged update survives a quantizer, found by bisection; its model and its log."""
+"""Finds by bisection the smallest LoRA rank whose merged update survives a quantizer."""
 
 from __future__ import annotations
 

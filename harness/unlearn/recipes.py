@@ -1,4 +1,4 @@
-"""Unlearning recipes: every choice that makes an unlearned model, by name.
+"""Unlearning recipes: every choice that makes an unlearned model, under a name.
 
 A recipe is one YAML file in ``recipes/``. The general ones follow MUSE's
 hyperparameters, those named ``paper_*`` arXiv 2602.13151's; those named

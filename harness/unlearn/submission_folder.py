@@ -1,4 +1,4 @@
-"""Writing a submission folder: the manifest that goes with freshly trained weights."""
+"""Writes a submission folder: weights and their manifest."""
 
 from __future__ import annotations
 

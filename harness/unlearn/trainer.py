@@ -1,4 +1,4 @@
-"""Unlearning one model by one recipe: base folder in, weights and log out."""
+"""Unlearns one model by one recipe: base folder in, weights and log out."""
 
 from __future__ import annotations
 

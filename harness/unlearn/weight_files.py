@@ -1,4 +1,4 @@
-"""Dense models and adapters on disk: loading a base, adding adapters, writing what was trained."""
+"""Dense models and adapters on disk: load a base, add an adapter, write the result."""
 
 from __future__ import annotations
 

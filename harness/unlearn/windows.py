@@ -1,4 +1,4 @@
-"""Texts to token windows, and which windows meet in which step."""
+"""Cuts texts into token windows, and plans which windows share a step."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A paper's experiment as one command: its models made, scored, and set beside its figures."""
+"""The experiment of arXiv 2602.13151 as one command: train its models, score them, compare with its figures."""

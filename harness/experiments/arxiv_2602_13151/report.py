@@ -1,4 +1,4 @@
-"""What came out beside what the paper says: a table, and which of its claims hold in these numbers."""
+"""Our figures beside those of the paper: a table, and which of its claims hold."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Relearning: how fast an unlearned, quantized model has its text back when it is trained on other text."""
+"""Relearning: how fast an unlearned, quantized model recovers its text when it is trained on other text."""

@@ -1,4 +1,4 @@
-"""The relearning probe of one model: a fresh adapter, a few steps on some forget documents, questions about others."""
+"""The relearning probe of one model: train a fresh adapter on some forget documents, ask about others."""
 
 from __future__ import annotations
 

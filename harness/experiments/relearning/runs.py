@@ -1,4 +1,4 @@
-"""Relearning probes of a submission and its retrained control under several quantizers, stored as they end."""
+"""Relearning probes of a submission and its retrained control under several quantizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The charts of the pages: what is drawn. How it becomes SVG stands in ``svg``."""
+"""The charts of the pages, described in altair; ``svg`` draws them."""
 
 from __future__ import annotations
 

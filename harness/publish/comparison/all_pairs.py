@@ -1,4 +1,4 @@
-"""Every two entries of a board: paired differences of their worst cases, computed when the site is built.
+"""Paired differences of every two entries of a board at their worst cases.
 
 At a bit width the worst backend counts, taken anew on every resample, as in
 ``ranking``. What differs under a single quantizer is ``two_entries``'s.

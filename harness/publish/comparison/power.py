@@ -1,4 +1,4 @@
-"""What difference a corpus's documents can detect: from spreads in the store, else from those of real logs."""
+"""The smallest difference that a corpus's documents can detect, from spreads in the store or in real logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said of two entries: sentences from differences, claiming only what stands after Holm's correction."""
+"""Sentences about the difference of two entries; they claim only what survives the Holm correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two entries side by side: paired differences under every quantizer of one width, and what may be said of them."""
+"""Paired differences of two entries under every quantizer of one bit-width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is new on a board: entries by the day they came, and scores that a new SCORING_VERSION has moved."""
+"""New entries by date, and scores that a new SCORING_VERSION has moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the columns of exported tables are called and hold, as a JSON Schema and as SQL types."""
+"""Columns of exported tables: names and types, as JSON Schema and as SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others embed: an Atom feed of entries, a badge per entry, a BibTeX record of the board."""
+"""Atom feed of entries, a badge for each entry, a BibTeX record of the board."""
 
 from __future__ import annotations
 

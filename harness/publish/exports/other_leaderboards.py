@@ -1,4 +1,4 @@
-"""One entry's scores in the forms that other collections of results read."""
+"""An entry's scores in the formats of other leaderboards."""
 
 from __future__ import annotations
 

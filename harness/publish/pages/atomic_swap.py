@@ -1,4 +1,4 @@
-"""A site is built beside its place and moved there as a whole; nothing but an earlier site is ever replaced.
+"""Builds a site beside its place and moves it there as a whole; only an earlier site is ever replaced.
 
 Files that are as they were keep their time of change, so that rsync sends and browsers load again only what differs.
 """

@@ -1,4 +1,4 @@
-"""What the page of all cells shows: every outcome, the ones that did not finish first."""
+"""The page of all cells: every outcome, unfinished ones first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that lays up to four entries side by side: its table of pairs, and one file of figures for each entry.
+"""The page that compares up to four entries: its table of pairs, and a file of figures for each entry.
 
 A page that is open as a file may not fetch, but it may add a script of its
 own folder: each entry's figures are one call with one argument of JSON.

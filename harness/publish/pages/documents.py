@@ -1,4 +1,4 @@
-"""Documents across bit widths: what a submission answered at 16, 8, 4, 3 and 2 bit, most recovered first."""
+"""Documents across bit-widths: the answers of a submission from 16 down to 2 bit, most recovered first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the first page of a corpus shows: figures with their findings, tables per width."""
+"""The first page of a corpus: figures with their findings, one table per bit-width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What papers have published, checked, and its page: our own cell beside each figure where there is one."""
+"""The page of published figures: each checked, our own cell beside it where there is one."""
 
 from __future__ import annotations
 

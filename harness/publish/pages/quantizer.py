@@ -1,4 +1,4 @@
-"""What one quantizer's page shows: what it is, its proofs over all submissions, and every score under it."""
+"""The page of one quantizer: its definition, its proofs over all submissions, every score under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store -> a folder of static pages that work offline, from any server or a ``file://`` address.
+"""Builds the static site from a store; it works offline, from a server or a ``file://`` address.
 
 The site is built beside its place and moved there as a whole. Two builds of
 one store differ in nothing but the build stamp, which ``SOURCE_DATE_EPOCH``

@@ -1,4 +1,4 @@
-"""What one submission's page shows beyond its row: survival, documents across quantizers, how to reproduce."""
+"""The page of one submission: survival, documents across quantizers, the command that reproduces a cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How to enter: the manifest's fields, read from the JSON Schema that checks them."""
+"""The page on how to enter: the fields of the manifest, read from its JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target and retrained models of a board, and entries measured against them."""
+"""Target and retrain controls of a board, and the entries measured against them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who was there before: digests of weights, answers and norms of updates of a board's submissions, compared. Pure.
+"""Finds submissions that repeat earlier ones: digests of weights, answers and norms of updates. Pure.
 
 The norm of an update in every layer is a sketch of it that the store has for
 every quantizer alike: it depends on the two 16-bit models only.

@@ -1,4 +1,4 @@
-"""Entries that can't be what they say: what their weights, manifests and answers show. Pure; moves no score.
+"""Flags of an entry whose weights, manifest or answers contradict its claims. Pure; moves no score.
 
 A flag is a word with its reason. Decisive ones leave an entry without a
 rank; the others are for a reader to judge, because honest work can look the

@@ -1,4 +1,4 @@
-"""The verdict in a sentence, and one more by kind: counted, never typed."""
+"""The headline of a board and of each kind of entry, counted from its verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One entry under one quantizer: its scores against its own controls, and the verdict."""
+"""The verdict of one entry under one quantizer: its scores against its own controls."""
 
 from __future__ import annotations
 

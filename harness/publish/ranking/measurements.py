@@ -1,4 +1,4 @@
-"""Which stored cells count, and their resampled scores."""
+"""Selects the cells that count, and resamples their scores."""
 
 from __future__ import annotations
 

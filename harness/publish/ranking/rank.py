@@ -1,4 +1,4 @@
-"""Stored cells -> a ranked board. Pure; the rules in words stand in ``thresholds`` and on the methodology page.
+"""Ranks a board from stored cells. Pure; the rules in words are in ``thresholds`` and on the methodology page.
 
 Each entry is compared with its own target and with the retrained model, under
 the same quantizer and on the same resamples. At a bit width the worst backend

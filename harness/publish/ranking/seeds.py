@@ -1,4 +1,4 @@
-"""Several seeds of one method: one rank for all of them, by their mean, with the spread between them in the tiers."""
+"""Several seeds of one method: one rank by their mean; the spread between them widens the interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict rule, alone: numbers in, words out.
+"""The verdict rule: numbers in, words out.
 
 Source: the statistics section of docs/metrics.md; constants in ``thresholds``.
 """

@@ -1,4 +1,4 @@
-"""One entry at one bit width: the worst case over its backends, and why it has no rank."""
+"""The worst case of an entry over all quantizers of a bit-width, and the reason where it has no rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine of the bootstrap: one table of counts times a matrix of scores, and what may be done with the draws.
+"""The bootstrap: a table of counts times a matrix of scores, and intervals from its draws.
 
 Every quantity is a ``Resampled``: its value on all documents, and the same on
 each of B resamples. Resamples of one label and number of documents are the

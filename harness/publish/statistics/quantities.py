@@ -1,4 +1,4 @@
-"""From stored cells to quantities with intervals: scores, differences, remaining share, recovery.
+"""Quantities with intervals from stored cells: scores, differences, remaining share, recovery.
 
 The machine of the bootstrap is ``bootstrap``; here stands what each quantity
 is. docs/statistics.md has formulas and sources.

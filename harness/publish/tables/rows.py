@@ -1,4 +1,4 @@
-"""Flat rows for ``--json``, terminals and papers: pure functions of a board, cells or documents.
+"""Rows of a board, of cells or of documents for ``--json``, terminals and papers. Pure.
 
 Metric keys are those of METRICS. VerbMem, KnowMem and utility are shown times
 100 and PrivLeak in percent, as on the pages; remaining shares, recoveries and

@@ -1,4 +1,4 @@
-"""What `quench show` shows: a store's ranking, one entry's cells, or one cell's documents, as flat rows."""
+"""The tables of `quench show`: a store's ranking, an entry's cells, or a cell's documents."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a user names: one module per backend, each with an object ``BACKEND``."""
+"""The backends: one module each, with an object ``BACKEND``."""

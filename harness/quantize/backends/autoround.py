@@ -1,4 +1,4 @@
-"""AutoRound: which way each weight is rounded, and how wide each grid is, learned block by block."""
+"""AutoRound: learns block by block which way each weight is rounded and how wide each grid is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bitsandbytes, loaded the way models are shipped with it: LLM.int8, NF4, FP4 and NF4 with quantized scales."""
+"""bitsandbytes, loaded the way models ship with it: LLM.int8, NF4, FP4, and NF4 with quantized scales."""
 
 from __future__ import annotations
 

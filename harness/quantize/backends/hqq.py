@@ -1,4 +1,4 @@
-"""HQQ (half-quadratic quantization): 8 to 1 bits, no calibration, zero points that are no whole numbers."""
+"""HQQ (half-quadratic quantization): 8 to 1 bit, no calibration, fractional zero points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 16-bit reference: the checkpoint as it is, which every quantized cell is compared with."""
+"""The 16-bit reference: the checkpoint unchanged, to compare every quantized cell with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that were submitted quantized: read back, proved and scored as they are, under no other quantizer."""
+"""Checkpoints that are submitted quantized: read back, proved and scored under no other quantizer."""
 
 from __future__ import annotations
 

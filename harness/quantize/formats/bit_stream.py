@@ -1,4 +1,4 @@
-"""Bit-stream packing: the bytes that a model's codes really take.
+"""Packs codes into a bit stream: the bytes that a model's codes really take.
 
 Codes of 1 to 8 bits are laid end to end, lowest bit first, with no padding
 between them; only the last byte may be part empty. So ``packed_size`` is the

@@ -1,4 +1,4 @@
-"""What a backend hands over of each layer: codes, scales, and how they make weights."""
+"""The codes of a layer with their scales, and how they make weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An environment of its own for libraries that no longer run beside ours: made once, asked cheaply, run as a process.
+"""Environments of their own for libraries that need an old Python stack: make one, ask it, run jobs in it.
 
 AutoGPTQ and AutoAWQ need a transformers that ours has left behind. They live in
 a virtual environment below the cache folder, made of pinned requirements, and

@@ -1,4 +1,4 @@
-"""Runs AutoGPTQ or AutoAWQ on one checkpoint, in an interpreter of their own: a JSON job in, a packed checkpoint out.
+"""Runs AutoGPTQ or AutoAWQ on one checkpoint: a JSON job in, a packed checkpoint out.
 
 This file is a script for the environment that ``environments.py`` makes. It
 imports nothing of Quench, and the libraries only when it works.

@@ -1,4 +1,4 @@
-"""The dense side of quantizing: load a checkpoint, find its block linears, read its own weights again."""
+"""A checkpoint as a dense model: load it, find its block linears, read its weights again."""
 
 from __future__ import annotations
 

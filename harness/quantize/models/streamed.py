@@ -1,4 +1,4 @@
-"""Models that memory does not hold: each transformer block is read when its turn comes, and dropped after it.
+"""Models that do not fit into memory: each transformer block is read when it runs, and dropped after it.
 
 What lies outside the blocks stays in memory. Of a quantized model codes and
 scales are on disk, a quarter of its float32 weights, and a block's dense

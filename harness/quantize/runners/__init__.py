@@ -1,1 +1,1 @@
-"""How a backend is run: layer by layer, with a calibration set, in gptqmodel, or in an old library."""
+"""How backends run: layer by layer, with a calibration set, in gptqmodel, or in an old library."""

@@ -1,4 +1,4 @@
-"""What backends that calibrate have in common: windows of tokens before the library, packed layers after it."""
+"""Runs a backend that calibrates: windows of tokens for its library, packed layers from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantizing one layer after the other, for backends that look at no activations.
+"""Quantizes one layer after the other, for backends that ignore activations.
 
 Only one layer at a time exists twice, so a model takes little more memory than
 its dense self, and what becomes of a layer can be told without its model; where

@@ -1,4 +1,4 @@
-"""Over how many directions an update spreads: its effective rank, before any quantizer."""
+"""The effective rank of an update before quantization: over how many directions it spreads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Survival of an update measured layer by layer: one layer of both models is in memory, whatever their size."""
+"""Survival of an update with one layer of both models in memory at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the unlearning update is still there after quantization, layer by layer.
+"""How much of an unlearning update survives quantization, for each layer and for all layers.
 
 W_t are the target's and W_u the unlearned model's 16-bit weights, Q(W) their
 quantized ones: dW = W_u - W_t went in, dQ = Q(W_u) - Q(W_t) came out.

@@ -1,4 +1,4 @@
-"""The inside of a worker process: one job behind the fence, its records in files, and an end when its parent ends."""
+"""A worker process: one job behind the fence, its records in files; it ends when its parent ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Quench keeps in its cache folder, how much room that takes, and how to get it back."""
+"""The cache folder: its kinds, their size, and how to empty them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a store, its records and the places around it, and what mends it without losing a result."""
+"""Finds faults of a store, its records and its folders, and repairs them without losing a result."""
 
 from __future__ import annotations
 

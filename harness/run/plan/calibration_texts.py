@@ -1,4 +1,4 @@
-"""Which texts of a corpus a quantizer that looks at activations is given.
+"""The calibration texts of a corpus for a quantizer.
 
 Quantization knows no corpora, and scoring no quantizers: here the two meet,
 before a cell's key is made, so that other texts make another cell.

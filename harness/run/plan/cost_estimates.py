@@ -1,4 +1,4 @@
-"""What a plan will take: from what like cells of the store have taken, and from the size of the weights elsewhere."""
+"""Time, memory and disk of a plan, from similar cells in the store or from the size of the weights."""
 
 from __future__ import annotations
 

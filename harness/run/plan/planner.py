@@ -1,4 +1,4 @@
-"""Which cells there are to do: submissions x quantizers x tasks, less what is stored.
+"""The cells to do: submissions x quantizers x tasks, less those that are stored.
 
 Planning reads digests and looks at no weights, so it needs neither torch nor a GPU.
 """

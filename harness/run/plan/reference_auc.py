@@ -1,4 +1,4 @@
-"""What PrivLeak is relative to where a corpus states no AUC: its retrain control's own, measured at 16 bit.
+"""The reference AUC of a corpus that states none: its retrain control's, measured at 16 bit.
 
 The control's unlimited 16-bit PrivLeak cell is the *reference cell*. Its key
 stands in the keys of all cells that are relative to it, so that a plan knows

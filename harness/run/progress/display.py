@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, one line per job elsewhere."""
+"""Progress of a run: a live bar on a terminal, one line per job elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run is, told from the store where it is free and from records where a run holds it."""
+"""Status of each cell, from the store if it is free and from records while a run holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One log for each run: a line of JSON for everything that happened, readable while it happens."""
+"""The log of a run: one line of JSON per event, readable while it runs."""
 
 from __future__ import annotations
 

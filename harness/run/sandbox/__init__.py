@@ -1,1 +1,1 @@
-"""What a worker process may touch and say."""
+"""Limits of a worker process: files, network, and secrets in its output."""

@@ -1,4 +1,4 @@
-"""What a worker may touch: the kernel lets it read its inputs and write its outputs, and stops it at a socket.
+"""The fence of a worker: the kernel lets it read its inputs and write its outputs, and refuses sockets.
 
 Landlock (Linux 5.13 and later) fences files and TCP, seccomp every socket of a
 network, also for code that is not Python's and for processes that a worker

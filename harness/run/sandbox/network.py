@@ -1,4 +1,4 @@
-"""No network while scoring: what reaches for it is stopped, and its job's cells fail with the reason."""
+"""Blocks the network while scoring; a job that uses it fails with the reason."""
 
 from __future__ import annotations
 

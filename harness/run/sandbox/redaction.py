@@ -1,4 +1,4 @@
-"""Tokens and passwords never stand in a log, a row or a page."""
+"""Removes tokens and passwords from logs, rows and pages."""
 
 from __future__ import annotations
 

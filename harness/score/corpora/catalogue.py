@@ -1,4 +1,4 @@
-"""Corpora: what they are called, where their texts come from, their reference values.
+"""The catalogue of corpora: names, places of their texts, reference values.
 
 A corpus is a folder ``tasks/muse_NAME/`` with one YAML per lm-eval task, one
 for the group, and ``corpus.json`` with the facts; others lie in installed

@@ -1,4 +1,4 @@
-"""Whether a folder is a corpus that can be scored: its facts, tasks and texts, with all faults at once.
+"""Checks that a folder is a corpus that can be scored; reports all faults of facts, tasks and texts at once.
 
 Only reads: no code that the folder may name is imported, nothing is fetched.
 """

@@ -1,4 +1,4 @@
-"""One corpus: its facts, its texts, and what its PrivLeak is relative to.
+"""One corpus: its facts, its texts, the reference value of its PrivLeak.
 
 Texts come from a given folder in MUSE's local form (``CONFIG/SPLIT.json``),
 from ``data/`` beside the corpus's YAMLs, or from the hub at a pinned commit.

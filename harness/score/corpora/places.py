@@ -1,4 +1,4 @@
-"""Where corpora lie: those that ship, those of installed packages, those of folders that a variable names.
+"""Places of corpora: shipped, in installed packages, in folders that a variable names.
 
 A corpus from outside is texts and settings, never code: its task files may set
 what differs from corpus to corpus, and take the rest from Quench's templates.

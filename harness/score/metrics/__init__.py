@@ -1,1 +1,1 @@
-"""What is measured: formulas, names and directions of metrics, and metrics of plug-ins."""
+"""Metrics: formulas, names and directions, and those of plug-ins."""

@@ -1,4 +1,4 @@
-"""What every stored number is called, how it is shown and which way is good.
+"""Every metric: its name, how it is shown, which direction is good.
 
 The four primary metrics come first. Secondary keys are unique within a cell
 but shared by tasks: ``rouge1`` of a KnowMem-retain cell is good when high, of

@@ -1,4 +1,4 @@
-"""Cutting work into batches of about equal memory, smaller ones where memory runs out."""
+"""Cuts work into batches of about equal memory, and into smaller ones where memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some prompts continued together, each row at its own pace.
+"""Continues several prompts together, each row at its own pace, with guesses checked in one pass.
 
 Every pass reads a row's last token and a guess of what follows; where the
 model's own choices are the guess, they are all taken at once. The first guess

@@ -1,4 +1,4 @@
-"""One causal language model, its logits made only where somebody reads them.
+"""The logits of a causal language model, computed only where they are needed.
 
 A [tokens, vocabulary] table is the largest thing in a scoring run, and most of
 it is never looked at: generation needs the last position, log-probabilities

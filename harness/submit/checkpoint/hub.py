@@ -1,4 +1,4 @@
-"""Repositories on a model hub: the files of one commit, downloaded once, and the commit that a branch stands for."""
+"""Repositories on a model hub: downloads the files of one commit, resolves a branch to its commit."""
 
 from __future__ import annotations
 

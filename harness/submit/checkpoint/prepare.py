@@ -1,4 +1,4 @@
-"""Submission in, one checkpoint out; adapters are merged here, once, before anything is quantized.
+"""From a submission to one checkpoint; adapters are merged once, before quantization.
 
 A checkpoint that was submitted quantized stays as it is.
 """

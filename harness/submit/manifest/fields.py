@@ -1,4 +1,4 @@
-"""The fields of submission.yaml: what each accepts, what goes together, and the JSON Schema of all that."""
+"""The fields of submission.yaml: accepted values, rules between fields, JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A first submission.yaml: what can be read from the weights is filled in, every field is explained in a comment."""
+"""Writes a first submission.yaml: fills in what the weights show, explains every field in a comment."""
 
 from __future__ import annotations
 

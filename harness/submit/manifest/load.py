@@ -1,4 +1,4 @@
-"""submission.yaml in, ``Submission`` out; every fault is told at once."""
+"""Reads submission.yaml into a ``Submission``; reports all problems at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter_config.json may say, and the factors beside it: LoRA that can be merged exactly, and no more."""
+"""Checks adapter_config.json and its factors: only LoRA that can be merged exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says: pickles, archives and programs are never let in."""
+"""Detects pickles, archives and programs by their first bytes, whatever their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The safety scan: what a submission's folder holds, before any library loads a byte of it.
+"""Scans a submission's folder before a library opens any of its files.
 
 Only safetensors weights and text come in, and GGUF for quantized checkpoints. Files are taken at their first bytes,
 not at their names; headers, configs and every number are read by ourselves.

@@ -1,4 +1,4 @@
-"""The head of a GGUF file, read by ourselves before any library opens it: what it claims must be there.
+"""Reads and checks the header of a GGUF file before a library opens it.
 
 Every count, length and offset is a stranger's. Each is held against the file's
 size before anything is read or reserved for it.

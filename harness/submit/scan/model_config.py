@@ -1,4 +1,4 @@
-"""What a config.json may say: an allow-list, key by key, and sizes that are the weights' own.
+"""Checks config.json: an allow-list of keys, and sizes that agree with the weights.
 
 A config decides which code runs and how much memory is taken, so a key that
 nobody has looked at is refused, whatever it means.

@@ -1,4 +1,4 @@
-"""What the quantization_config of a submitted quantized checkpoint may say: an allow-list for each method.
+"""Checks the quantization_config of a submitted quantized checkpoint: an allow-list for each method.
 
 The config is read by this program alone and never handed to a library, but it
 decides what stored numbers mean: a key that nobody has looked at is refused.

@@ -1,4 +1,4 @@
-"""safetensors files, read by ourselves before any library does: header, layout, and every number."""
+"""Reads and checks safetensors files before a library opens them: header, layout, every number."""
 
 from __future__ import annotations
 
