@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,18 @@ import synthetic_board as synthetic
 from harness.records import CellResult
 from harness.store.store import Store
 
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes what the libraries hold out of the garbage collector's sight: a Trainer walks all of it at each end."""
+    if len(session.items) > _MANY_TESTS:
+        for library in ("torch", "peft", "lm_eval.evaluator", "transformers.trainer", "transformers.models.llama"):
+            importlib.import_module(library)
+        gc.collect()
+        gc.freeze()
+
+
 ROOT = Path(__file__).parents[1]
+_MANY_TESTS = 1_000
 BOARD = ("reference", "rtn-8bit-g128", "rtn-4bit-g128", "bnb-fp4", "awq-4bit-g128", "rtn-3bit-g64")
 """Quantizers of the committed store that tests of commands and pages read: each verdict occurs under one of them."""
 

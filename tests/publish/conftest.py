@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,33 @@ from browsing import CHROMIUM, Visit
 from harness.publish.board import Board
 from harness.publish.pages import site as site_pages
 from harness.publish.ranking import rank as ranking
+from harness.publish.ranking import seeds
+from harness.publish.statistics import bootstrap, quantities
 from harness.records import CellResult
 from harness.store.store import Store
 
 STAMP = "1700000000"
 
 
+@contextmanager
+def fewer_draws() -> Iterator[None]:
+    """1,000 draws instead of 10,000: for tests of what is made of intervals, not of how narrow they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantities, "counts", partial(bootstrap.counts, resamples=1_000))
+        patch.setattr(seeds, "RESAMPLES", 1_000)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def draws() -> Iterator[None]:
+    with fewer_draws():
+        yield
+
+
 @pytest.fixture(scope="session")
 def board(demo_cells: list[CellResult]) -> Board:
-    return ranking.rank(demo_cells, "mini")
+    with fewer_draws():
+        return ranking.rank(demo_cells, "mini")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +54,8 @@ def page_cells() -> list[CellResult]:
 
 @pytest.fixture(scope="session")
 def page_board(page_cells: list[CellResult]) -> Board:
-    return ranking.rank(page_cells, "mini")
+    with fewer_draws():
+        return ranking.rank(page_cells, "mini")
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +69,7 @@ def page_store(tmp_path_factory: pytest.TempPathFactory, page_cells: list[CellRe
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, page_store: Path) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, fewer_draws():
         patch.setenv("SOURCE_DATE_EPOCH", STAMP)
         return site_pages.render(page_store, tmp_path_factory.mktemp("site") / "out").parent
 
