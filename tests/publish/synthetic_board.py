@@ -13,6 +13,7 @@ import random
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from harness.quantize.survival.measure import ALL_LAYERS
@@ -316,9 +317,11 @@ def _survival(plan: Plan, spec: QuantizerSpec) -> tuple[LayerSurvival, ...]:
     )  # fmt: skip
 
 
+@cache
 def _normal(*seed: Any) -> float:
     return random.Random(zlib.crc32(repr(seed).encode())).gauss(0, 1)
 
 
+@cache
 def _sha(*parts: str) -> str:
     return hashlib.sha256("/".join(parts).encode()).hexdigest()

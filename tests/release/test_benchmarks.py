@@ -119,7 +119,7 @@ def test_the_matrix_of_the_page_does_not_depend_on_what_is_installed(monkeypatch
     everywhere = backend_matrix.markdown()
     monkeypatch.setattr(libraries, "version_of", lambda name: None)
     assert backend_matrix.markdown() == everywhere
-    assert everywhere.count("\n| `") == len(backend_matrix.matrix.matrix("cpu"))
+    assert everywhere.count("\n| `") == len(backend_matrix.support_matrix.matrix("cpu"))
 
 
 def test_the_matrix_is_written_between_its_marks_and_nothing_else_changes(tmp_path, monkeypatch):
