@@ -22,6 +22,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             importlib.import_module(library)
         gc.collect()
         gc.freeze()
+        # What tests leave behind is little beside that: it may wait.
+        gc.set_threshold(100_000, 50, 50)
 
 
 ROOT = Path(__file__).parents[1]
