@@ -51,12 +51,10 @@ demo: $(VENV)/.score  ## score the demo submissions under nine quantizers and bu
 	$(BIN)/quench show --store $(STORE) --corpus mini --at 4
 	@echo "Open the leaderboard: $(abspath $(SITE))/index.html"
 
-# A file's tests share its fixtures, so they go to one process; one thread each, since the processes share the cores;
-# one process more than cores, since tests wait for the processes that they start; in the order of files, since the files
-# with the fewest tests are the longest.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadfile --no-loadscope-reorder
+# A file's tests share its fixtures, so they go to one process; one thread each, since the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-test: $(VENV)/.dev  ## run the tests of the program (under 6 minutes on two cores)
+test: $(VENV)/.dev  ## run the tests of the program (7 minutes on two cores)
 	$(PYTEST) --ignore tests/release
 
 release-check: $(VENV)/.dev  ## run the tests of what is released: docs and their commands, wheel, workflows, images, licences
