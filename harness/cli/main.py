@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +47,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Does unlearning survive quantization? Submit, compare and publish unlearned models.",
 )
 for module in (submissions, run, rescore, board, quantizers, experiments, unlearn, maintenance, plugins):
     app.add_typer(module.app)
@@ -65,7 +63,8 @@ def _print_version(wanted: bool) -> None:
 
         commit, changed = provenance.code_state()
         at_commit = f", commit {commit[:10]}{' with changes' if changed else ''}" if commit else ""
-        typer.echo(f"quench {metadata.version('quench-bench')}, scoring version {SCORING_VERSION}{at_commit}")
+        release = provenance.version_of("quench-bench") or "(not installed)"
+        typer.echo(f"quench {release}, scoring version {SCORING_VERSION}{at_commit}")
         raise typer.Exit
 
 

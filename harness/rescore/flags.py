@@ -3,7 +3,7 @@
 A log has no target beside it, so nothing here is a verdict on forgetting. The
 flags say which numbers mean nothing: those of a destroyed model, a PrivLeak
 that no healthy model has, scores that their own texts contradict, documents
-that are not the corpus's. Constants stand in ``thresholds``.
+that are not the corpus's. Its constants are in ``thresholds``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness import paths
+from harness import paths, provenance
 from harness.cli.main import app
+from harness.cli.options import PANELS
 from harness.score.corpora import catalogue
+from harness.score.metrics.formulas import SCORING_VERSION
 
 SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
@@ -64,6 +67,19 @@ def test_without_arguments_the_commands_are_listed() -> None:
     listed = CliRunner().invoke(app, [])
     for command in COMMANDS:
         assert command.split()[0] in listed.output
+
+
+def test_the_version_is_one_line_and_needs_no_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = rf"scoring version {SCORING_VERSION}(, commit [0-9a-f]{{10}}( with changes)?)?\n"
+    assert re.fullmatch(rf"quench \d+\.\d+\.\d+, {line}", quench("--version").stdout)
+    monkeypatch.setattr(provenance, "version_of", lambda distribution: None)
+    assert re.fullmatch(rf"quench \(not installed\), {line}", quench("--version").stdout)
+
+
+def test_the_help_groups_commands_in_the_order_of_a_user_s_day() -> None:
+    shown = quench("--help").stdout
+    places = [shown.index(f"─ {panel} ─") for panel in PANELS]
+    assert places == sorted(places)
 
 
 def test_the_shipped_submissions_are_valid() -> None:

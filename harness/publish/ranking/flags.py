@@ -2,7 +2,7 @@
 
 A flag is a word with its reason. Decisive ones leave an entry without a
 rank; the others are for a reader to judge, because honest work can look the
-same. Constants stand in ``thresholds``.
+same. Its constants are in ``thresholds``.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _DOWN = ("down_proj", "dense_4h_to_h", "fc2")
 def parse_mixed(name: str) -> QuantizerSpec | None:
     """Returns the spec of ``rtn-mixed-3bit-g64-8bit-ends-down``: 3 bits, and 8 in the parts named.
 
-    Parts stand in the order of ``PARTS``, each once, so that one way to
+    Parts come in the order of ``PARTS``, each once, so that one way to
     quantize has one name. ``bits`` of the spec are those of the rest.
     """
     told = _MIXED_NAME.fullmatch(name)
