@@ -41,6 +41,7 @@ def _yaml(folder: Path, text: str | bytes, limit: int = 10_000) -> Any:
         ("a: 2024-01-01T99:99:99Z", "hour must be in"),
         ("a: !!int x", "invalid literal"),
         ("a: 0x_", "invalid literal"),
+        ('a: "\\U99999999"', "not plain YAML"),
         ("a: !!str [1]", "expected a scalar node"),
         ("a: !!seq {b: 1}", "expected a sequence node"),
         ("a: !!omap 3", "expected a sequence"),
