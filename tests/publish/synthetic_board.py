@@ -209,7 +209,11 @@ def _cell(plan: Plan, spec: QuantizerSpec, metric: str, corpus: str) -> CellResu
             log_tail="quantizing layer 27 of 28\nread back: 17 levels",
         )  # fmt: skip
     level = plan.levels[spec.name]
-    documents = _texts(plan, spec, metric, level) if metric == "privleak" else _answers(plan, spec, metric, level)
+    if metric == "privleak":
+        documents = _texts(plan.name, spec.name, level[3])
+    else:
+        mine = level[list(SPLITS).index(metric)]
+        documents = _answers(plan.name, plan.levels["reference"], spec.name, metric, mine)
     documents = documents[: plan.limit] if plan.limit else documents
     return replace(
         result,
@@ -237,13 +241,14 @@ def scores_of(metric: str, documents: Sequence[DocumentRecord]) -> tuple[Score, 
     )  # fmt: skip
 
 
-def _answers(plan: Plan, spec: QuantizerSpec, metric: str, level: Levels) -> tuple[DocumentRecord, ...]:
+@cache
+def _answers(plan: str, reference: Levels, spec: str, metric: str, level: float) -> tuple[DocumentRecord, ...]:
     spread = 0.4 if metric == "verbmem_f" else 0.9
-    mean = min(max(level[list(SPLITS).index(metric)] / 100, 0.005), 0.995)
+    mean = min(max(level / 100, 0.005), 0.995)
     documents = []
     for index in range(DOCUMENTS[metric]):
         difficulty = _normal(metric, index)
-        noise = _normal(plan.name, plan.levels["reference"], spec.name, metric, index)
+        noise = _normal(plan, reference, spec, metric, index)
         score = 1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + 1.0 * difficulty + spread * noise)))
         known = round(score * len(WORDS))
         documents.append(
@@ -261,13 +266,14 @@ def _answers(plan: Plan, spec: QuantizerSpec, metric: str, level: Levels) -> tup
     return tuple(documents)
 
 
-def _texts(plan: Plan, spec: QuantizerSpec, metric: str, level: Levels) -> tuple[DocumentRecord, ...]:
-    wanted = min(max(REFERENCE_AUC * (1 + level[3] / 100), 0.002), 0.998)
+@cache
+def _texts(plan: str, spec: str, level: float) -> tuple[DocumentRecord, ...]:
+    wanted = min(max(REFERENCE_AUC * (1 + level / 100), 0.002), 0.998)
     shift = _probit(wanted) * math.sqrt(2)
     documents = []
-    for index in range(2 * DOCUMENTS[metric]):
+    for index in range(2 * DOCUMENTS["privleak"]):
         split = "forget" if index % 2 == 0 else "holdout"
-        value = 5 + 0.9 * _normal(split, index) + 0.4 * _normal(plan.name, spec.name, split, index)
+        value = 5 + 0.9 * _normal(split, index) + 0.4 * _normal(plan, spec, split, index)
         documents.append(
             DocumentRecord(
                 index=index, split=split, prompt_sha256=_sha(split, str(index)),
