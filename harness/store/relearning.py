@@ -72,7 +72,7 @@ def insert(connection: duckdb.DuckDBPyConnection, probe: Relearning) -> None:
     row: dict[str, Any] = asdict(probe)
     row["curve"] = json.dumps(row["curve"], allow_nan=False, separators=(",", ":"))
     connection.execute("DELETE FROM relearning WHERE key = ?", [probe.key])
-    rows.insert(connection, "relearning", row)
+    rows.insert(connection, "relearning", [row])
 
 
 def read(connection: duckdb.DuckDBPyConnection) -> list[Relearning]:

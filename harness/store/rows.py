@@ -98,11 +98,13 @@ def score_rows(scores: Sequence[Score]) -> list[Row]:
     ]
 
 
-def insert(connection: duckdb.DuckDBPyConnection, table: str, row: Row) -> None:
-    """Inserts one row; the columns are this module's, never a user's."""
-    columns = ", ".join(f'"{name}"' for name in row)
-    marks = ", ".join("?" for _ in row)
-    connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(row.values()))
+def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:
+    """Inserts rows of the same columns in one statement; the columns are this module's, never a user's."""
+    if rows:
+        columns = ", ".join(f'"{name}"' for name in rows[0])
+        marks = ", ".join(f"({', '.join('?' for _ in row)})" for row in rows)
+        values = [value for row in rows for value in row.values()]
+        connection.execute(f"INSERT INTO {table} ({columns}) VALUES {marks}", values)
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> list[Row]:

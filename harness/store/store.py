@@ -231,9 +231,9 @@ class Store:
             "quantizer_id": self._shared("quantizers", rows.quantizer_row(result.spec)),
             "model_id": None if model is None else self._model(model, result),
         }
-        rows.insert(self._connection, "cells", row)
-        for score in rows.score_rows(result.scores):
-            rows.insert(self._connection, "scores", {"cell_id": cell_id, **score})
+        rows.insert(self._connection, "cells", [row])
+        scores = [{"cell_id": cell_id, **score} for score in rows.score_rows(result.scores)]
+        rows.insert(self._connection, "scores", scores)
         if result.documents:
             self._insert_documents(cell_id, result.documents)
 
@@ -272,15 +272,15 @@ class Store:
         if found is not None:
             return int(found[0])
         new = self._next_id(table)
-        rows.insert(self._connection, table, {"id": new, **row})
+        rows.insert(self._connection, table, [{"id": new, **row}])
         return new
 
     def _model(self, row: rows.Row, result: CellResult) -> int:
         before = self._next_id("quantized_models")
         model_id = self._shared("quantized_models", row)
         if model_id == before:
-            for layer in rows.layer_rows(result.survival):
-                rows.insert(self._connection, "survival", {"model_id": model_id, **layer})
+            layers = [{"model_id": model_id, **layer} for layer in rows.layer_rows(result.survival)]
+            rows.insert(self._connection, "survival", layers)
         return model_id
 
     def _text_ids(self, texts: list[tuple[str, str]]) -> list[int]:

@@ -53,14 +53,14 @@ def remaining_curves(board: Board, *, narrow: bool = False) -> str | None:
     ]
     if not panels:
         return None
-    chart = alt.vconcat(*panels, spacing=14) if narrow else alt.hconcat(*panels, spacing=18)
+    chart = {"vconcat": panels, "spacing": 14} if narrow else {"hconcat": panels, "spacing": 18}
     # The drawer measures labels in its own font; the reader's may be wider.
     longest = max((len(_short(board, name)) for name in colours(board)), default=0)
     title = f"Remaining share of the forgotten knowledge over bit widths, {board.corpus}, worst backend at each width"
     return draw.svg(chart, "curves" + "-n" * narrow, title, right=4 + 1.3 * longest)
 
 
-def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: bool) -> Any:
+def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: bool) -> dict[str, Any] | None:
     known = [
         point for row in board.rows for bits in board.widths if (point := _point(row, bits, metric)) is not None
     ]  # fmt: skip
@@ -97,8 +97,8 @@ def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: boo
         layers += _end_labels(draw, board, mine, x, colour, 9.5 if narrow else 10.5, 19 if narrow else 15)
     layers += _band_names(draw, labels, x, narrow)
     size = (185, 190) if narrow else (490 if alone else 236, 300)
-    heading = alt.Title(METRICS[metric].label, anchor="start", fontSize=12, fontWeight=600, color=INK)
-    return alt.layer(*layers).properties(width=size[0], height=size[1], title=heading)
+    heading = {"text": METRICS[metric].label, "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": INK}
+    return draw.layers(layers, width=size[0], height=size[1], title=heading)
 
 
 def _point(row: LeaderboardRow, bits: int, metric: str) -> dict[str, Any] | None:
@@ -198,7 +198,7 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
     title = f"Forgotten share against utility at {bits} bit, {board.corpus}, worst backend"
     longest = max(len(str(row["text"])) for row in labelled)
     name = f"tradeoff-{bits}" + "-n" * narrow
-    chart = alt.layer(*layers).properties(width=size[0], height=size[1])
+    chart = draw.layers(layers, width=size[0], height=size[1])
     return draw.svg(chart, name, title, right=4 + 1.3 * longest)
 
 

@@ -63,17 +63,25 @@ class Drawing:
         self._rows[name] = [dict(row) for row in rows]
         return alt.Chart(alt.NamedData(name=name))
 
-    def svg(self, chart: Any, name: str, title: str, *, right: float = 4.0) -> str:
+    def layers(self, charts: Sequence[Any], **properties: Any) -> dict[str, Any]:
+        """Returns altair charts laid over each other, in Vega-Lite's words: altair's own layers copy all in them."""
+        return {
+            "layer": [chart.to_dict(validate=False, context={"top_level": False}) for chart in charts],
+            **properties,
+        }
+
+    def svg(self, chart: Mapping[str, Any], name: str, title: str, *, right: float = 4.0) -> str:
         """Returns the chart as SVG to stand in a page.
 
         Args:
-            chart: Altair chart over rows of this drawing.
+            chart: Vega-Lite over rows of this drawing.
             name: Prefix of its ids, unique within a page.
             title: Text alternative.
             right: Room for labels beside it, in pixels.
         """
         spec = {
-            **chart.to_dict(validate=False),
+            "$schema": alt.SCHEMA_URL,
+            **chart,
             "config": _look(),
             "background": None,
             "datasets": self._rows,

@@ -14,6 +14,7 @@ import duckdb
 import jsonschema
 import pytest
 import synthetic_board as synthetic
+from written_files import everything_readable
 
 from harness.errors import InputError, StoreError, UnknownNameError
 from harness.publish.board import Board
@@ -26,7 +27,6 @@ from harness.records import CellResult
 from harness.store.store import Store
 
 SECRET = "zyzzyva"
-HOSTILE = "x\"><script>alert(1)</script>\u202e\x1b[2J,;'${}\\"
 
 
 def store_of(path: Path, cells: list[CellResult]) -> Path:
@@ -56,21 +56,6 @@ def schema(data: Path) -> dict[str, Any]:
 def document(folder: Path, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return found
-
-
-def everything_readable(folder: Path) -> str:
-    """Returns the text of every file, with tables of binary ones unpacked."""
-    parts = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix == ".parquet":
-            parts.append(repr(duckdb.sql(f"SELECT * FROM '{path}'").fetchall()))
-        elif path.suffix == ".duckdb":
-            with duckdb.connect(str(path), read_only=True) as connection:
-                for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
-                    parts.append(repr(connection.execute(f"SELECT * FROM {table}").fetchall()))
-        elif path.is_file():
-            parts.append(path.read_text(encoding="utf-8"))
-    return "\n".join(parts)
 
 
 def test_the_board_s_json_has_every_row_of_the_ranking(data: Path, page_board: Board) -> None:
@@ -184,22 +169,6 @@ def test_no_file_holds_a_prompt_an_answer_or_a_reference(corpus: str, tmp_path: 
     assert SECRET not in text
     assert "lora" in text
     assert SECRET.encode() not in (tmp_path / "out" / "board.duckdb").read_bytes()
-
-
-def test_hostile_names_and_notes_neither_break_a_file_nor_leave_the_folder(tmp_path: Path) -> None:
-    plan = synthetic.Plan(
-        name="../../evil", levels=synthetic.LORA, method=HOSTILE,
-        more={"title": HOSTILE, "authors": ("A & <B>", "\u202eC\x07")},
-    )  # fmt: skip
-    out = tmp_path / "deep" / "out"
-    written = export_formats.export(store_of(tmp_path / "s.duckdb", few_cells(plan)), out, title='T&"<')
-    assert {path.name for path in tmp_path.iterdir()} == {"s.duckdb", "deep"}
-    assert {path.name for path in out.parent.iterdir()} == {"out"}
-    assert all((out / found.file).is_file() for found in written)
-    text = everything_readable(out)
-    assert not set("\u202e\x1b\x07") & set(text)
-    jsonschema.validate(document(out, "board"), document(out, "board.schema"))
-    assert document(out, "board")["title"] == 'T&"<'
 
 
 def test_a_lone_surrogate_is_written_as_an_escape(page_cells: list[CellResult], page_board: Board) -> None:

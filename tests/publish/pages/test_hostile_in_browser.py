@@ -12,7 +12,7 @@ import synthetic_board as synthetic
 from browsing import OPEN, Visit
 from site_faults import faults
 from synthetic_board import CONTROLS, FULL, LORA, Plan
-from test_hostile_fields import TWO, built
+from test_hostile_texts import TWO, built
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_board as synthetic
-from test_site import HOSTILE, Page, store_of
+from test_site import Page, store_of
 
 from harness.errors import InputError
 from harness.publish.formatting import number
@@ -25,6 +25,8 @@ ROW = {
     "method": "GA+GDR", "kind": "full", "quantizer": "rtn-4bit-g128", "stated_quantizer": "", "bits": "4",
     "verbmem_f": "34.2", "knowmem_f": "54.4", "privleak": "-99.8", "knowmem_r": "48.2", "remark": "greedy",
 }  # fmt: skip
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 
 def written(path: Path, *rows: Mapping[str, str]) -> Path:

@@ -284,46 +284,6 @@ def small_cells(*plans: synthetic.Plan) -> list[CellResult]:
     return synthetic.cells([*synthetic.CONTROLS, *chosen], quantizers=("reference", "rtn-4bit-g128"))
 
 
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
-
-
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    plan = synthetic.Plan(
-        name=f"../{HOSTILE}", levels=synthetic.LORA, method=f"GA{HOSTILE}\u202eevil\u200b",
-        more={
-            "title": HOSTILE, "authors": (HOSTILE,), "paper_url": "javascript:alert(3)", "license": HOSTILE,
-            "notes": HOSTILE * 200, "hyperparameters": {HOSTILE: [HOSTILE, {"r": HOSTILE}], "r": HOSTILE},
-            "weights_sha256": HOSTILE, "base_model": HOSTILE, "revision": HOSTILE,
-        },
-    )  # fmt: skip
-    cells = [
-        replace(
-            cell, remarks=(HOSTILE,), provenance=replace(cell.provenance, device=HOSTILE, versions={HOSTILE: HOSTILE}),
-            documents=tuple(
-                replace(d, response=HOSTILE, reference_excerpt=HOSTILE, prompt_excerpt=HOSTILE) for d in cell.documents
-            ),
-        )
-        for cell in small_cells(plan)
-    ]  # fmt: skip
-    failed = replace(
-        cells[-1], cell=replace(cells[-1].cell, key="f" * 64, task=HOSTILE), status="failed", reason=HOSTILE,
-        log_tail=f"{HOSTILE}\x1b[2J", stage=HOSTILE, scores=(), documents=(),
-    )  # fmt: skip
-    out = site_pages.render(store_of(tmp_path / "s.duckdb", [*cells, failed]), tmp_path / "out").parent
-    for page in all_pages(out).values():
-        assert page.inline_scripts == []
-        assert "<img" not in page.source
-        assert "onerror" not in page.attributes
-        assert not [link for _, link in page.links if link.startswith("javascript")]
-        assert not set("\u202e\u200b\x1b") & set(page.source)
-        assert "<script>" not in page.source
-    assert {path.name for path in tmp_path.iterdir()} == {"s.duckdb", "out"}
-    index = (out / "index.html").read_text(encoding="utf-8")
-    assert "\\u202eevil\\u200b" in index
-    for path in (out / "charts").iterdir():
-        assert "<script" not in path.read_text(encoding="utf-8")
-
-
 def test_long_notes_are_folded_and_links_to_papers_do_not_vouch(tmp_path: Path) -> None:
     plan = synthetic.Plan(
         name="wordy", levels=synthetic.LORA, more={"notes": "word " * 2000, "paper_url": "https://example.org/p"}
