@@ -79,16 +79,16 @@ def _panel(draw: Drawing, board: Board, metric: str, *, narrow: bool, named: boo
     layers: list[Any] = [*_bands(draw, board, metric, x)]
     if faint:
         lines = draw.rows(faint).mark_line(color=FAINT, strokeWidth=1, clip=True)
-        layers.append(lines.encode(x=x, y=y, detail="entry:N"))
+        layers.append(lines.encode(x=x, y=y, detail=alt.Detail("entry:N")))
     layers += [
         draw.rows(ribbons).mark_area(opacity=0.13, clip=True)
-        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
+        .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour),
         draw.rows(_backends(board, strong, metric)).mark_point(size=16, opacity=0.55, strokeWidth=1, clip=True)
         .encode(x=x, y=y, color=colour),
         *(
             draw.rows([point for point in mine if point["kind"] == kind])
             .mark_line(strokeWidth=2, strokeDash=dash, clip=True)
-            .encode(x=x, y=y, color=colour, detail="entry:N")
+            .encode(x=x, y=y, color=colour, detail=alt.Detail("entry:N"))
             for kind, dash in (("LoRA", [1, 0]), ("full", [6, 3]))
         ),
         draw.rows(mine).mark_point(size=34, filled=True, opacity=1, clip=True).encode(x=x, y=y, color=colour),
@@ -132,7 +132,7 @@ def _bands(draw: Drawing, board: Board, metric: str, x: Any) -> list[Any]:
     area = draw.rows(rows).mark_area(color=BAND, opacity=0.2, clip=True)
     rules = draw.rows([{"value": 0}, {"value": 1}]).mark_rule(color=BAND, strokeWidth=1, strokeDash=[2, 3])
     return [
-        area.encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", detail="control:N"),
+        area.encode(x=x, y=alt.Y("low:Q", title=None), y2=alt.Y2("high:Q"), detail=alt.Detail("control:N")),
         rules.encode(y=alt.Y("value:Q", title=None)),
     ]
 
@@ -143,7 +143,7 @@ def _band_names(draw: Drawing, labels: Sequence[str], x: Any, narrow: bool) -> l
         {"width": labels[0], "value": -0.14, "text": "retrained" if narrow else "retrained, quantized alike"},
     ]
     text = draw.rows(rows).mark_text(align="left", dx=-14, fontSize=10, fontStyle="italic", color=MUTED)
-    return [text.encode(x=x, y=alt.Y("value:Q"), text="text:N")]
+    return [text.encode(x=x, y=alt.Y("value:Q"), text=alt.Text("text:N"))]
 
 
 def _end_labels(
@@ -159,7 +159,7 @@ def _end_labels(
         for name, height in placed.items()
     ]
     text = draw.rows(rows).mark_text(align="left", dx=9, fontSize=size, fontWeight=600)
-    return [text.encode(x=x, y=alt.Y("value:Q"), text="text:N", color=colour)]
+    return [text.encode(x=x, y=alt.Y("value:Q"), text=alt.Text("text:N"), color=colour)]
 
 
 def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
@@ -184,7 +184,7 @@ def trade_off(board: Board, bits: int, *, narrow: bool = False) -> str | None:
     controls = _control_marks(board, bits)
     labelled = [*controls, *(row for row in rows if row["entry"] != "other" or len(rows) <= _FEW)]
     layers = [
-        zone.mark_rect(color=GOOD, opacity=0.4).encode(x=x, y=y, x2="right:Q", y2="top:Q"),
+        zone.mark_rect(color=GOOD, opacity=0.4).encode(x=x, y=y, x2=alt.X2("right:Q"), y2=alt.Y2("top:Q")),
         *_mark_labels(draw, labelled, x, y, colour, 0.075 if narrow else 0.062),
         *(
             draw.rows([row for row in rows if row["filled"] == filled])
@@ -240,8 +240,10 @@ def _mark_labels(
     leads = draw.rows(named).mark_rule(strokeWidth=0.8, opacity=0.55)
     text = draw.rows([{**row, "forgotten": row["at"], "utility": _USEFUL} for row in named])
     return [
-        leads.encode(x=x, y=y, x2="right:Q", y2="at:Q", color=colour),
-        text.mark_text(align="left", dx=5, fontSize=10, fontWeight=500).encode(x=x, y=y, text="text:N", color=colour),
+        leads.encode(x=x, y=y, x2=alt.X2("right:Q"), y2=alt.Y2("at:Q"), color=colour),
+        text.mark_text(align="left", dx=5, fontSize=10, fontWeight=500).encode(
+            x=x, y=y, text=alt.Text("text:N"), color=colour
+        ),
     ]
 
 

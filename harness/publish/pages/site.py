@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -71,15 +72,21 @@ def render(store: Path, out: Path, *, title: str | None = None, base_url: str | 
     return out / "index.html"
 
 
-def environment() -> jinja2.Environment:
-    """Returns the template environment: everything is escaped, an unknown name is an error."""
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(content_dir("leaderboard") / "templates"),
+@lru_cache(maxsize=1)
+def _templates(folder: Path) -> jinja2.Environment:
+    """Returns an environment that compiles each template once a process."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def environment() -> jinja2.Environment:
+    """Returns the template environment: everything is escaped, an unknown name is an error."""
+    made = _templates(content_dir("leaderboard") / "templates")
     made.filters.update(formatting.FILTERS)
     constants = {name: getattr(thresholds, name) for name in dir(thresholds) if name.isupper()}
     made.globals.update(
