@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -160,18 +161,20 @@ def new_muse_folder():
 
 @pytest.fixture(scope="session")
 def plain_greedy():
-    """The plain loop: one prompt, no cache, no batch; new ids up to the end token."""
+    """The plain loop: one prompt, no cache, no batch; new ids up to the end token.
+
+    What it has said of a prompt is kept: tests ask the same model for more or fewer steps.
+    """
     import torch
 
+    said = WeakKeyDictionary()
+
     def run(model, ids, steps, end=2):
-        new = []
+        new = said.setdefault(model, {}).setdefault(tuple(ids), [])
         with torch.no_grad():
-            for _ in range(steps):
-                token = int(model(input_ids=torch.tensor([[*ids, *new]])).logits[0, -1].float().argmax())
-                if token == end:
-                    break
-                new.append(token)
-        return new
+            while len(new) < steps and end not in new:
+                new.append(int(model(input_ids=torch.tensor([[*ids, *new]])).logits[0, -1].float().argmax()))
+        return new[: new.index(end) if end in new else steps][:steps]
 
     return run
 
