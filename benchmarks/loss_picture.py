@@ -54,8 +54,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
         x=x, y=y, yOffset=place, color=colour, detail=["way:N", "quantizer:N"]
     )  # fmt: skip
     dots = drawing.rows(rows).mark_point(size=36, filled=True, opacity=1).encode(x=x, y=y, yOffset=place, color=colour)
-    heading = alt.Title("What is left of forgetting", anchor="start", fontSize=12, fontWeight=600, color=INK)
-    chart = alt.layer(zero, spans, dots).properties(width=560, height=alt.Step(11), title=heading)
+    heading = {"text": "What is left of forgetting", "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": INK}
+    chart = drawing.layers([zero, spans, dots], width=560, height={"step": 11}, title=heading)
     return drawing.svg(chart, "left", TITLE)
 
 
