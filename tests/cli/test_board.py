@@ -115,8 +115,7 @@ def test_a_store_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 def test_the_ranking_is_narrowed_by_kind_method_verdict_and_rank(store: Path) -> None:
     everything = rows(quench(store, "show", "--json"), "show")
     for option, key in (("--kind", "kind"), ("--method", "method"), ("--verdict", "verdict")):
-        values = sorted({row[key] for row in everything})
-        for value in (values[0], values[-1]):
+        for value in {row[key] for row in everything}:
             found = rows(quench(store, "show", option, value, "--json"), "show")
             assert found == [row for row in everything if row[key] == value]
     ranked = rows(quench(store, "show", "--ranked", "--json"), "show")

@@ -42,7 +42,7 @@ def _mutated(content: bytes, edits: list[tuple[float, bytes, int]]) -> bytes:
 
 
 @example(name="weights/adapter_model.safetensors", edits=[(0.125, "\u2028".encode(), 3)])
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(FILES),
     edits=st.lists(

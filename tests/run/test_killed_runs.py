@@ -82,7 +82,7 @@ def assert_all_gone(group: int, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-KILLS = [pytest.param(range(3), id="few"), pytest.param(range(3, 40), id="many", marks=pytest.mark.slow)]
+KILLS = [pytest.param(range(4), id="few"), pytest.param(range(4, 40), id="many", marks=pytest.mark.slow)]
 WRITES = [pytest.param((1, 5), id="few"), pytest.param((2, 3, 4, 6, 7, 8, 9, 11), id="many", marks=pytest.mark.slow)]
 
 

@@ -64,7 +64,7 @@ class Drawing:
         return alt.Chart(alt.NamedData(name=name))
 
     def layers(self, charts: Sequence[Any], **properties: Any) -> dict[str, Any]:
-        """Returns altair charts laid over each other, in Vega-Lite's words: altair's own layers copy all in them."""
+        """Returns altair charts laid over each other, as Vega-Lite; altair's own ``layer`` would copy each of them."""
         return {
             "layer": [chart.to_dict(validate=False, context={"top_level": False}) for chart in charts],
             **properties,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 import synthetic_board as synthetic
 import yaml
@@ -91,11 +93,11 @@ def under_a_stranger_s_quantizer(cell: CellResult) -> CellResult:
     )
 
 
-def built(folder: Path, cells: list[CellResult]) -> Path:
+def built(folder: Path, cells: list[CellResult], title: str | None = None) -> Path:
     with Store.open(folder / "s.duckdb") as store:
         for cell in cells:
             store.add(cell)
-    return site_pages.render(folder / "s.duckdb", folder / "out").parent
+    return site_pages.render(folder / "s.duckdb", folder / "out", title=title).parent
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stranger, cell=replace(stranger.cell, key="f" * 64, task=mark("task")), status="failed", scores=(),
         documents=(), reason=mark("reason"), log_tail=mark("log"), stage=mark("stage"), survival=(), proof=None,
     )  # fmt: skip
-    return built(tmp_path_factory.mktemp("hostile"), [*cells, failed])
+    return built(tmp_path_factory.mktemp("hostile"), [*cells, failed], 'T&"<')
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +185,24 @@ def test_no_file_of_the_site_holds_a_hidden_character_or_lies_outside_its_folder
         assert "<script" not in path.read_text(encoding="utf-8"), path.name
     assert {path.name for path in (out / "submission").glob("*.html")} >= {"stranger.html", "mini-retrain.html"}
     assert all(re.fullmatch(r"[\w.-]+", path.name) for path in out.rglob("*"))
+
+
+def test_the_data_of_such_a_board_obeys_its_schema_and_keeps_its_title(out: Path) -> None:
+    board, schema = (
+        json.loads((out / "data" / name).read_text(encoding="utf-8")) for name in ("board.json", "board.schema.json")
+    )
+    jsonschema.validate(board, schema)
+    assert board["title"] == 'T&"<'
+
+
+def test_a_board_of_one_entry_is_whole(tmp_path: Path) -> None:
+    out = built(tmp_path, synthetic.cells([CONTROLS[0], CONTROLS[2], Plan(name="only", levels=FULL)], quantizers=TWO))
+    index = (out / "index.html").read_text(encoding="utf-8")
+    assert "1 entries" in index or "1 entry" in index
+    assert index.count('<a href="submission/only.html">') >= 3
+    assert {"only.html", "mini-retrain.html", "mini-target-4bit.html"} <= {
+        path.name for path in (out / "submission").iterdir()
+    }
 
 
 def test_an_address_with_hidden_marks_is_shown_and_not_linked(sources: Mapping[str, str]) -> None:
