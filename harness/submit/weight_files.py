@@ -13,7 +13,19 @@ HUB = "hf://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 """A repository's name as the hub and peft write it, without ``hf://``."""
 
+# Two-part names that trainers give to folders; what a hub repository is called says more.
+_FOLDERS = re.compile(
+    r"(?i:\w|models?|base[_-]?models?|pretrained(?:[_-]models?)?|outputs?|out|results?|runs?|ckpts?|checkpoints?|saves?|"
+    r"saved[_-]?models?|weights?|adapters?|exps?|experiments?|data|home|mnt|opt|root|tmp|scratch|workspace|work|cache|"
+    r"llms?|logs?|local|hf[_-]?models?)/.*|.*/(?i:checkpoint-\d+|final|last|best|merged|global_step\d+)"
+)
+
 _CONFIGS = ("config.json", "adapter_config.json")
+
+
+def names_hub(name: str) -> bool:
+    """Returns whether a base's name in a config is a hub repository's, and no folder's that looks like one."""
+    return HUB_NAME.fullmatch(name) is not None and _FOLDERS.fullmatch(name) is None
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -6,15 +6,20 @@ are the same.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness import memory, shards
 from harness.errors import InputError, one_line
+from harness.submit.scan.adapter_config import check_adapter
+from harness.submit.scan.adapter_fields import AdapterConfig
+from harness.submit.scan.adapter_modules import HEADS, Layer, described, is_factor, is_tied, module_of
+from harness.submit.scan.folder import read_tensors
 
 _ADAPTER = "default"
 
@@ -31,22 +36,48 @@ def merged_model(base: Path, adapter: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
+    config, layers = _checked(base, adapter)
     with _merging(base, adapter):
-        return _attached(model, adapter).merge_and_unload(safe_merge=True).eval()
+        return _attached(model, adapter, config, layers).merge_and_unload(safe_merge=True).eval()
 
 
-def _attached(model: Any, adapter: Path) -> Any:
-    """Returns peft's model of a float32 base and an adapter."""
-    from peft import LoraConfig, PeftModel
+def _checked(base: Path, adapter: Path) -> tuple[AdapterConfig, dict[str, Layer]]:
+    """Returns an adapter's config and the layers that it describes on a base, exactly those of its file."""
+    tensors = read_tensors(base, "model")
+    config = check_adapter(adapter / "adapter_config.json", read_tensors(adapter, "adapter_model"), tensors)
+    return config, described(config, tensors)
 
-    config = LoraConfig.from_pretrained(str(adapter))
-    # Factors are overwritten by the file's; drawing them first would cost time and a random state.
-    config.init_lora_weights = False
-    config.inference_mode = True
-    return PeftModel.from_pretrained(
-        model, str(adapter), adapter_name=_ADAPTER, config=config, torch_device="cpu", low_cpu_mem_usage=False,
-        local_files_only=True,
+
+def _attached(model: Any, adapter: Path, config: AdapterConfig, layers: Mapping[str, Layer]) -> Any:
+    """Returns peft's model of a float32 base and an adapter; of the stranger's patterns peft sees none."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    def groups(values: Mapping[str, float]) -> dict[str, Any]:
+        """Returns peft's mapping of patterns to values, one pattern for all layers of one value."""
+        names = {value: [name for name in values if values[name] == value] for value in values.values()}
+        return {f"^(?:{'|'.join(map(re.escape, named))})": value for value, named in names.items()}
+
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=config.r, lora_alpha=config.lora_alpha, target_modules=[*layers],
+            rank_pattern=groups({name: layer.rank for name, layer in layers.items()}),
+            alpha_pattern=groups({name: layer.alpha for name, layer in layers.items()}),
+            use_rslora=bool(config.use_rslora), use_dora=bool(config.use_dora), inference_mode=True,
+            # Factors are overwritten by the file's; drawing them first would cost time and a random state.
+            init_lora_weights=False,
+        ),
+        adapter_name=_ADAPTER,
     )  # fmt: skip
+    # Copies of the base's own weights stay away: the base is what the manifest names.
+    factors = {name: tensor for path in sorted(adapter.glob("*.safetensors"))
+               for name, tensor in load_file(path).items() if is_factor(name)}  # fmt: skip
+    report = set_peft_model_state_dict(adapted, factors, adapter_name=_ADAPTER)
+    lost = [name for name in report.missing_keys if ".lora_" in name] + report.unexpected_keys
+    if lost:
+        raise ValueError(f"{len(lost)} factors have no place, {lost[0]} first")
+    return adapted
 
 
 @contextmanager
@@ -75,7 +106,7 @@ def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any]:
             # One number seen in every place: peft puts factors where the base is, and meta has no place for them.
             seen = torch.zeros(()).expand(parameter.shape)
             module.register_parameter(name, torch.nn.Parameter(seen, requires_grad=False))
-    adapted = _attached(model, adapter)
+    adapted = _attached(model, adapter, *_checked(base, adapter))
     return {name: layer for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
 
 
@@ -112,14 +143,17 @@ def merge_by_tensor(base: Path, adapter: Path, folder: Path, *, dtype: str) -> N
         layers = _adapted_layers(base, adapter)
 
         def change(name: str, weight: Any) -> Any:
-            layer = layers.get(name.removesuffix(".weight"))
+            layer = layers.get(module_of(name))
             return weight if layer is None else _merged_weight(layer, weight)
 
-        _rewrite(base, folder, dtype, change)
+        # A tied head that is stored again is left out, as save_pretrained does.
+        _rewrite(base, folder, dtype, change, without=HEADS if is_tied(read_tensors(base, "model")) else ())
 
 
-def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any], Any]) -> None:
-    """Writes a checkpoint anew in another dtype, each float32 weight through ``change``."""
+def _rewrite(
+    source: Path, folder: Path, dtype: str, change: Callable[[str, Any], Any], *, without: Collection[str] = ()
+) -> None:
+    """Writes a checkpoint anew in another dtype, each float32 weight through ``change``, but for some tensors."""
     import torch
     from transformers import AutoConfig
 
@@ -129,6 +163,8 @@ def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any]
     config.save_pretrained(folder)
     with torch.no_grad(), shards.ShardWriter(folder) as out:
         for name, stored in shards.stored_tensors(source).items():
+            if name in without:
+                continue
             tensor = stored.read()
             out.put(name, change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor)
 

@@ -15,7 +15,7 @@ from harness.records import Submission
 from harness.submit.checkpoint import hub
 from harness.submit.manifest import load as manifest
 from harness.submit.scan.model_config import read_config
-from harness.submit.weight_files import HUB_NAME
+from harness.submit.weight_files import names_hub
 
 SCHEMA_FILE = "submission.schema.json"
 """Lies beside the submission folders, where the first line of each submission.yaml points an editor."""
@@ -44,7 +44,7 @@ def _base(config: Mapping[str, Any], beside: Mapping[str, Submission]) -> dict[s
     name = Path(told).name if Path(told).name in beside else told
     if name in beside and beside[name].kind == "full_model":
         return {"base_model": name}
-    if HUB_NAME.fullmatch(told):
+    if names_hub(told):
         revision = config.get("revision")
         known = isinstance(revision, str) and _COMMIT.fullmatch(revision)
         return {"base_model": f"{manifest.HUB}{told}"} | ({"base_revision": revision} if known else {})

@@ -40,12 +40,13 @@ DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One tensor as a header describes it; ``start`` and ``end`` are bytes from the file's beginning."""
+    """One tensor as a header describes it; ``start`` and ``end`` are bytes from the beginning of ``file``."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    file: Path | None = None
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
@@ -72,7 +73,8 @@ def _tensor(path: Path, name: str, told: object, data_start: int, accepted: tupl
     size = math.prod(shape) * (_FLOATS[dtype][0] if dtype in _FLOATS else _INTEGERS[dtype])
     if offsets[1] - offsets[0] != size:
         raise _refuse(path, f"tensor {name!r} spans {offsets[1] - offsets[0]} bytes, and its shape needs {size}")
-    return Tensor(dtype=dtype, shape=tuple(shape), start=data_start + offsets[0], end=data_start + offsets[1])
+    start, end = (data_start + offset for offset in offsets)
+    return Tensor(dtype=dtype, shape=tuple(shape), start=start, end=end, file=path)
 
 
 def read_header(path: Path, *, accepted: tuple[str, ...] = ACCEPTED) -> dict[str, Tensor]:
@@ -179,3 +181,38 @@ def check_numbers(path: Path) -> None:
         raise UnsafeSubmissionError(
             *(Fault(f"{path}: {each}, {why}", file=str(path), accepted="finite numbers") for each in told)
         )
+
+
+def _float32(file: BinaryIO, tensor: Tensor, first: int, count: int) -> numpy.ndarray:
+    """Returns some of a tensor's numbers, widened to float32."""
+    width = _FLOATS[tensor.dtype][0]
+    file.seek(tensor.start + first * width)
+    block = file.read(count * width)
+    if tensor.dtype == "BF16":
+        return (numpy.frombuffer(block, dtype="<u2").astype("<u4") << 16).view("<f4")
+    return numpy.frombuffer(block, dtype="<f2" if tensor.dtype == "F16" else "<f4").astype("<f4")
+
+
+def _rounded(numbers: numpy.ndarray, dtype: str) -> numpy.ndarray:
+    """Returns finite float32 numbers rounded to another dtype, half to even, in float32 again."""
+    if dtype == "BF16":
+        bits = numbers.view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("<u4").view("<f4")
+    with numpy.errstate(over="ignore"):
+        return numbers.astype("<f2").astype("<f4") if dtype == "F16" else numbers
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Returns whether two tensors of files hold the same numbers, or one holds the other's rounded to its dtype."""
+    if one.shape != other.shape or one.file is None or other.file is None:
+        return False
+    equal = [True, True]
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        for start in range(0, total := math.prod(one.shape), _CHUNK // 4):
+            count = min(_CHUNK // 4, total - start)
+            left, right = _float32(first, one, start, count), _float32(second, other, start, count)
+            equal[0] &= numpy.array_equal(_rounded(left, other.dtype), right)
+            equal[1] &= numpy.array_equal(left, _rounded(right, one.dtype))
+            if not any(equal):
+                return False
+    return True
