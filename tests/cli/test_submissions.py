@@ -128,7 +128,7 @@ def test_faults_of_the_manifest_and_of_every_file_are_told_at_once(board: Path) 
         ("submission.yaml", "metod"), ("submission.yaml", "license"), ("notes.txt", None), ("adapter_config.json", "r"),
     }  # fmt: skip
     assert found["submission.yaml", "license"]["accepted"] == "a licence identifier such as Apache-2.0"
-    assert found["adapter_config.json", "r"]["accepted"] == "1 to 512"
+    assert found["adapter_config.json", "r"]["accepted"] == "1 to 8192"
     assert found["notes.txt", None]["accepted"] == "weights as .safetensors files, and text"
     assert [told["sentence"] for told in row["details"]] == row["faults"]
     assert row["weights_sha256"] is None

@@ -240,8 +240,8 @@ def _set_faults(
     touched = sorted(name for name in wanted | stored if name == HEAD or _EMBEDDING.fullmatch(name))
     if touched and is_tied(base):
         yield (
-            f"it adapts {touched[0]}, and in this base head and embedding are one matrix, of which peft's merge changes "
-            "both sides and its forward pass one: train it again without that layer, or on a base whose head is its own"
+            f"it adapts {touched[0]}, and in this base head and embedding are one matrix, of which peft's merge "
+            "changes both uses and its forward pass one: train without that layer, or on a base that does not tie them"
         )
         return
     if wrong := tied_head_fault(base):
@@ -253,7 +253,7 @@ def _set_faults(
         yield f"it adapts {_names(absent)}, and the base model has no such layer: name the right `base_model`"
     elif wanted != stored:
         yield (
-            f"its file must hold the factors of exactly those layers that `target_modules` and its companions describe: "
+            "its file must hold the factors of exactly those layers that `target_modules` and its companions describe: "
             f"missing are {_names(wanted - stored)}; surplus are {_names(stored - wanted)}: save config and factors "
             "together from the trained model, or correct the config"
         )

@@ -89,7 +89,7 @@ def test_an_adapter_of_another_shape_is_named_and_nothing_is_left_behind(
     factors = load_file(adapter_folder / "adapter_model.safetensors")
     narrow = {name: value[:, :3].contiguous() for name, value in factors.items()}
     save_file(narrow, broken / "adapter_model.safetensors")
-    with pytest.raises(InputError, match=r"broken: peft can't merge this adapter into .*trained on that base"):
+    with pytest.raises(InputError, match=r"down_proj has factors of shapes \(4, 3\) and \(64, 3\)"):
         _merged(model_folder, broken, tmp_path / "merged", "always")
     assert list((tmp_path / "merged").iterdir()) == []
 

@@ -54,9 +54,9 @@ def test_a_size_that_is_no_number_does_not_hide_the_others(model: Path) -> None:
 
 def test_every_fault_of_an_adapter_is_told(copied: Callable[..., Path]) -> None:
     folder = copied()
-    _change(folder / "adapter_config.json", r=10**6, bias="all", modules_to_save=["lm_head"], mood=1)
+    _change(folder / "adapter_config.json", r=10**6, bias="some", modules_to_save=["lm_head"], mood=1)
     told = "\n".join(_faults(folder, adapter=True))
-    for field in ("`r` is", "`bias` is", "`modules_to_save` is", "'mood' is not"):
+    for field in ("`r` is", "`bias` is", "`modules_to_save` is", "`mood` is no field"):
         assert field in told
 
 

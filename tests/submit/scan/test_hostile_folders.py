@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit.scan import adapter_config, model_config
+from harness.submit.scan import adapter_fields, model_config
 from harness.submit.scan import folder as folder_scan
 from harness.submit.scan.safetensors import read_header
 
@@ -250,25 +250,24 @@ def test_a_config_that_asks_for_another_model_is_refused(
 
 
 ADAPTERS: list[tuple[str, dict[str, Any]]] = [
-    (r"`r` is '1000000', and accepted is 1 to 512", {"r": 10**6}),
-    (r"`r` is '513'", {"r": adapter_config.MAX_RANK + 1}),
+    (r"`r` is '1000000', and accepted is 1 to 8192", {"r": 10**6}),
+    (r"`r` is '8193'", {"r": adapter_fields.MAX_RANK + 1}),
     (r"`r` is '0'", {"r": 0}),
     (r"`r` is '4\.5'", {"r": 4.5}),
     (r"`r` is 'True'", {"r": True}),
-    (r"`rank_pattern` is", {"rank_pattern": {"q_proj": 513}}),
-    (r"`rank_pattern` is 'None'", {"rank_pattern": None}),
-    (r"`alpha_pattern` is", {"alpha_pattern": {"q_proj": 4097}}),
-    (r"`alpha_pattern` is", {"alpha_pattern": {"x" * 201: 1}}),
-    (r"`alpha_pattern` is", {"alpha_pattern": {"q_proj": 0}}),
-    (r"`lora_alpha` is '0'", {"lora_alpha": 0}),
-    (r"`lora_dropout` is '1'", {"lora_dropout": 1}),
+    (r"`rank_pattern` is", {"rank_pattern": {"q_proj": 8193}}),
+    (r"`alpha_pattern` is", {"alpha_pattern": {"q_proj": 1e31}}),
+    (r"`alpha_pattern` is", {"alpha_pattern": {"x" * 501: 1}}),
+    (r"`alpha_pattern` is", {"alpha_pattern": {"q_proj": None}}),
+    (r"`lora_alpha` is 'True'", {"lora_alpha": True}),
+    (r"`lora_dropout` is '2'", {"lora_dropout": 2}),
     (r"`target_modules` is 'None'", {"target_modules": None}),
-    (r"`target_modules` is .*a list of module names, or all-linear", {"target_modules": ["q_proj", 7]}),
+    (r"`target_modules` is .*a list of module names, all-linear, or a", {"target_modules": ["q_proj", 7]}),
     (r"`layers_to_transform` is 'all'", {"layers_to_transform": "all"}),
-    (r"`exclude_modules` is .*accepted is nothing", {"exclude_modules": "(a+)+$"}),
+    (r"`exclude_modules` is .*a regular expression of at most 2000", {"exclude_modules": "x" * 2001}),
     (r"`use_dora` is '1'", {"use_dora": 1}),
-    (r"`use_rslora` is 'None'", {"use_rslora": None}),
-    (r"`lora_bias` is 'True', and accepted is nothing", {"lora_bias": True}),
+    (r"`use_rslora` is 'yes'", {"use_rslora": "yes"}),
+    (r"`lora_bias` is 'True', and accepted is nothing: a bias beside", {"lora_bias": True}),
     (r"`base_model_name_or_path` is 'x{60}', and", {"base_model_name_or_path": "x" * 501}),
     (r"`init_lora_weights` is 'loftq'", {"init_lora_weights": "loftq"}),
     (r"`peft_type` is '\[\]'", {"peft_type": []}),
@@ -291,7 +290,14 @@ def test_an_adapter_without_its_essential_settings_is_refused(spoiled: Callable[
 
 @pytest.mark.parametrize(
     "changes",
-    [{"lora_alpha": 4096}, {"lora_dropout": 0.5}, {"modules_to_save": []}, {"layers_to_transform": [0, 1]}, {"r": 4.0}],
+    [
+        {"lora_alpha": 1e9},
+        {"lora_alpha": -8},
+        {"lora_alpha": 0},
+        {"lora_dropout": 1},
+        {"modules_to_save": []},
+        {"r": 4.0},
+    ],
 )
 def test_an_adapter_setting_at_its_bound_is_accepted(spoiled: Callable[..., Any], changes: dict[str, Any]) -> None:
     found = spoiled(lambda folder: _set(folder, "adapter_config.json", **changes), adapter=True)
