@@ -114,7 +114,7 @@ class AdapterConfig(BaseModel):
 
 
 # Fields that concern training, loading or bookkeeping; peft's first, then those of tools around it.
-_IGNORED = frozenset(
+IGNORED = frozenset(
     {
         "auto_mapping", "corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out", "inference_mode",
         "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_version", "qalora_group_size",
@@ -152,18 +152,18 @@ def read_adapter(path: Path) -> tuple[AdapterConfig | None, list[Fault], list[st
             may = AdapterConfig.model_fields[key].description
             says = f"is {str(raw[key])[:60]!r}, and" if key in raw else "is missing:"
             faults.append(fault(path, f"`{key}` {says} accepted is {may}", key, may))
-    known = {*AdapterConfig.model_fields, *_IGNORED}
+    known = {*AdapterConfig.model_fields, *IGNORED}
     for key in sorted(set(raw) - known):
         if raw[key] not in (None, False, "", [], {}):
             what = f"`{key[:80]}` is no field of peft 0.3 to 0.21, so nobody knows what it does to the model: remove it"
             faults.append(fault(path, f"{what} if it does nothing", key))
     if isinstance(raw.get("target_modules"), str):
         for key in ("layers_to_transform", "layers_pattern"):
-            if raw.get(key):
+            if raw.get(key) is not None:
                 what = f"`{key}` belongs to a list of `target_modules`, which is a text here: name the layers in one"
                 faults.append(fault(path, what, key))
     ignored = sorted(
-        key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in _IGNORED or raw[key]
+        key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]
     )
     notes = [f"{path}: `{visible(key[:80])}` changes no number of the merged model and is ignored." for key in ignored]
     return (None if faults else config), faults, notes

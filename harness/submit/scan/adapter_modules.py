@@ -18,7 +18,7 @@ HEADS = (f"{HEAD}.weight", "embed_out.weight")
 
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|embed_in)")
 # Architectures whose config.json need not say that head and embedding are one.
-_TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2")
+TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2")
 
 _FACTOR = re.compile(
     r"base_model\.model\.(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
@@ -62,7 +62,7 @@ def is_tied(base: Mapping[str, Tensor]) -> bool:
     """Returns whether a model's head is its embedding: its config says so, or its file stores no head."""
     file = next((tensor.file for tensor in base.values() if tensor.file), None)
     config = read_config(file.parent / "config.json") if file and (file.parent / "config.json").is_file() else {}
-    says = config.get("tie_word_embeddings", config.get("model_type") in _TIED_UNLESS_SAID)
+    says = config.get("tie_word_embeddings", config.get("model_type") in TIED_UNLESS_SAID)
     return head_of(base) is None or says is True
 
 
