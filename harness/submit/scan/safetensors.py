@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy
 
@@ -183,7 +183,7 @@ def check_numbers(path: Path) -> None:
         )
 
 
-def _float32(file: BinaryIO, tensor: Tensor, first: int, count: int) -> numpy.ndarray:
+def _float32(file: BinaryIO, tensor: Tensor, first: int, count: int) -> Any:
     """Returns some of a tensor's numbers, widened to float32."""
     width = _FLOATS[tensor.dtype][0]
     file.seek(tensor.start + first * width)
@@ -193,7 +193,7 @@ def _float32(file: BinaryIO, tensor: Tensor, first: int, count: int) -> numpy.nd
     return numpy.frombuffer(block, dtype="<f2" if tensor.dtype == "F16" else "<f4").astype("<f4")
 
 
-def _rounded(numbers: numpy.ndarray, dtype: str) -> numpy.ndarray:
+def _rounded(numbers: Any, dtype: str) -> Any:
     """Returns finite float32 numbers rounded to another dtype, half to even, in float32 again."""
     if dtype == "BF16":
         bits = numbers.view("<u4")

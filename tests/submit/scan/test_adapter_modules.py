@@ -70,9 +70,11 @@ _MODULES = (
     "1.mlp.down_proj", "roj", "", "model", "c_attn",
 )  # fmt: skip
 _PATTERNS = (
-    r".*q_proj", r"^(?!.*layers\.1\.).*(?:k|v)_proj", r".*\.(q_proj|k_proj)$", r"model\.layers\.\d+\.mlp\.(up|down)_proj",
+    r".*q_proj", r"^(?!.*layers\.1\.).*(?:k|v)_proj", r".*\.(q_proj|k_proj)$",
+    r"model\.layers\.\d+\.mlp\.(up|down)_proj",
     r"(?:.*?(?:language|text).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:q_proj|up_proj))", r".*lm_head",
-    r".*(dense|query_key_value)", r".*[02].*down_proj", r"q_proj", r"(model\.)?layers.*", r".*_proj{1}", r".*\.layers\.[^1]\..*_proj",
+    r".*(dense|query_key_value)", r".*[02].*down_proj", r"q_proj", r"(model\.)?layers.*", r".*_proj{1}",
+    r".*\.layers\.[^1]\..*_proj",
 )  # fmt: skip
 _RANKED = (
     "q_proj", "^model.layers.0.self_attn.k_proj", r"layers\.[01]\..*_proj", "roj", "mlp.down.proj", r"^.*v_proj",
@@ -84,7 +86,7 @@ _CONFIGS = some.fixed_dictionaries(
     {
         "r": some.integers(1, 5),
         "lora_alpha": some.sampled_from([8, 0, -16, 3.5]),
-        "target_modules": some.one_of(_LISTS, some.sampled_from(_PATTERNS), some.sampled_from(["all-linear", "All-Linear"])),
+        "target_modules": some.one_of(_LISTS, some.sampled_from((*_PATTERNS, "all-linear", "All-Linear"))),
     },
     optional={
         "exclude_modules": some.one_of(_LISTS, some.sampled_from(_PATTERNS)),
@@ -173,7 +175,7 @@ def test_a_pattern_means_what_python_s_own_engine_makes_of_it(pattern: str, name
     "(a", "x" * 2001, "(?:q_proj){e<=1}", r"\p{L}+", "[[:alpha:]]", "[a--b]", "(?i)q", "(" * 1500, "a{2}{3}",
 ])  # fmt: skip
 def test_what_two_engines_could_read_differently_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="pattern|expression"):
+    with pytest.raises(ValueError, match=r"pattern|expression"):
         name_patterns.compiled(pattern)
 
 
