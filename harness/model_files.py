@@ -25,7 +25,7 @@ def load(folder: Path, *, dtype: Any, **settings: Any) -> Any:
         **settings: More arguments of ``from_pretrained``.
 
     Raises:
-        InputError: Tensors are missing, surplus or of another shape.
+        InputError: Tensors are missing, surplus or of another shape, or hold numbers that ``dtype`` can't.
     """
     from transformers import AutoModelForCausalLM
 
@@ -45,6 +45,9 @@ def load(folder: Path, *, dtype: Any, **settings: Any) -> Any:
     )
     if "quantization_config" not in settings:
         check(model, folder)
+    if dtype.itemsize < 4:
+        for name, tensor in model.named_parameters():
+            refuse_infinite(name, tensor)
     return model
 
 
