@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import memory, shards
+from harness import memory, model_files, shards
 from harness.errors import InputError, one_line
 from harness.submit.scan.adapter_config import check_adapter
 from harness.submit.scan.adapter_fields import AdapterConfig
-from harness.submit.scan.adapter_modules import HEADS, Layer, described, is_factor, is_tied, module_of
+from harness.submit.scan.adapter_modules import Layer, described, is_factor
 from harness.submit.scan.folder import read_tensors
 
 _ADAPTER = "default"
@@ -31,12 +31,9 @@ def merged_model(base: Path, adapter: Path) -> Any:
         InputError: peft can't merge the adapter.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
     config, layers = _checked(base, adapter)
+    model = model_files.load(base, dtype=torch.float32)
     with _merging(base, adapter):
         return _attached(model, adapter, config, layers).merge_and_unload(safe_merge=True).eval()
 
@@ -53,17 +50,19 @@ def _attached(model: Any, adapter: Path, config: AdapterConfig, layers: Mapping[
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    def groups(values: Mapping[str, float]) -> dict[str, Any]:
+    def patterns(values: Mapping[str, float]) -> dict[str, Any]:
         """Returns peft's mapping of patterns to values, one pattern for all layers of one value."""
-        names = {value: [name for name in values if values[name] == value] for value in values.values()}
-        return {f"^(?:{'|'.join(map(re.escape, named))})": value for value, named in names.items()}
+        names: dict[float, list[str]] = {}
+        for name, value in values.items():
+            names.setdefault(value, []).append(re.escape(name))
+        return {f"^(?:{'|'.join(named)})": value for value, named in names.items()}
 
     adapted = get_peft_model(
         model,
         LoraConfig(
             r=config.r, lora_alpha=config.lora_alpha, target_modules=[*layers],
-            rank_pattern=groups({name: layer.rank for name, layer in layers.items()}),
-            alpha_pattern=groups({name: layer.alpha for name, layer in layers.items()}),
+            rank_pattern=patterns({name: layer.rank for name, layer in layers.items()}),
+            alpha_pattern=patterns({name: layer.alpha for name, layer in layers.items()}),
             use_rslora=bool(config.use_rslora), use_dora=bool(config.use_dora), inference_mode=True,
             # Factors are overwritten by the file's; drawing them first would cost time and a random state.
             init_lora_weights=False,
@@ -96,11 +95,8 @@ def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any]:
     """Returns peft's layers by module name; their factors are in memory, the base's weights are not."""
     import torch
     from peft.tuners.lora import LoraLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = model_files.skeleton(base)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # One number seen in every place: peft puts factors where the base is, and meta has no place for them.
@@ -143,43 +139,41 @@ def merge_by_tensor(base: Path, adapter: Path, folder: Path, *, dtype: str) -> N
         layers = _adapted_layers(base, adapter)
 
         def change(name: str, weight: Any) -> Any:
-            layer = layers.get(module_of(name))
+            layer = layers.get(name.removesuffix(".weight"))
             return weight if layer is None else _merged_weight(layer, weight)
 
-        # A tied head that is stored again is left out, as save_pretrained does.
-        _rewrite(base, folder, dtype, change, without=HEADS if is_tied(read_tensors(base, "model")) else ())
+        _rewrite(base, folder, dtype, change)
 
 
-def _rewrite(
-    source: Path, folder: Path, dtype: str, change: Callable[[str, Any], Any], *, without: Collection[str] = ()
-) -> None:
-    """Writes a checkpoint anew in another dtype, each float32 weight through ``change``, but for some tensors."""
+def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any], Any]) -> None:
+    """Writes a checkpoint anew in another dtype, each float32 weight through ``change``, by the model's own name."""
     import torch
     from transformers import AutoConfig
 
     rounded = getattr(torch, dtype)
+    model = model_files.skeleton(source)
+    model_files.check(model, source)
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     config.dtype = rounded
     config.save_pretrained(folder)
+    # As save_pretrained, without old buffers and a tied tensor's second name.
+    stored = model_files.tensors(model, source)
+    own = {stored[name]: name for name, _ in model.named_parameters()}
     with torch.no_grad(), shards.ShardWriter(folder) as out:
-        for name, stored in shards.stored_tensors(source).items():
-            if name in without:
-                continue
-            tensor = stored.read()
-            out.put(name, change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor)
+        for key, tensor in shards.stored_tensors(source).items():
+            if tensor in own:
+                changed = change(own[tensor], tensor.read().float()).to(rounded)
+                out.put(key, model_files.refuse_infinite(key, changed))
 
 
 def write_rounded(source: Path, folder: Path, dtype: str) -> None:
     """Writes a checkpoint into an empty folder with each weight rounded once to ``dtype``."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     rounded = getattr(torch, dtype)
     if memory.must_stream(shards.count_numbers(source) * rounded.itemsize, f"rounding {source.name}"):
         return _rewrite(source, folder, dtype, lambda name, weight: weight)
-    AutoModelForCausalLM.from_pretrained(
-        source, dtype=rounded, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    ).save_pretrained(folder)
+    model_files.save(model_files.load(source, dtype=rounded), folder)
 
 
 def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
@@ -200,7 +194,7 @@ def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
 
         if memory.must_stream(shards.count_numbers(base) * torch.float32.itemsize, f"merging {adapter.name}"):
             return merge_by_tensor(base, adapter, folder, dtype=dtype)
-        merged_model(base, adapter).to(getattr(torch, dtype)).save_pretrained(folder)
+        model_files.save(merged_model(base, adapter).to(getattr(torch, dtype)), folder)
 
     return write_once(destination, write)
 

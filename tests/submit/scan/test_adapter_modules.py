@@ -187,7 +187,8 @@ def test_a_pattern_that_would_never_end_is_stopped(field: str, monkeypatch: pyte
     config |= {field: {endless: 2} if field == "rank_pattern" else endless}
     base = {f"model.layers.1.self_attn.{'x' * 60}.q_proj.weight": Tensor(dtype="F32", shape=(4, 4), start=0, end=0)}
     factors = {
-        f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight": Tensor(dtype="F32", shape=shape, start=0, end=0)
+        f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight":
+            Tensor(dtype="F32", shape=shape, start=0, end=0)
         for name in base for part, shape in (("A", (2, 4)), ("B", (4, 2)))
     }  # fmt: skip
     faults = list(adapter_modules.factor_faults(AdapterConfig.model_validate(config), factors, base))
