@@ -38,8 +38,9 @@ def names_hub(named: str, *places: Path) -> bool:
         named: ``base_model_name_or_path``.
         places: Folders that a relative path may start from.
     """
-    is_folder = _FOLDERS.fullmatch(named) or any((place / named).exists() for place in (Path(), *places))
-    return HUB_NAME.fullmatch(named) is not None and not is_folder
+    if HUB_NAME.fullmatch(named) is None or _FOLDERS.fullmatch(named) is not None:
+        return False
+    return not any((place / named).exists() for place in (Path(), *places))
 
 
 def is_weight_file(name: str) -> bool:

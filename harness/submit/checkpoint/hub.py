@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, InputError
+from harness.paths import may_download
 from harness.provenance import sha256_file
 from harness.submit.checkpoint.hub_answers import SECONDS, HubUnavailableError, ask, refusal
 from harness.submit.checkpoint.merge_adapter import write_once
@@ -118,8 +119,9 @@ def _once(reference: str, revision: str, place: Path, fetch: Callable[[Path, Pat
     folder = folder_of(reference, revision, place)
     if folder.is_dir():
         return folder
+    if not may_download():
+        raise HubUnavailableError(f"{reference} at {revision} is not here, and this command downloads nothing.")
     unfinished = place / _UNFINISHED / folder.name
-
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         # Who comes second finds the folder.
@@ -251,11 +253,15 @@ def content_digest(reference: str, revision: str, cache: Path) -> str | None:
         revision: The commit.
         cache: Quench's cache.
     """
-    for place in ("hub", "hub-previews"):
-        path = folder_of(reference, revision, cache / place) / _DIGEST
-        if path.is_file():
-            return path.read_text(encoding="ascii").strip()
-    return None
+    folder = local_folder(reference, revision, cache)
+    path = folder / _DIGEST if folder is not None else None
+    return path.read_text(encoding="ascii").strip() if path is not None and path.is_file() else None
+
+
+def local_folder(reference: str, revision: str, cache: Path) -> Path | None:
+    """Returns the folder of a repository that was downloaded, else of its preview; None where neither is here."""
+    folders = (folder_of(reference, revision, cache / place) for place in ("hub", "hub-previews"))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def digests(references: Iterable[tuple[str | None, str | None]], cache: Path) -> dict[str, str]:

@@ -221,9 +221,9 @@ def check_on_hub(
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    for one in dict.fromkeys((submission, submissions.get(submission.target or ""))):
-        if one is not None:
-            _check_parts(one, submissions, cache, faults, notes)
+    target = submissions.get(submission.target or "")
+    for one in (submission, target) if target is not None else (submission,):
+        _check_parts(one, submissions, cache, faults, notes)
     return list(dict.fromkeys(faults)), list(dict.fromkeys(notes))
 
 

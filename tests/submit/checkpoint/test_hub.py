@@ -336,7 +336,6 @@ def test_a_branch_is_refused_with_the_commit_to_write(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"weights": "hf://owner/name", "revision": COMMIT},
         {"weights": "hf://../name", "revision": "main"},
         {"weights": "hf://owner/name", "revision": "a b"},
         {"weights": "hf://owner/name", "revision": 7},
