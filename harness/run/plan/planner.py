@@ -21,6 +21,7 @@ from harness.run.plan import calibration_texts, reference_auc
 from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
+from harness.submit.checkpoint.hub_answers import HubUnavailableError
 
 DEFAULT_QUANTIZERS = (
     "reference", "rtn-8bit-g128", "bnb-int8", "rtn-4bit-g128", "rtn-4bit-g64",
@@ -188,14 +189,16 @@ def plan(
     stored = frozenset(finished)
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
     crossed: dict[str, Sequence[QuantizerSpec]] = {}
-    unplanned: dict[str, str] = {}
+    unplanned: dict[str, InputError] = {}
     for each in chosen:
         try:
             crossed[each.name] = _quantizers_of(each, quantizers)
         except InputError as refused:
-            unplanned[each.name] = str(refused)
-    if not crossed and may_download():
-        raise InputError(next(iter(unplanned.values())))
+            unplanned[each.name] = refused
+    # Where nothing is downloaded, it may be found out later.
+    final = [each for each in unplanned.values() if may_download() or not isinstance(each, HubUnavailableError)]
+    if final and not set(crossed) - set(added):
+        raise final[0]
     every = {spec.name: spec for specs in crossed.values() for spec in specs}.values()
     reasons = {
         spec.name: backend_of(spec).unavailable_reason(spec, device) or libraries.scoring_reason(spec.name)
@@ -242,7 +245,7 @@ def plan(
         _check_references(jobs, relative_to, stored, loaded)
     return Plan(
         jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to,
-        unplanned=unplanned,
+        unplanned={name: str(refused) for name, refused in unplanned.items()},
     )  # fmt: skip
 
 

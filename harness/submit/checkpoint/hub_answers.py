@@ -140,7 +140,9 @@ def refusal(error: Exception, reference: str, revision: str | None) -> InputErro
     if fitting is None and status == 401 and "nvalid credentials" not in response.headers.get("X-Error-Message", ""):
         # What is private and what isn't there look the same.
         fitting = "RepositoryNotFoundError"
-    local = next((c for c in causes if isinstance(c, OSError) and type(c).__module__ == "builtins" and c.strerror), None)
+    local = next(
+        (c for c in causes if isinstance(c, OSError) and type(c).__module__ == "builtins" and c.strerror), None
+    )
     final = fitting in _FINAL or (fitting is None and status in _FINAL)
     if fitting is not None:
         sentence = _ERRORS[fitting]

@@ -167,9 +167,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> Path:
         if not schema.exists():
             schema.write_text(manifest.schema_text(), encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"{path} can't be written ({error.strerror}): name a folder that you may write to."
-        ) from error
+        raise InputError(f"{path} can't be written ({error.strerror}): name a folder that you may write to.") from error
     return path
 
 

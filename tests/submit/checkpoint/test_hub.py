@@ -134,7 +134,7 @@ FAULTS = {
     "gated": ([Fault("/resolve/", 403, {"X-Error-Code": "GatedRepo"})],
               "is gated: accept its licence at {address}/owner/name and set HF_TOKEN", False, []),
     "gated, no token": ([Fault("/resolve/", 401, {"X-Error-Code": "GatedRepo"})], "is gated: accept", False, []),
-    "private or missing": ([Fault("/api/", 401)], "check the name at {address}/owner/name, and for a private", True, []),
+    "private or missing": ([Fault("/api/", 401)], "check the name at {address}/owner/name, and for", True, []),
     "missing": ([Fault("/api/", 404, {"X-Error-Code": "RepoNotFound"})], "is not on the hub, or not shown", True, []),
     "no such commit": ([Fault("/api/", 404, {"X-Error-Code": "RevisionNotFound"})], "has no such commit", True, []),
     "disabled": ([Fault("/api/", 403, {"X-Error-Message": "Access to this resource is disabled."})],
@@ -142,7 +142,7 @@ FAULTS = {
     "token refused": ([Fault("/api/", 401, {"X-Error-Message": "Invalid credentials in Authorization header"})],
                       "refuses the token of HF_TOKEN", False, []),
     "forbidden": ([Fault("GET /cdn", 403)], "the token may not read it", False, []),
-    "a file is gone": ([Fault("model.safetensors", 404, {"X-Error-Code": "EntryNotFound"})], "lists a file and", True, []),
+    "a file is gone": ([Fault("model.safetensors", 404, {"X-Error-Code": "EntryNotFound"})], "lists a file", True, []),
     "throttled": ([Fault("/api/", 429, {"Retry-After": "7"})], "wait 7 seconds, then run", False, [7.0] * 4),
     "throttled in between": ([Fault("GET /cdn", 429, {"Retry-After": "7"})], "wait 7 seconds", False, [7.0] * 4),
     "throttled by its window": ([Fault("/api/", 429, {"RateLimit": '"api";r=0;t=9'})], "wait 9 sec", False, [9.0] * 4),
@@ -188,9 +188,7 @@ def test_each_fault_of_a_hub_has_its_sentence_and_keeps_nothing(
     assert nothing_kept(tmp_path)
 
 
-def test_a_hub_that_is_not_there_and_one_that_may_not_be_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_not_there_and_one_that_may_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     point_at("http://127.0.0.1:9", monkeypatch)
@@ -277,7 +275,9 @@ def test_a_preview_has_headers_and_configs_and_the_digest_of_the_whole(
     assert hub.download(NAME, COMMIT, tmp_path) == hub.preview(NAME, COMMIT, tmp_path) != folder
 
 
-@pytest.mark.parametrize("start", [b"", b"\x00" * 4, (300_000).to_bytes(8, "little") + b"{" * 300_000, b"\xff" * 500_000])
+@pytest.mark.parametrize(
+    "start", [b"", b"\x00" * 4, (300_000).to_bytes(8, "little") + b"{" * 300_000, b"\xff" * 500_000]
+)
 def test_a_preview_of_any_header_is_as_long_as_the_file_and_ends(start: bytes, there: Hub, tmp_path: Path) -> None:
     there.repositories["owner/name"]["model.safetensors"] = start
     seen = hub.preview(NAME, COMMIT, tmp_path) / "model.safetensors"

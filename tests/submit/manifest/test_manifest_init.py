@@ -53,7 +53,7 @@ def test_a_base_on_the_hub_is_named_with_the_commit_that_the_adapter_names(board
 @pytest.mark.parametrize(
     "told",
     [
-        "/srv/model", "../model", "a/b/c", "", 7, None, "a/b\n", "target2", "models/mistral-7b", "w/target", "./model",
+        "/srv/model", "../model", "a/b/c", "", 7, None, "a/b\n", "target2", "models/mistral-7b", "w/mistral", "./model",
         "outputs/checkpoint-500", "llama-ft/checkpoint-1200", "Models/Llama-3", "base_model/llama", "ckpts/x", "a\0/b",
         "owner/lies-here", "owner/lies-beside",
     ],
