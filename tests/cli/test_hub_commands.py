@@ -21,6 +21,7 @@ from harness.cli.main import app
 from harness.submit.weight_files import folder_digest
 
 SHIPPED = paths.content_dir("submissions")
+_QUENCH = "from harness.cli.main import main; main()"
 PACKED = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
 
 
@@ -128,7 +129,7 @@ def test_no_bar_and_no_warning_of_a_library_reaches_the_screen(there: Hub, board
     ):
         rest = ["--store", str(tmp_path / "s.duckdb")] if command != ["validate"] else []
         done = subprocess.run(
-            [sys.executable, "-c", "from harness.cli.main import main; main()", *command, "--submissions", str(board), *rest],
+            [sys.executable, "-c", _QUENCH, *command, "--submissions", str(board), *rest],
             capture_output=True, text=True, check=False, cwd=paths.content_dir("tasks").parent,
             env={**os.environ, "HF_ENDPOINT": there.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)},
         )  # fmt: skip

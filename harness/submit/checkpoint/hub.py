@@ -192,13 +192,13 @@ def _fetch(
         # The hub's cache holds links out of the folder, which the intake refuses.
         source = (snapshot / name).resolve(strict=True)
         known[name] = sha256_file(source)
-        told, came = (entry.sha256, known[name]) if entry.sha256 else (entry.blob, _blob_digest(source))
-        if came != told:
+        listed, here = (entry.sha256, known[name]) if entry.sha256 else (entry.blob, _blob_digest(source))
+        if here != listed:
             # It would be taken for whole the next time.
             shutil.rmtree(unfinished, ignore_errors=True)
             raise InputError(
-                f"{reference} at {revision}: {name} came with other bytes than the hub lists (digest {came[:12]}..., "
-                f"listed {str(told)[:12]}...), so nothing of it is kept: run the same command again, and if it "
+                f"{reference} at {revision}: {name} came with other bytes than the hub lists (digest {here[:12]}..., "
+                f"listed {str(listed)[:12]}...), so nothing of it is kept: run the same command again, and if it "
                 "repeats, check HF_ENDPOINT and what lies between you and the hub."
             )
         _place(source, scratch / name)

@@ -108,7 +108,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _response(error: Exception) -> Any:
-    return next((told for cause in _chain(error) if (told := getattr(cause, "response", None)) is not None), None)
+    return next((answer for cause in _chain(error) if (answer := getattr(cause, "response", None)) is not None), None)
 
 
 def _busy(response: Any) -> bool:
@@ -118,11 +118,11 @@ def _busy(response: Any) -> bool:
 def _wait(response: Any, attempt: int) -> float:
     """Returns the seconds to wait before the next attempt: the hub's own, else 1, 2, 4 ..."""
     headers = {} if response is None else response.headers
-    told = str(headers.get("Retry-After", "")).strip()
-    if told.isdecimal() and len(told) < 7:
-        return float(told)
+    given = str(headers.get("Retry-After", "")).strip()
+    if given.isdecimal() and len(given) < 7:
+        return float(given)
     try:
-        return max(0.0, (parsedate_to_datetime(told).astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(given).astimezone(UTC) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError, OverflowError):
         reset = _RESET.search(str(headers.get("RateLimit", "")))
         return float(reset[1]) if reset else 2.0 ** (attempt - 1)
@@ -155,11 +155,11 @@ def refusal(error: Exception, reference: str, revision: str | None) -> InputErro
     else:
         sentence = "can't be downloaded: check name, commit and network, or {by_hand}"
     where = f"{reference} at {revision}" if revision else reference
-    told = sentence.format(
+    sentence = sentence.format(
         page=f"{constants.ENDPOINT}/{reference.removeprefix('hf://')}", endpoint=constants.ENDPOINT, status=status,
         wait=round(_wait(response, 6)), again=_AGAIN, by_hand=_BY_HAND,
     )  # fmt: skip
-    return (InputError if final else HubUnavailableError)(f"{where} {told}.")
+    return (InputError if final else HubUnavailableError)(f"{where} {sentence}.")
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def _weights_folder(submission: Submission, cache: Path) -> Path:
     folder = hub.download(submission.weights, submission.revision or "", cache)
     if submission.kind != "lora_adapter":
         scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint")
-    _check_stated(submission, "weights_sha256", folder_digest(folder))
+    if submission.weights_sha256 is not None:
+        _check_stated(submission, "weights_sha256", folder_digest(folder))
     return folder
 
 
@@ -222,13 +223,13 @@ def check_on_hub(
     faults: list[Fault] = []
     notes: list[str] = []
     target = submissions.get(submission.target or "")
-    for one in (submission, target) if target is not None else (submission,):
-        _check_parts(one, submissions, cache, faults, notes)
+    for part in (submission, target) if target is not None else (submission,):
+        _check_parts(part, submissions, cache, faults, notes)
     return list(dict.fromkeys(faults)), list(dict.fromkeys(notes))
 
 
 def _check_parts(
-    one: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str]
+    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str]
 ) -> None:
     """Checks a submission's base and its own weights, where either is on the hub."""
 
@@ -238,37 +239,32 @@ def _check_parts(
         except HubUnavailableError as refused:
             notes.append(f"{refused} Until then it is unchecked.")
         except InputError as refused:
-            faults.append(Fault(str(refused), file=one.folder))
+            faults.append(Fault(str(refused), file=part.folder))
         return None
 
-    def scanned(folder: Path, **how: Any) -> dict[str, Tensor]:
-        try:
-            return scan_folder(folder, numbers=False, **how)
-        except UnsafeSubmissionError as refused:
-            faults.extend(fault if isinstance(fault, Fault) else Fault(fault) for fault in refused.faults)
-        return {}
-
     tensors: dict[str, Tensor] | None = None
-    base = submissions.get(one.base_model or "")
-    reference, revision = (base.weights, base.revision) if base else (one.base_model or "", one.base_revision)
+    base = submissions.get(part.base_model or "")
+    reference, revision = (base.weights, base.revision) if base else (part.base_model or "", part.base_revision)
     if reference.startswith(HUB) and (folder := preview(reference, revision)) is not None:
-        tensors = scanned(folder, adapter=False) or None
         with _noting(faults):
-            _check_stated(one, "base_sha256", hub.content_digest(reference, revision or "", cache))
-    elif base is not None and not reference.startswith(HUB):
+            tensors = scan_folder(folder, adapter=False, numbers=False)
+        with _noting(faults):
+            _check_stated(part, "base_sha256", hub.content_digest(reference, revision or "", cache))
+    on_hub, adapter = part.weights.startswith(HUB), part.kind == "lora_adapter"
+    if on_hub and base is not None and not reference.startswith(HUB):
         with _noting(faults):
             tensors = read_tensors(Path(reference), "model")
-    on_hub, adapter = one.weights.startswith(HUB), one.kind == "lora_adapter"
-    own = preview(one.weights, one.revision) if on_hub else Path(one.weights)
+    own = preview(part.weights, part.revision) if on_hub else Path(part.weights)
     # A local adapter on a local base is checked already, and that base by its own.
     if own is not None and (on_hub or (adapter and reference.startswith(HUB) and tensors)):
-        scanned(
-            own, adapter=adapter, base=tensors, quantized=one.kind == "quantized_checkpoint",
-            base_on_hub=hub_base(one, submissions),
-        )  # fmt: skip
+        with _noting(faults):
+            scan_folder(
+                own, adapter=adapter, base=tensors, quantized=part.kind == "quantized_checkpoint",
+                base_on_hub=hub_base(part, submissions), numbers=False,
+            )  # fmt: skip
     if on_hub:
         with _noting(faults):
-            _check_stated(one, "weights_sha256", hub.content_digest(one.weights, one.revision or "", cache))
+            _check_stated(part, "weights_sha256", hub.content_digest(part.weights, part.revision or "", cache))
 
 
 @contextmanager
@@ -277,6 +273,9 @@ def _noting(faults: list[Fault]) -> Iterator[None]:
         yield
     except UnsafeSubmissionError as refused:
         faults += [fault if isinstance(fault, Fault) else Fault(fault) for fault in refused.faults]
+    except (OSError, RuntimeError, UnicodeError):
+        # Of local files, whose names or kinds `scan` has refused in its own words.
+        pass
 
 
 def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
