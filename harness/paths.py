@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+_downloads = ContextVar("downloads", default=True)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Has what is not on this machine be missing and not fetched, for commands that only look."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
+def may_download() -> bool:
+    """Returns whether what is not on this machine may be fetched."""
+    return _downloads.get()
 
 
 def content_dir(name: str) -> Path:

@@ -39,12 +39,14 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what `quench run` with the same options would do and take, and do nothing."""
+    from harness import paths
     from harness.run.plan import cost_estimates
 
     if power:
         board.print_power(grid.corpus, grid.data_dir, grid.store, grid.limit, as_json)
         return
-    planned = grid.plan()
+    with paths.without_downloads():
+        planned = grid.plan()
     costs = cost_estimates.estimate(planned.jobs, grid.known, cost_estimates.past_costs(grid.store), device=grid.device)
     told = cost_estimates.total(costs, free=cost_estimates.free_memory(grid.device))
     rows = [
@@ -56,6 +58,10 @@ def plan(
             ("impossible", [(job, None, reason) for job, reason in planned.impossible]),
         )
         for job, cost, reason in jobs
+    ]  # fmt: skip
+    rows += [
+        {"submission": name, "quantizer": "as submitted", "state": "unknown", "cells": None, "tasks": [],
+         **cost_estimates.NOTHING, "reason": reason} for name, reason in planned.unplanned.items()
     ]  # fmt: skip
     print_rows(
         rows,
@@ -124,6 +130,8 @@ def run(
         stream=stream,
         memory_limit=memory,
     )
+    for reason in planned.unplanned.values():
+        stderr.print(f"Error: {reason}", highlight=False, soft_wrap=True, markup=False)
     if planned.jobs:
         stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = sweep.execute(
@@ -132,7 +140,7 @@ def run(
     )  # fmt: skip
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
     stderr.print(f"{ended}; {len(planned.done)} done before. Store: {grid.store}", highlight=False)
-    if counts["failed"] or counts["cancelled"]:
+    if counts["failed"] or counts["cancelled"] or planned.unplanned:
         raise typer.Exit(1)
 
 
@@ -149,12 +157,14 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far each submission is under each quantizer: finished, failed, skipped, cancelled, to do."""
+    from harness import paths
     from harness.run import sweep
     from harness.run.progress import live_status
 
     if watch and as_json:
         raise InputError("--watch and --json exclude each other: give one of them.")
-    planned = grid.plan(all_cells=True)
+    with paths.without_downloads():
+        planned = grid.plan(all_cells=True)
     live = live_status.LiveStatus(grid.store, sweep.spool_of(grid.store))
 
     def rows() -> list[dict[str, Any]]:

@@ -179,13 +179,14 @@ def comment(
 
 def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
     """Returns one row: the faults as sentences, and each again with its file, field and what is accepted."""
+    from harness import paths
+    from harness.submit.checkpoint import prepare
     from harness.submit.manifest import load as manifest
-    from harness.submit.weight_files import weights_digest
 
     return {
         "submission": folder.absolute().name,
         "valid": not found,
         "faults": [str(fault) for fault in found],
         "details": [fault.as_json() for fault in found],
-        "weights_sha256": None if found else weights_digest(manifest.load(folder)),
+        "weights_sha256": None if found else prepare.content_digest(manifest.load(folder), cache=paths.cache_dir()),
     }

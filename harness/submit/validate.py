@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import paths
 from harness.errors import Fault, ManifestError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.submit.checkpoint import hub
+from harness.submit.checkpoint import hub, prepare
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
 
@@ -44,6 +45,7 @@ def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             folder_scan.scan(submission, together)
         except UnsafeSubmissionError as refused:
             told += refused.faults
+        told += prepare.check_on_hub(submission, together, cache=paths.cache_dir())[0]
     return [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import UnsafeSubmissionError
@@ -21,16 +22,42 @@ _FOLDERS = re.compile(
 )
 
 _CONFIGS = ("config.json", "adapter_config.json")
+_ENDINGS = (".safetensors", ".safetensors.index.json", ".gguf")
+
+# Paths of two parts as training scripts write them; owners on the hub have two letters at least.
+_FOLDERS = re.compile(
+    r"(.|(base|local|my|merged|trained|hf|target|llm)?[_-]?(models?|ckpts?|checkpoints?|outputs?|out|results?|runs?|"
+    r"weights?|saves?|saved|logs?|exps?|experiments?|data|cache|tmp|temp|mnt|home|root|workspace|content|submissions?|"
+    r"adapters?|artifacts?))/.*|.*/(checkpoint|step|epoch|global_step)[_-]?\d+",
+    re.IGNORECASE,
+)
 
 
-def names_hub(name: str) -> bool:
-    """Returns whether a base's name in a config is a hub repository's, and no folder's that looks like one."""
-    return HUB_NAME.fullmatch(name) is not None and _FOLDERS.fullmatch(name) is None
+def names_hub(named: str, *places: Path) -> bool:
+    """Returns whether what a config calls its base is a repository on a hub, and not a folder of whoever trained.
+
+    Two parts may be either. A folder it is where it lies in one of the places
+    or in the working directory, where its first part is a name such as
+    ``models``, ``outputs`` or a single letter, and where its second is such as
+    ``checkpoint-500``.
+
+    Args:
+        named: ``base_model_name_or_path``.
+        places: Folders that a relative path may start from.
+    """
+    if HUB_NAME.fullmatch(named) is None or _FOLDERS.fullmatch(named) is not None:
+        return False
+    return not any((place / named).exists() for place in (Path(), *places))
+
+
+def is_weight_file(name: str) -> bool:
+    """Returns whether weights are made of files of this name: safetensors or GGUF, an index, and the config."""
+    return name.endswith(_ENDINGS) or name in _CONFIGS
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the config."""
-    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.gguf")]
+    chosen = [path for ending in _ENDINGS for path in folder.glob(f"*{ending}")]
     chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
     return tuple(sorted(chosen))
 
@@ -40,11 +67,18 @@ def folder_digest(folder: Path) -> str:
     return sha256_files(weight_files(folder), folder)
 
 
-def weights_digest(submission: Submission) -> str:
-    """Returns the digest of a submission's weights: what ``weights_sha256`` in its manifest must say.
+def digest_of(sha256: Mapping[str, str]) -> str:
+    """Returns the ``folder_digest`` of files whose own SHA-256 are known, by name; those of no weights don't count."""
+    return sha256_json(sorted((name, digest) for name, digest in sha256.items() if is_weight_file(name)))
 
-    A local folder: over its safetensors (or GGUF) files, their index and its
-    config. A hub reference: over repository and commit, which fix the files.
+
+def weights_digest(submission: Submission) -> str:
+    """Returns what the keys of a submission's cells know its weights by.
+
+    A local folder: the digest over its safetensors (or GGUF) files, their
+    index and its config, which ``weights_sha256`` in its manifest must say. A
+    hub reference: that over repository and commit, which fix the files
+    without a download; ``prepare.content_digest`` has the digest of the files.
 
     Raises:
         UnsafeSubmissionError: The folder holds no file of weights.

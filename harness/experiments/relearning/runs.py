@@ -157,7 +157,7 @@ def _probe(
     return Relearning(
         key=key,
         submission=one.name,
-        weights_sha256=prepare.weights_digest(one),
+        weights_sha256=prepare.content_digest(one, cache=bench.cache) or prepare.weights_digest(one),
         target=bench.target.name,
         corpus=bench.corpus.name,
         quantizer=spec.name,

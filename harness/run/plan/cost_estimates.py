@@ -11,8 +11,10 @@ from statistics import median
 from typing import Any
 
 from harness import memory
+from harness.paths import cache_dir
 from harness.records import Job, Submission
 from harness.store.store import Store
+from harness.submit.checkpoint import hub
 from harness.submit.weight_files import HUB, weight_files
 
 NOTHING: Mapping[str, Any] = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes", "basis", "time", "memory", "disk"))
@@ -27,6 +29,7 @@ OPERATIONS = {"cpu": 3e10, "cuda": 2e13}
 _LIBRARIES_BYTES = 700 * 2**20
 _RECORD_BYTES = 200 * 2**10
 _START_SECONDS = 1.0
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,8 @@ class Cost:
         """Returns the columns of a table: numbers, and the same as people read them."""
         return {
             "seconds": self.seconds, "memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes,
-            "basis": self.basis, "time": _duration(self.seconds), "memory": _size(self.memory_bytes),
-            "disk": _size(self.disk_bytes),
+            "basis": self.basis, "time": _duration(self.seconds) or _UNKNOWN,
+            "memory": _size(self.memory_bytes) or _UNKNOWN, "disk": _size(self.disk_bytes) or _UNKNOWN,
         }  # fmt: skip
 
 
@@ -105,29 +108,35 @@ def total(costs: Sequence[Cost], *, free: int | None = None) -> str:
     if not costs:
         return "nothing to run"
     unknown = sum(cost.seconds is None for cost in costs)
+    if unknown == len(costs):
+        return f"what {unknown} jobs take is unknown: their weights are on a hub and not here"
+    least = "at least " if any(cost.disk_bytes is None for cost in costs) else ""
     seconds = sum(cost.seconds or 0.0 for cost in costs)
     peak = max(cost.memory_bytes or 0 for cost in costs)
     disk = sum(cost.disk_bytes or 0 for cost in costs)
     rest = f" and {unknown} jobs of unknown size" if unknown else ""
     if free is not None and peak > free:
         rest += f"; {_size(free)} of memory are free here: a model that does not fit is read layer by layer, slower"
-    return f"about {_duration(seconds)} one job at a time, {_size(peak)} of memory, {_size(disk)} of disk{rest}"
+    return f"about {_duration(seconds)} one job at a time, {_size(peak)} of memory, {least}{_size(disk)} of disk{rest}"
 
 
 def weights_bytes(submission: Submission, submissions: Mapping[str, Submission]) -> int | None:
-    """Returns the bytes of all weights that are loaded for a submission; None where they lie on a hub."""
-    own = _folder_bytes(submission.weights)
+    """Returns the bytes of all weights that are loaded for a submission; None where they lie on a hub alone."""
+    own = _folder_bytes(submission.weights, submission.revision)
     base = submissions.get(submission.base_model or "")
     if submission.kind != "lora_adapter":
         return own
-    below = weights_bytes(base, submissions) if base is not None and base != submission else None
+    if base is None:
+        below = _folder_bytes(submission.base_model or "", submission.base_revision)
+    else:
+        below = weights_bytes(base, submissions) if base != submission else None
     return None if own is None or below is None else own + below
 
 
-def _folder_bytes(weights: str) -> int | None:
-    if weights.startswith(HUB):
+def _folder_bytes(weights: str, revision: str | None) -> int | None:
+    place = hub.local_folder(weights, revision or "", cache_dir()) if weights.startswith(HUB) else Path(weights)
+    if place is None or not place.exists():
         return None
-    place = Path(weights)
     return sum(path.stat().st_size for path in (weight_files(place) if place.is_dir() else [place])) or None
 
 
@@ -167,11 +176,12 @@ _BASES = ("same cells", "same quantizer and task", "same task", "size of weights
 
 
 def _cost(job: Job, size: int | None, past: _Past, device: str) -> Cost:
-    disk = len(job.cells) * _RECORD_BYTES + int((size or 0) * min(job.spec.bits, 8) / 8)
+    disk = None if size is None else len(job.cells) * _RECORD_BYTES + int(size * min(job.spec.bits, 8) / 8)
     seconds, before, peak, worst = 0.0, 0.0, 0.0, 0
     for cell in job.cells:
         found = past.nearest(job.submission.name, job.spec.name, cell.task, cell.limit)
-        if found is None and size is None:
+        # What others took says nothing of a model whose size is not known.
+        if size is None and (found is None or found[0]):
             return Cost(seconds=None, memory_bytes=None, disk_bytes=None, basis="nothing known")
         if found is None:
             # Two bytes per parameter, as nearly all weights are stored.

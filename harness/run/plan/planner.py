@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import paths, provenance
 from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
+from harness.paths import may_download
 from harness.quantize import backend_of, libraries, with_package
 from harness.quantize.submitted_spec import spec_of
 from harness.records import Cell, Job, QuantizerSpec, Submission
@@ -20,6 +21,7 @@ from harness.run.plan import calibration_texts, reference_auc
 from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
+from harness.submit.checkpoint.hub_answers import HubUnavailableError
 
 DEFAULT_QUANTIZERS = (
     "reference", "rtn-8bit-g128", "bnb-int8", "rtn-4bit-g128", "rtn-4bit-g64",
@@ -39,6 +41,8 @@ class Plan:
         added_controls: Controls that the asked-for entries need and that were added.
         references: By submission, the retrain control's cell whose AUC its
             PrivLeak is relative to; for corpora that state no AUC themselves.
+        unplanned: Submissions whose cells can't be known, each with the
+            sentence why: how a checkpoint is quantized stands in its config.
     """
 
     jobs: tuple[Job, ...]
@@ -46,6 +50,7 @@ class Plan:
     impossible: tuple[tuple[Job, str], ...]
     added_controls: tuple[str, ...]
     references: Mapping[str, Cell] = field(default_factory=dict)
+    unplanned: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells_to_do(self) -> int:
@@ -183,7 +188,17 @@ def plan(
     chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
     stored = frozenset(finished)
     loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
-    crossed = {each.name: _quantizers_of(each, quantizers) for each in chosen}
+    crossed: dict[str, Sequence[QuantizerSpec]] = {}
+    unplanned: dict[str, InputError] = {}
+    for each in chosen:
+        try:
+            crossed[each.name] = _quantizers_of(each, quantizers)
+        except InputError as refused:
+            unplanned[each.name] = refused
+    # Where nothing is downloaded, it may be found out later.
+    final = [each for each in unplanned.values() if may_download() or not isinstance(each, HubUnavailableError)]
+    if final and not set(crossed) - set(added):
+        raise final[0]
     every = {spec.name: spec for specs in crossed.values() for spec in specs}.values()
     reasons = {
         spec.name: backend_of(spec).unavailable_reason(spec, device) or libraries.scoring_reason(spec.name)
@@ -203,7 +218,7 @@ def plan(
         mine = [task for task in corpus_.tasks if not tasks or task in tasks]
         if reference_auc.privleak_task(corpus_) in mine:
             relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
-        for asked in crossed[submission.name]:
+        for asked in crossed.get(submission.name, ()):
             spec, texts, unusable = calibrated[corpus_.name, asked.name]
             cells = [
                 make_cell(
@@ -221,7 +236,7 @@ def plan(
                 impossible.append((job, reason))
             else:
                 jobs.append(job)
-    if not jobs and not done and not impossible:
+    if not jobs and not done and not impossible and not unplanned:
         raise InputError(
             f"None of the tasks {', '.join(tasks)} belongs to a corpus of the chosen submissions"
             f" ({', '.join(loaded)}): name tasks of those corpora."
@@ -229,8 +244,9 @@ def plan(
     if check_references:
         _check_references(jobs, relative_to, stored, loaded)
     return Plan(
-        jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to
-    )
+        jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to,
+        unplanned={name: str(refused) for name, refused in unplanned.items()},
+    )  # fmt: skip
 
 
 def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) -> Sequence[QuantizerSpec]:

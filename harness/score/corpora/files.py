@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CorpusError
-from harness.paths import cache_dir
+from harness.paths import cache_dir, may_download
 from harness.provenance import sha256_json
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -155,6 +155,10 @@ def hub_folder(name: str, repo: str, revision: str, config: str, split: str) -> 
 
 
 def _fetch(repo: str, revision: str, config: str, split: str) -> list[dict[str, Any]]:
+    if not may_download():
+        raise CorpusError(
+            f"Split {config}/{split} of {repo} at {revision[:7]} is not here, and this command downloads nothing."
+        )
     from datasets import load_dataset
 
     try:

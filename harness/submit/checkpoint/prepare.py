@@ -6,14 +6,16 @@ A checkpoint that was submitted quantized stays as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError, UnsafeSubmissionError
+from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
 from harness.submit.checkpoint import hub
+from harness.submit.checkpoint.hub_answers import HubUnavailableError
 from harness.submit.checkpoint.merge_adapter import merge, write_once, write_rounded
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.folder import check_base, gguf_file, hub_base, read_tensors, scan_folder
@@ -46,18 +48,59 @@ def _in_16_bit(folder: Path, cache: Path) -> Path:
     )
 
 
-def _hub_model(reference: str, revision: str | None, cache: Path, *, quantized: bool = False) -> Path:
+def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
     """Returns the scanned folder of a whole model from the hub."""
     folder = hub.download(reference, revision or "", cache)
-    scan_folder(folder, adapter=False, quantized=quantized)
+    scan_folder(folder, adapter=False)
     return folder
+
+
+def _weights_folder(submission: Submission, cache: Path) -> Path:
+    """Returns the folder of a submission's own weights, downloaded where they are on the hub; adapters come unscanned.
+
+    Local weights were scanned before.
+    """
+    if not submission.weights.startswith(HUB):
+        return Path(submission.weights)
+    folder = hub.download(submission.weights, submission.revision or "", cache)
+    if submission.kind != "lora_adapter":
+        scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint")
+    if submission.weights_sha256 is not None:
+        _check_stated(submission, "weights_sha256", folder_digest(folder))
+    return folder
+
+
+def _check_stated(submission: Submission, field: str, found: str | None) -> None:
+    """Holds the digest of files on the hub against the one that a manifest states, where both are known."""
+    stated = getattr(submission, field)
+    if None not in (stated, found) and stated != found:
+        whose = "weights" if field == "weights_sha256" else "base_model's files"
+        path = Path(submission.folder) / "submission.yaml"
+        raise UnsafeSubmissionError(
+            Fault(
+                f"{submission.name}: the digest of its {whose} is {found} and `{field}` in submission.yaml says "
+                f"{stated}: they differ: name the commit that was meant, or correct it.",
+                file=str(path), field=field,
+            )
+        )  # fmt: skip
+
+
+def content_digest(submission: Submission, *, cache: Path) -> str | None:
+    """Returns the digest of a submission's weight files, which ``weights_sha256`` in its manifest must say.
+
+    None where they are on the hub and neither they nor their listing is here.
+
+    Raises:
+        UnsafeSubmissionError: The folder holds no file of weights.
+    """
+    if submission.weights.startswith(HUB):
+        return hub.content_digest(submission.weights, submission.revision or "", cache)
+    return weights_digest(submission)
 
 
 def _model_folder(submission: Submission, cache: Path) -> Path:
     """Returns the folder of a full 16-bit model, downloaded and scanned where it is on the hub."""
-    if submission.weights.startswith(HUB):
-        return _in_16_bit(_hub_model(submission.weights, submission.revision, cache), cache)
-    return _in_16_bit(Path(submission.weights), cache)
+    return _in_16_bit(_weights_folder(submission, cache), cache)
 
 
 def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
@@ -139,9 +182,7 @@ def _as_submitted(
     submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path
 ) -> Checkpoint:
     """Returns a quantized checkpoint as it is, its base beside it where the manifest names one."""
-    folder = Path(submission.weights)
-    if submission.weights.startswith(HUB):
-        folder = _hub_model(submission.weights, submission.revision, cache, quantized=True)
+    folder = _weights_folder(submission, cache)
     config = read_config(folder / "config.json")
     told = str(config.get("dtype") or config.get("torch_dtype")).rsplit(".", 1)[-1]
     return Checkpoint(
@@ -161,6 +202,80 @@ def downloaded(submission: Submission, submissions: Mapping[str, Submission], *,
     references = [pair for one in parts
                   for pair in ((one.weights, one.revision), (one.base_model, one.base_revision))]  # fmt: skip
     return hub.digests(references, cache)
+
+
+def check_on_hub(
+    submission: Submission, submissions: Mapping[str, Submission], *, cache: Path
+) -> tuple[list[Fault], list[str]]:
+    """Checks what scoring a submission would download, before anything large is: configs and headers are fetched.
+
+    Whole models and adapters are scanned as ``prepare`` scans them, but for
+    the numbers in the files.
+
+    Args:
+        submission: The one to be scored; its local files are ``scan``'s to check.
+        submissions: All, to find base and target in.
+        cache: Quench's cache.
+
+    Returns:
+        Faults, each a sentence, and notes: what could not be checked and why.
+    """
+    faults: list[Fault] = []
+    notes: list[str] = []
+    target = submissions.get(submission.target or "")
+    for part in (submission, target) if target is not None else (submission,):
+        _check_parts(part, submissions, cache, faults, notes)
+    return list(dict.fromkeys(faults)), list(dict.fromkeys(notes))
+
+
+def _check_parts(
+    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str]
+) -> None:
+    """Checks a submission's base and its own weights, where either is on the hub."""
+
+    def preview(reference: str, revision: str | None) -> Path | None:
+        try:
+            return hub.preview(reference, revision or "", cache)
+        except HubUnavailableError as refused:
+            notes.append(f"{refused} Until then it is unchecked.")
+        except InputError as refused:
+            faults.append(Fault(str(refused), file=part.folder))
+        return None
+
+    tensors: dict[str, Tensor] | None = None
+    base = submissions.get(part.base_model or "")
+    reference, revision = (base.weights, base.revision) if base else (part.base_model or "", part.base_revision)
+    if reference.startswith(HUB) and (folder := preview(reference, revision)) is not None:
+        with _noting(faults):
+            tensors = scan_folder(folder, adapter=False, numbers=False)
+        with _noting(faults):
+            _check_stated(part, "base_sha256", hub.content_digest(reference, revision or "", cache))
+    on_hub, adapter = part.weights.startswith(HUB), part.kind == "lora_adapter"
+    if on_hub and base is not None and not reference.startswith(HUB):
+        with _noting(faults):
+            tensors = read_tensors(Path(reference), "model")
+    own = preview(part.weights, part.revision) if on_hub else Path(part.weights)
+    # A local adapter on a local base is checked already, and that base by its own.
+    if own is not None and (on_hub or (adapter and reference.startswith(HUB) and tensors)):
+        with _noting(faults):
+            scan_folder(
+                own, adapter=adapter, base=tensors, quantized=part.kind == "quantized_checkpoint",
+                base_on_hub=hub_base(part, submissions), numbers=False,
+            )  # fmt: skip
+    if on_hub:
+        with _noting(faults):
+            _check_stated(part, "weights_sha256", hub.content_digest(part.weights, part.revision or "", cache))
+
+
+@contextmanager
+def _noting(faults: list[Fault]) -> Iterator[None]:
+    try:
+        yield
+    except UnsafeSubmissionError as refused:
+        faults += [fault if isinstance(fault, Fault) else Fault(fault) for fault in refused.faults]
+    except (OSError, RuntimeError, UnicodeError):
+        # Of local files, whose names or kinds `scan` has refused in its own words.
+        pass
 
 
 def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
@@ -196,9 +311,7 @@ def _merged(submission: Submission, submissions: Mapping[str, Submission], cache
     base = _base_folder(submission, submissions, cache)
     base_tensors = read_tensors(base, "model")
     dtype = _dtype_of(base_tensors)
-    adapter = Path(submission.weights)
-    if submission.weights.startswith(HUB):
-        adapter = hub.download(submission.weights, submission.revision or "", cache)
+    adapter = _weights_folder(submission, cache)
     # Also for local adapters: the intake has not seen a base on the hub.
     scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions))
     digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])

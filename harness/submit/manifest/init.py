@@ -36,15 +36,18 @@ def _weights_folder(folder: Path, weights: str | None) -> str:
     return places[0] if len(places) == 1 else "weights"
 
 
-def _base(config: Mapping[str, Any], beside: Mapping[str, Submission]) -> dict[str, Any]:
-    """Returns the base model that an adapter's config names, where a manifest can name it too."""
+def _base(config: Mapping[str, Any], beside: Mapping[str, Submission], *places: Path) -> dict[str, Any]:
+    """Returns the base model that an adapter's config names, where a manifest can name it too.
+
+    A folder of whoever trained it is none: the field stays empty, and is asked for.
+    """
     told = config.get("base_model_name_or_path")
     if not isinstance(told, str):
         return {}
     name = Path(told).name if Path(told).name in beside else told
     if name in beside and beside[name].kind == "full_model":
         return {"base_model": name}
-    if names_hub(told):
+    if names_hub(told, *places):
         revision = config.get("revision")
         known = isinstance(revision, str) and _COMMIT.fullmatch(revision)
         return {"base_model": f"{manifest.HUB}{told}"} | ({"base_revision": revision} if known else {})
@@ -58,7 +61,7 @@ def _from_weights(weights: Path, beside: Mapping[str, Submission]) -> dict[str, 
         config = read_config(adapter)
         settings = {name: config[key] for key, name in _LORA.items() if config.get(key) is not None}
         settings |= {name: True for key, name in _FORMS.items() if config.get(key) is True}
-        return {"kind": "lora_adapter", "hyperparameters": settings, **_base(config, beside)}
+        return {"kind": "lora_adapter", "hyperparameters": settings, **_base(config, beside, weights, weights.parent)}
     if any(weights.glob("*.gguf")):
         return {"kind": "quantized_checkpoint"}
     if model.is_file():
@@ -164,9 +167,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> Path:
         if not schema.exists():
             schema.write_text(manifest.schema_text(), encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"{path} can't be written ({type(error).__name__}): name a folder that you may write to."
-        ) from error
+        raise InputError(f"{path} can't be written ({error.strerror}): name a folder that you may write to.") from error
     return path
 
 

@@ -80,8 +80,37 @@ def test_an_adapter_counts_with_its_base_and_a_model_on_a_hub_is_unknown(tmp_pat
     known = {"base": base, "adapter": adapter, "far": make_submission("far", weights="hf://owner/name")}
     assert cost_estimates.weights_bytes(adapter, known) == 1010
     (cost,) = cost_estimates.estimate([make_job("far")], known, [], device="cpu")
-    assert (cost.seconds, cost.basis, cost.as_row()["time"]) == (None, "nothing known", None)
-    assert "1 jobs of unknown size" in cost_estimates.total([cost])
+    assert (cost.seconds, cost.disk_bytes, cost.basis) == (None, None, "nothing known")
+    assert {cost.as_row()[column] for column in ("time", "memory", "disk")} == {"unknown"}
+    assert cost_estimates.total([cost]) == "what 1 jobs take is unknown: their weights are on a hub and not here"
+    near = cost_estimates.estimate([make_job("base")], known, [], device="cpu")
+    assert cost_estimates.total([cost, *near]).endswith(" of memory, at least 0 MB of disk and 1 jobs of unknown size")
+
+
+def test_a_model_of_unknown_size_is_not_said_to_take_what_another_took() -> None:
+    known = {"far": make_submission("far", weights="hf://owner/name"), "some-entry": make_submission("some-entry")}
+    cells = [past(task=task) for task in TASKS]
+    (cost,) = cost_estimates.estimate([make_job("far")], known, cells, device="cpu")
+    assert (cost.seconds, cost.memory_bytes, cost.disk_bytes) == (None, None, None)
+    own = [past("far", task=task) for task in TASKS]
+    (cost,) = cost_estimates.estimate([make_job("far")], known, own, device="cpu")
+    assert (cost.basis, cost.disk_bytes, cost.as_row()["disk"]) == ("same cells", None, "unknown")
+
+
+def test_a_model_of_a_hub_whose_files_are_listed_here_has_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUENCH_CACHE", str(tmp_path))
+    commit = "a" * 40
+    far = make_submission("far", weights="hf://owner/name", revision=commit)
+    on_it = make_submission("on-it", kind="lora_adapter", weights="hf://owner/lora", revision=commit,
+                            base_model="hf://owner/name", base_revision=commit)  # fmt: skip
+    for place, name, size in (("hub-previews", "name", 1000), ("hub", "lora", 10)):
+        folder = tmp_path / place / f"owner--{name}-{commit}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(size))
+    assert cost_estimates.weights_bytes(far, {}) == 1000
+    assert cost_estimates.weights_bytes(on_it, {}) == 1010
 
 
 def test_the_total_adds_time_and_disk_and_takes_the_largest_memory() -> None:

@@ -278,7 +278,7 @@ def test_a_repository_that_can_t_be_had_is_told_in_one_sentence(
 
     monkeypatch.setattr(huggingface_hub, "model_info", offline)
     add("target", role="target", weights="hf://owner/name", revision=COMMIT)
-    with pytest.raises(InputError, match=r"hf://owner/name at 0123.* can't be downloaded \(OSError\): check name"):
+    with pytest.raises(InputError, match=r"hf://owner/name at 0123.* can't be downloaded: check name"):
         _prepare(board, "target", tmp_path / "cache")
 
 

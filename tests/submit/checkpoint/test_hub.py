@@ -1,204 +1,289 @@
-"""Hub repositories, from a local stand-in that speaks as a hub does and can break off in the middle of a file."""
+"""Hub repositories, from a hub of this machine that speaks as the real one does and fails in every way it can."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import shutil
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import COMMIT, Fault, Hub, point_at, serving
 
 import harness
 from harness.errors import InputError, ManifestError
 from harness.submit import validate
 from harness.submit.checkpoint import hub
+from harness.submit.checkpoint.hub_answers import HubUnavailableError
 from harness.submit.manifest import init as manifest_init
 from harness.submit.manifest import load as manifest
 from harness.submit.weight_files import folder_digest
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "hf://owner/name"
+KEPT = f"owner--name-{COMMIT}"
 Writer = Callable[..., Path]
 
 _DOWNLOAD = """
 import sys
 from pathlib import Path
-from harness.errors import InputError
 from harness.submit.checkpoint import hub
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = 4096  # what a file has gained is kept by the chunk
-try:
-    print(hub.download("hf://owner/name", sys.argv[1], Path(sys.argv[2])))
-except InputError as refused:
-    print(refused)
-    sys.exit(2)
+print(hub.download("hf://owner/name", sys.argv[1], Path(sys.argv[2])))
 """
 
 
-class StandIn(ThreadingHTTPServer):
-    """A hub with one repository; ``requests`` holds every path with the range asked for."""
-
-    files: dict[str, bytes]
-    requests: list[tuple[str, str | None]]
-    break_off: str | None = None
-
-
-class _Answers(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def log_message(self, *told: Any) -> None:
-        """Says nothing."""
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        self.server.requests.append((f"{self.command} {self.path}", self.headers.get("Range")))
-        _, _, name = self.path.partition(f"/owner/name/resolve/{COMMIT}/")
-        if self.path.split("?")[0] == f"/api/models/owner/name/revision/{COMMIT}":
-            siblings = [{"rfilename": each} for each in self.server.files]
-            told = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
-            self._send(told, {"Content-Type": "application/json"}, whole=body)
-        elif self.path.split("?")[0] == f"/api/models/owner/name/tree/{COMMIT}":
-            tree = [
-                {"type": "file", "path": each, "size": len(content), "oid": hashlib.sha256(content).hexdigest()}
-                for each, content in self.server.files.items()
-            ]
-            self._send(json.dumps(tree).encode(), {"Content-Type": "application/json"}, whole=body)
-        elif name in self.server.files:
-            self._send_file(name, whole=body)
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def _send_file(self, name: str, *, whole: bool) -> None:
-        content = self.server.files[name]
-        headers = {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
-            "Accept-Ranges": "bytes",
-        }
-        if (asked := self.headers.get("Range")) and whole:
-            first = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-            self._send(content[first:], headers, status=206)
-        elif whole and name == self.server.break_off:
-            self.server.break_off = None
-            self._send(content[: len(content) // 2], headers, length=len(content))
-            self.connection.close()
-        else:
-            self._send(content, headers, whole=whole)
-
-    def _send(
-        self, content: bytes, headers: dict[str, str], *, status: int = 200, length: int | None = None,
-        whole: bool = True,
-    ) -> None:  # fmt: skip
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(length or len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if whole:
-            self.wfile.write(content)
+@pytest.fixture
+def there(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one model, and files beside it that nobody wants."""
+    with serving() as server:
+        server.add("owner/name", model_folder)
+        server.repositories["owner/name"] |= {"pytorch_model.bin": b"x", "run.py": b"x", "README.md": b"x"}
+        point_at(server.address, monkeypatch)
+        yield server
 
 
 @pytest.fixture
-def stand_in(model_folder: Path) -> Iterator[StandIn]:
-    server = StandIn(("127.0.0.1", 0), _Answers)
-    server.files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
-    server.files |= {"pytorch_model.bin": b"x", "run.py": b"x", "onnx/config.json": b"{}", "README.md": b"x"}
-    server.requests = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Takes the waiting out of this process, and says how long it would have been."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
 
 
-def download(stand_in: StandIn | None, cache: Path, *, commit: str = COMMIT, code: int = 0) -> str:
-    """Downloads in a process of its own, since the library reads the hub's address when it is imported."""
-    port = stand_in.server_address[1] if stand_in is not None else 9
-    done = subprocess.run(
-        [sys.executable, "-c", _DOWNLOAD, commit, str(cache)], capture_output=True, text=True, check=False,
-        cwd=Path(harness.__file__).parents[1],
-        env={"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache / "home"),
-             "HF_HUB_DISABLE_TELEMETRY": "1", "PATH": ""},
-    )  # fmt: skip
-    assert done.returncode == code, (done.stderr[-3000:], stand_in and stand_in.requests)
-    return done.stdout.strip()
+def nothing_kept(cache: Path) -> bool:
+    return not any(path.name == KEPT for path in cache.glob("hub/*"))
 
 
 def test_only_files_of_the_list_are_downloaded_and_they_are_files(
-    stand_in: StandIn, model_folder: Path, tmp_path: Path
+    there: Hub, model_folder: Path, tmp_path: Path
 ) -> None:
-    folder = Path(download(stand_in, tmp_path))
-    assert {path.name for path in folder.iterdir()} == {
-        *(path.name for path in model_folder.iterdir()), "quench-digest.txt"
-    }  # fmt: skip
+    folder = hub.download(NAME, COMMIT, tmp_path)
+    names = {path.name for path in model_folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {*names, "quench-digest.txt"}
     assert not any(path.is_symlink() for path in folder.iterdir())
-    assert not any("onnx" in path or ".bin" in path or ".py" in path for path, _ in stand_in.requests)
-    told = hub.digests([("hf://owner/name", COMMIT), ("hf://owner/other", COMMIT), (None, None)], tmp_path)
-    assert told == {f"hf://owner/name@{COMMIT}": folder_digest(model_folder)}
+    assert set(there.taken()) == names
+    told = hub.digests([(NAME, COMMIT), ("hf://owner/other", COMMIT), (None, None)], tmp_path)
+    assert told == {f"{NAME}@{COMMIT}": folder_digest(model_folder)}
 
 
-def test_what_is_here_is_shared_and_not_asked_for_again(stand_in: StandIn, tmp_path: Path) -> None:
-    folder = download(stand_in, tmp_path)
-    stand_in.requests.clear()
-    assert download(stand_in, tmp_path) == folder
-    assert download(None, tmp_path) == folder
-    assert stand_in.requests == []
-    assert [path.name for path in (tmp_path / "hub").iterdir() if path.name[0] != "."] == [Path(folder).name]
+def test_what_is_here_is_shared_and_not_asked_for_again(there: Hub, tmp_path: Path) -> None:
+    folder = hub.download(NAME, COMMIT, tmp_path)
+    there.requests.clear()
+    assert hub.download(NAME, COMMIT, tmp_path) == folder
+    assert there.requests == []
+    assert [path.name for path in (tmp_path / "hub").iterdir() if path.name[0] != "."] == [folder.name]
 
 
-def test_a_download_that_broke_off_is_gone_on_with_where_it_ended(
-    stand_in: StandIn, model_folder: Path, tmp_path: Path
+def test_the_address_of_the_environment_is_asked_and_the_library_says_nothing(
+    there: Hub, model_folder: Path, tmp_path: Path
 ) -> None:
-    stand_in.break_off = "model.safetensors"
-    first = download(stand_in, tmp_path)
-    asked = [part for path, part in stand_in.requests if path.startswith("GET") and "model.safetensors" in path]
+    there.faults = [Fault("GET /owner", headers={"X-HF-Warning": "x; set a token"}, status=503, times=1)]
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", _DOWNLOAD, COMMIT, str(tmp_path)], capture_output=True, text=True,
+        check=True, cwd=Path(harness.__file__).parents[1],
+        env={"HF_ENDPOINT": there.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home"), "PATH": ""},
+    )  # fmt: skip
+    assert folder_digest(Path(done.stdout.strip())) == folder_digest(model_folder)
+    assert done.stderr == ""
+
+
+def test_mistral_s_second_copy_of_the_weights_is_left_there(there: Hub, model_folder: Path, tmp_path: Path) -> None:
+    there.repositories["owner/name"]["consolidated.safetensors"] = b"x"
+    assert folder_digest(hub.download(NAME, COMMIT, tmp_path)) == folder_digest(model_folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_other_bytes_of_the_right_size_are_refused_and_the_next_time_downloaded_anew(
+    file: str, there: Hub, model_folder: Path, tmp_path: Path
+) -> None:
+    right = there.repositories["owner/name"][file]
+    there.faults = [Fault(f"/{file}", body=right[:-1] + bytes([right[-1] ^ 1]))]
+    with pytest.raises(InputError, match=rf"{file} came with other bytes than the hub lists") as refused:
+        hub.download(NAME, COMMIT, tmp_path)
+    assert "\n" not in str(refused.value)
+    assert nothing_kept(tmp_path)
+    there.faults = []
+    assert folder_digest(hub.download(NAME, COMMIT, tmp_path)) == folder_digest(model_folder)
+
+
+def test_a_hub_that_lists_no_digest_or_another_commit_is_no_hub(there: Hub, tmp_path: Path) -> None:
+    plain = b'{"id": "owner/name", "sha": "%s", "siblings": [{"rfilename": "config.json", "size": 2}]}'
+    there.faults = [Fault("/api/", body=plain % COMMIT.encode())]
+    with pytest.raises(InputError, match=r"lists config\.json without a digest"):
+        hub.download(NAME, COMMIT, tmp_path)
+    there.faults = [Fault("/api/", body=plain % b"main")]
+    with pytest.raises(InputError, match="the hub answers with commit main"):
+        hub.download(NAME, COMMIT, tmp_path)
+
+
+def test_a_token_goes_to_the_hub_and_to_no_other_host(
+    there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.download(NAME, COMMIT, tmp_path)
+    hub.preview(NAME, COMMIT, tmp_path / "other")
+    assert [path for path, _ in there.requests if path.startswith("GET /cdn")]
+    assert there.tokens_off_the_hub == []
+
+
+# What goes wrong, what stands in the sentence, whether it is the repository's fault, and waits between attempts.
+FAULTS = {
+    "gated": ([Fault("/resolve/", 403, {"X-Error-Code": "GatedRepo"})],
+              "is gated: accept its licence at {address}/owner/name and set HF_TOKEN", False, []),
+    "gated, no token": ([Fault("/resolve/", 401, {"X-Error-Code": "GatedRepo"})], "is gated: accept", False, []),
+    "private or missing": ([Fault("/api/", 401)], "check the name at {address}/owner/name, and for", True, []),
+    "missing": ([Fault("/api/", 404, {"X-Error-Code": "RepoNotFound"})], "is not on the hub, or not shown", True, []),
+    "no such commit": ([Fault("/api/", 404, {"X-Error-Code": "RevisionNotFound"})], "has no such commit", True, []),
+    "disabled": ([Fault("/api/", 403, {"X-Error-Message": "Access to this resource is disabled."})],
+                 "has been disabled by the hub", True, []),
+    "token refused": ([Fault("/api/", 401, {"X-Error-Message": "Invalid credentials in Authorization header"})],
+                      "refuses the token of HF_TOKEN", False, []),
+    "forbidden": ([Fault("GET /cdn", 403)], "the token may not read it", False, []),
+    "a file is gone": ([Fault("model.safetensors", 404, {"X-Error-Code": "EntryNotFound"})], "lists a file", True, []),
+    "throttled": ([Fault("/api/", 429, {"Retry-After": "7"})], "wait 7 seconds, then run", False, [7.0] * 4),
+    "throttled in between": ([Fault("GET /cdn", 429, {"Retry-After": "7"})], "wait 7 seconds", False, [7.0] * 4),
+    "throttled by its window": ([Fault("/api/", 429, {"RateLimit": '"api";r=0;t=9'})], "wait 9 sec", False, [9.0] * 4),
+    "throttled for an hour": ([Fault("/api/", 429, {"Retry-After": "3600"})], "wait 3600 seconds", False, []),
+    "a file for an hour": ([Fault("GET /cdn", 429, {"Retry-After": "3600"})], "wait 3600 seconds", False, []),
+    "fails": ([Fault("/api/", 503)], "the hub fails (it answers 503): wait some minutes", False, [1.0, 2.0, 4.0, 8.0]),
+    "fails for a file": ([Fault("HEAD /owner", 500)], "it answers 500", False, [1.0, 2.0, 4.0, 8.0]),
+    "fails with a list": ([Fault("/api/", 502, body=b"[1]")], "it answers 502", False, [1.0, 2.0, 4.0, 8.0]),
+    "redirected in a circle": ([Fault("/api/", 302, {"Location": "/api/models/owner/name"})], "in a circle", False, []),
+    "redirected to nowhere": ([Fault("/api/", 302, {"Location": "ftp://nowhere"})], "no http(s) address", False, []),
+    "a login page": ([Fault("/api/", body=b"<html>Log in</html>")], "is no hub: check HF_ENDPOINT", False, []),
+    "no listing": ([Fault("/api/", body=b"[]")], "can't be downloaded: check name", False, []),
+    "cut off": ([Fault("GET /cdn", cut=True)], "was cut off while it was downloaded: run the same", False, [1.0] * 5),
+    "slow": ([Fault("/api/", seconds=0.4)], "stopped answering: run the same", False, []),
+    "a slow file": ([Fault("GET /cdn", seconds=0.4)], "stopped answering: run the same", False, [1.0] * 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_of_a_hub_has_its_sentence_and_keeps_nothing(
+    fault: str, there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    faults, sentence, final, waits = FAULTS[fault]
+    sleep, waited = time.sleep, list[float]()
+    # The hub's own slowness stays.
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds) if seconds == 0.4 else waited.append(seconds))
+    if "slow" in fault:
+        monkeypatch.setattr(hub, "SECONDS", 0.05)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    there.faults = [Fault(*(getattr(each, name) for name in Fault.__slots__)) for each in faults]
+    with pytest.raises(InputError) as refused:
+        hub.download(NAME, COMMIT, tmp_path)
+    told = str(refused.value)
+    assert sentence.format(address=there.address) in told
+    assert told.startswith(f"{NAME} at {COMMIT} ")
+    assert told.endswith(".")
+    assert "\n" not in told
+    assert not any(word in told for word in ("Error", "Exception", "httpx", "urllib"))
+    assert isinstance(refused.value, HubUnavailableError) is not final
+    assert [each for each in waited if each] == waits
+    assert nothing_kept(tmp_path)
+
+
+def test_a_hub_that_is_not_there_and_one_that_may_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    point_at("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(HubUnavailableError, match=r"http://127\.0\.0\.1:9 can't be reached from here: check the net"):
+        hub.download(NAME, COMMIT, tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnavailableError, match="HF_HUB_OFFLINE forbids to ask the hub: unset it"):
+        hub.download(NAME, COMMIT, tmp_path)
+
+
+def test_a_cache_that_can_t_be_written_is_no_fault_of_the_hub(there: Hub, tmp_path: Path) -> None:
+    (tmp_path / "hub").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"can't be kept here \((File exists|Not a directory)\): free space"):
+        hub.download(NAME, COMMIT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("faults", "waits"),
+    [
+        ([Fault("/api/", 429, {"Retry-After": "3"}, times=2)], [3.0, 3.0]),
+        ([Fault("GET /owner", 503, times=1)], [1.0]),
+        ([Fault("GET /cdn", 429, {"Retry-After": "2"}, times=1), Fault("HEAD /owner", 500, times=2)], None),
+        ([Fault("GET /cdn", cut=True, times=1)], [1.0]),
+    ],
+)
+def test_a_hub_that_comes_back_is_waited_for(
+    faults: list[Fault], waits: list[float] | None, there: Hub, model_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    there.faults = faults
+    assert folder_digest(hub.download(NAME, COMMIT, tmp_path)) == folder_digest(model_folder)
+    assert waits is None or [each for each in waited if each] == waits
+
+
+def test_a_date_to_come_back_at_is_waited_for(there: Hub, tmp_path: Path, waits: list[float]) -> None:
+    there.faults = [Fault("/api/", 429, {"Retry-After": formatdate(time.time() + 30, usegmt=True)}, times=1)]
+    hub.download(NAME, COMMIT, tmp_path)
+    assert 25 < max(waits) <= 30
+
+
+def test_a_file_that_was_cut_off_is_gone_on_with_where_it_ended(
+    there: Hub, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    there.faults = [Fault("GET /cdn", cut=True, times=1)]
+    hub.download(NAME, COMMIT, tmp_path)
     half = (model_folder / "model.safetensors").stat().st_size // 2
-    assert [part for part in asked if part and 0 < int(part[6:-1]) <= half]
-    assert (Path(first) / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
+    assert [part for _, part in there.requests if part and 0 < int(part[6:-1]) <= half]
 
 
 def test_files_that_had_come_before_the_hub_went_away_are_kept_and_the_rest_is_no_model(
-    stand_in: StandIn, tmp_path: Path
+    there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = stand_in.files.pop("model.safetensors")
-    answer = _Answers._send_file
-    stand_in.files["model.safetensors"] = b""
-    try:
-        _Answers._send_file = lambda self, name, *, whole: (  # type: ignore[method-assign]
-            self.send_error(403) if name == "model.safetensors" else answer(self, name, whole=whole)
-        )
-        told = download(stand_in, tmp_path, code=2)
-    finally:
-        _Answers._send_file = answer  # type: ignore[method-assign]
-    assert "can't be downloaded" in told
-    assert not (tmp_path / "hub" / f"owner--name-{COMMIT}").exists()
-    # Not even what came first is taken for the whole without the hub.
-    assert "can't be downloaded" in download(None, tmp_path, code=2)
-    stand_in.files["model.safetensors"] = whole
-    stand_in.requests.clear()
-    assert (Path(download(stand_in, tmp_path)) / "model.safetensors").read_bytes() == whole
-    assert {path.split("/")[-1] for path, _ in stand_in.requests if path.startswith("GET /owner")} == {
-        "model.safetensors"
-    }
+    there.faults = [Fault("GET /cdn", 403)]
+    with pytest.raises(InputError):
+        hub.download(NAME, COMMIT, tmp_path)
+    point_at("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(InputError, match="can't be reached"):
+        hub.download(NAME, COMMIT, tmp_path)
+    assert nothing_kept(tmp_path)
+    point_at(there.address, monkeypatch)
+    there.faults = []
+    there.requests.clear()
+    hub.download(NAME, COMMIT, tmp_path)
+    assert there.taken() == ["model.safetensors"]
 
 
-def test_a_commit_that_is_not_there_is_told_in_one_sentence(stand_in: StandIn, tmp_path: Path) -> None:
-    told = download(stand_in, tmp_path, commit="f" * 40, code=2)
-    assert told.startswith(f"hf://owner/name at {'f' * 40} can't be downloaded (RevisionNotFoundError): check name")
-    assert "\n" not in told
+def test_a_preview_has_headers_and_configs_and_the_digest_of_the_whole(
+    there: Hub, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = hub.preview(NAME, COMMIT, tmp_path)
+    whole, seen = model_folder / "model.safetensors", folder / "model.safetensors"
+    assert seen.stat().st_size == whole.stat().st_size
+    assert seen.read_bytes()[:100] == whole.read_bytes()[:100]
+    assert seen.read_bytes() != whole.read_bytes()
+    assert (folder / "config.json").read_bytes() == (model_folder / "config.json").read_bytes()
+    assert hub.content_digest(NAME, COMMIT, tmp_path) == folder_digest(model_folder)
+    # It is none of what a run has downloaded.
+    assert hub.digests([(NAME, COMMIT)], tmp_path) == {}
+    assert hub.download(NAME, COMMIT, tmp_path) == hub.preview(NAME, COMMIT, tmp_path) != folder
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\x00" * 4, (300_000).to_bytes(8, "little") + b"{" * 300_000, b"\xff" * 500_000]
+)
+def test_a_preview_of_any_header_is_as_long_as_the_file_and_ends(start: bytes, there: Hub, tmp_path: Path) -> None:
+    there.repositories["owner/name"]["model.safetensors"] = start
+    seen = hub.preview(NAME, COMMIT, tmp_path) / "model.safetensors"
+    assert seen.stat().st_size == len(start)
+    assert len(start) > 400_000 or seen.read_bytes() == start
+    shutil.rmtree(seen.parent)
 
 
 class Info:
@@ -212,7 +297,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
     calls: list[tuple[str, str | None]] = []
 
-    def model_info(name: str, *, revision: str | None, timeout: float) -> Info:
+    def model_info(name: str, *, revision: str | None, timeout: float, **options: object) -> Info:
         calls.append((name, revision))
         return Info()
 
@@ -251,7 +336,6 @@ def test_a_branch_is_refused_with_the_commit_to_write(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"weights": "hf://owner/name", "revision": COMMIT},
         {"weights": "hf://../name", "revision": "main"},
         {"weights": "hf://owner/name", "revision": "a b"},
         {"weights": "hf://owner/name", "revision": 7},
@@ -295,7 +379,7 @@ def test_fields_of_a_manifest_that_can_t_be_read_are_none(tmp_path: Path) -> Non
 def test_a_repository_without_weights_is_no_empty_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    empty = type("Empty", (), {"siblings": None})
+    empty = type("Empty", (), {"siblings": None, "sha": None})
     monkeypatch.setattr(huggingface_hub, "model_info", lambda *arguments, **options: empty)
-    with pytest.raises(InputError, match="can't be downloaded"):
+    with pytest.raises(InputError, match="holds none of the files that are read"):
         hub.download("hf://owner/name", COMMIT, tmp_path)

@@ -50,13 +50,35 @@ def test_a_base_on_the_hub_is_named_with_the_commit_that_the_adapter_names(board
     assert (fields["base_model"], fields["base_revision"]) == ("hf://owner/model", COMMIT)
 
 
-@pytest.mark.parametrize("told", ["/srv/model", "../model", "a/b/c", "", 7, None, "a/b\n", "target2"])
-def test_a_base_that_a_manifest_can_t_name_is_left_open(board: Path, targets: None, told: Any) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        "/srv/model", "../model", "a/b/c", "", 7, None, "a/b\n", "target2", "models/mistral-7b", "w/mistral", "./model",
+        "outputs/checkpoint-500", "llama-ft/checkpoint-1200", "Models/Llama-3", "base_model/llama", "ckpts/x", "a\0/b",
+        "owner/lies-here", "owner/lies-beside",
+    ],
+)  # fmt: skip
+def test_a_base_that_a_manifest_can_t_name_is_left_open(
+    board: Path, targets: None, told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "lies-here").mkdir(parents=True)
+    (board / "mine" / "owner" / "lies-beside").mkdir(parents=True)
     fields = manifest_init.gathered(
         _adapter(board / "mine" / "lora", base_model_name_or_path=told, revision="main"), {}
     )
     assert "base_model" not in fields
     assert "base_revision" not in fields
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["meta-llama/Llama-2-7b-hf", "EleutherAI/pythia-160m", "mistralai/Mistral-7B-v0.1", "modelscope/x", "01-ai/Yi-6B",
+     "outputsinc/model", "owner/checkpoints", "HuggingFaceTB/SmolLM2-135M"],
+)  # fmt: skip
+def test_a_repository_of_the_hub_is_one_whatever_its_name_resembles(board: Path, targets: None, told: str) -> None:
+    folder = _adapter(board / "mine" / "lora", base_model_name_or_path=told)
+    assert manifest_init.gathered(folder, {})["base_model"] == f"hf://{told}"
 
 
 def test_a_path_that_ends_in_a_submission_s_name_is_that_submission(board: Path, targets: None) -> None:
@@ -123,7 +145,7 @@ def test_nothing_is_ever_overwritten(board: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"is there already and is not overwritten: edit it"):
         manifest_init.gathered(board / "mine", {})
-    with pytest.raises(InputError, match=r"can't be written \(FileExistsError\)"):
+    with pytest.raises(InputError, match=r"can't be written \(File exists\)"):
         manifest_init.write(board / "mine", {"name": "mine", **FULL})
     assert path.read_bytes() == before
     assert (board / manifest_init.SCHEMA_FILE).read_text(encoding="utf-8") == "mine"
