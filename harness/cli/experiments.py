@@ -110,7 +110,7 @@ def reproduce(
         raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {paper_models.PAPER}.")
     execution = _execution(settings or ())
     chosen = str(corpus)
-    known = load_submissions(submissions)
+    known = load_submissions(submissions, target)
     base = paper_models.target_of(chosen, known, target)
     contrast = paper_models.CONTRAST if chosen == "mini" and paper_models.CONTRAST in known and target is None else None
     wanted = paper_models.models(chosen, base.name, seeds=_seeds(seeds), steps=steps, contrast=contrast)
@@ -196,7 +196,7 @@ def relearn(
             progress.update(bars[subject, quantizer], completed=done, total=all_steps)
 
         found = relearning_runs.relearn_all(
-            name, chosen_quantizers(quantizers), load_submissions(submissions), recipe=recipe, store=store,
+            name, chosen_quantizers(quantizers), load_submissions(submissions, name), recipe=recipe, store=store,
             cache=paths.cache_dir(), data_dir=data_dir, device=device, on_progress=show,
         )  # fmt: skip
     rows = [_relearning_row(probe, with_curve=as_json) for probe in found]

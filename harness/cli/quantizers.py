@@ -199,7 +199,8 @@ def survival(
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
         bar = progress.add_task("layers", total=None)
         found = update_survival.survive(
-            name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),
+            name, against, chosen_quantizers(quantizers), load_submissions(submissions, name, against),
+            cache=paths.cache_dir(),
             data_dir=data_dir, device=device,
             on_layer=lambda done, layers: progress.update(bar, completed=done, total=layers),
         )  # fmt: skip

@@ -70,7 +70,7 @@ def unlearn(
     options: dict[str, Any] = {"lora": lora, "full": full, "settings": settings or (), "rank": rank}
     making: dict[str, Any] = {"target": target, "out": out, "data_dir": data_dir, "seed": seed, "device": device}
     if from_target.asks_for_search(**options):
-        _unlearn_at_smallest_rank(recipe, options, making, at, load_submissions(submissions), store)
+        _unlearn_at_smallest_rank(recipe, options, making, at, load_submissions(submissions, target), store)
         return
     if at is not None:
         raise InputError("--at goes with --rank auto, and the rank is given here: leave one of the two out.")
@@ -78,7 +78,7 @@ def unlearn(
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         steps = progress.add_task(f"{chosen.method}, {chosen.parameters}", total=None)
         made = from_target.make_entry(
-            chosen, submissions=load_submissions(submissions), cache=paths.cache_dir(), execution=how, **making,
+            chosen, submissions=load_submissions(submissions, target), cache=paths.cache_dir(), execution=how, **making,
             on_progress=lambda done, all_steps: progress.update(steps, completed=done, total=all_steps),
         )  # fmt: skip
     stderr.print(f"Wrote {out}. Next: quench validate {out} and quench run {made.name}", highlight=False)
