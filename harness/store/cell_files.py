@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,7 +136,7 @@ def _not_finite(value: Any) -> tuple[str, float] | None:
     if value is None or isinstance(value, str | int):
         return None
     inside: Iterable[tuple[str, Any]] = ()
-    if names := _fields(type(value)):
+    if names := _fields(value):
         inside = ((f".{name}", getattr(value, name)) for name in names)
     elif isinstance(value, Mapping):
         inside = ((f"[{key}]", inner) for key, inner in value.items())
@@ -150,13 +148,12 @@ def _not_finite(value: Any) -> tuple[str, float] | None:
     return None
 
 
-@cache
-def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+def _fields(record: Any) -> tuple[str, ...]:
+    return tuple(getattr(record, "__dataclass_fields__", ()))
 
 
 def _called(record: Any, number: int) -> Any:
-    names = _fields(type(record))
+    names = _fields(record)
     return getattr(record, names[0]) if names else number
 
 
