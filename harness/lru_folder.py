@@ -7,6 +7,7 @@ takes away meanwhile counts as gone, and is no error.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -38,8 +39,8 @@ def writing(place: Path) -> Iterator[Path]:
         yield scratch / place.name
         try:
             (scratch / place.name).replace(place)
-        except OSError:
-            if not place.is_dir():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
