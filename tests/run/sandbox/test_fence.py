@@ -196,7 +196,7 @@ from harness.run.sandbox import fence
 from harness.score.corpora import catalogue
 folder = Path(sys.argv[1])
 (folder / "spool" / "logs").mkdir(parents=True)
-fence.enter(make_job(), {}, Settings(cache=str(folder)), folder / "spool" / "logs" / "log")
+fence.enter(make_job(), {}, Settings(cache=str(folder / "cache")), folder / "spool" / "logs" / "log")
 print(len(catalogue.load_split(catalogue.load_corpus("letters"), "raw", "forget")))
 print((folder / "corpora" / "diary.txt").read_text())
 """
