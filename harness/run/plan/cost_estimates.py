@@ -128,7 +128,8 @@ def _folder_bytes(weights: str) -> int | None:
     if weights.startswith(HUB):
         return None
     place = Path(weights)
-    return sum(path.stat().st_size for path in (weight_files(place) if place.is_dir() else [place])) or None
+    files = weight_files(place) if place.is_dir() else [place]
+    return sum(path.stat().st_size for path in files if path.is_file()) or None
 
 
 class _Past:
