@@ -1,6 +1,6 @@
 """The command line: every command, its panel in the help, and one sentence for each error.
 
-Exit codes: 0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with
+Exit codes: 0 done, 1 some cell failed or something asked for was left out, 2 bad input. Tables go to stdout, with
 ``--json`` as one JSON document; progress and errors go to stderr.
 """
 
@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import board, experiments, maintenance, plugins, quantizers, rescore, run, submissions, unlearn
+from harness.cli import (
+    board,
+    experiments,
+    library_chatter,
+    maintenance,
+    plugins,
+    quantizers,
+    rescore,
+    run,
+    submissions,
+    unlearn,
+)
 from harness.cli.options import LOOK_AFTER, MAKE, PANELS, SCORE
 from harness.errors import InputError, ManifestError, QuenchError
 
@@ -79,6 +90,7 @@ def _options(
 
 def main() -> None:
     """Runs the command line."""
+    library_chatter.hush()
     app()
 
 

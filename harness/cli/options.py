@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,20 +57,6 @@ FormatOption = Annotated[
     Form | None, typer.Option("--format", help="Print the table as CSV, Markdown or LaTeX instead.")
 ]
 DEFAULT_STORE = Path("results.duckdb")
-
-
-@contextmanager
-def chatter_on_stderr() -> Iterator[None]:
-    """Keeps libraries' own banners and tables off stdout, which is for the result alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def submissions_dir(chosen: Path | None) -> Path:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -58,6 +59,7 @@ def be_worker(
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         sys.stdout = sys.stderr = sink
+        warnings.simplefilter("default")
 
         left, stage = {cell.key: cell for cell in job.cells}, "run"
         fenced: fence.Fence | None = None
