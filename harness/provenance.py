@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.errors import InputError
 from harness.paths import checkout_dir
 from harness.records import Provenance
 
@@ -45,9 +47,16 @@ def _sha256_file(path: str, size: int, modified_ns: int) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Returns the digest of a file, kept in memory until size or time changes."""
-    stat = path.stat()
-    return _sha256_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    """Returns the digest of a file, kept in memory until size or time changes.
+
+    Raises:
+        InputError: It is a folder, a pipe or a device: reading that fails, or never ends.
+        OSError: It can't be read.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise InputError(f"{path} is not a plain file: put the file itself there.")
+    return _sha256_file(str(path.resolve()), facts.st_size, facts.st_mtime_ns)
 
 
 def sha256_files(paths: Iterable[Path], root: Path) -> str:

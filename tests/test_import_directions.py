@@ -13,7 +13,7 @@ import pytest
 
 HARNESS = Path(__file__).parent.parent / "harness"
 FLOOR = {
-    "records": 1, "errors": 1, "paths": 1, "memory": 1, "shards": 1,
+    "records": 1, "errors": 1, "paths": 1, "memory": 1, "shards": 1, "lru_folder": 1,
     "model_files": 2, "plugins": 2, "provenance": 2, "submit": 2, "quantize": 2, "score": 2, "store": 2,
     "publish": 3, "run": 3, "unlearn": 3,
     "rescore": 4, "mini": 4, "experiments": 4, "contract": 4,

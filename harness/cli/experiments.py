@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.library_chatter import off_stdout
 from harness.cli.options import (
     COMPARE,
     DEFAULT_STORE,
@@ -22,7 +23,6 @@ from harness.cli.options import (
     LimitOption,
     StoreOption,
     SubmissionsOption,
-    chatter_on_stderr,
     chosen_quantizers,
     load_submissions,
     print_rows,
@@ -110,7 +110,7 @@ def reproduce(
         raise InputError(f"There is no experiment of the paper {paper!r}: accepted is {paper_models.PAPER}.")
     execution = _execution(settings or ())
     chosen = str(corpus)
-    known = load_submissions(submissions)
+    known = load_submissions(submissions, target)
     base = paper_models.target_of(chosen, known, target)
     contrast = paper_models.CONTRAST if chosen == "mini" and paper_models.CONTRAST in known and target is None else None
     wanted = paper_models.models(chosen, base.name, seeds=_seeds(seeds), steps=steps, contrast=contrast)
@@ -122,7 +122,7 @@ def reproduce(
         return
     place = out or Path("build") / f"reproduce-{paper}-{chosen}"
     retrain = next((one.name for one in known.values() if one.role == "retrain" and one.corpus == chosen), None)
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, off_stdout():
         bars: dict[str, Any] = {}
 
         def show(name: str, done: int, all_steps: int) -> None:
@@ -135,7 +135,7 @@ def reproduce(
             execution=execution, on_progress=show,
         )  # fmt: skip
     store = place / "results.duckdb"
-    with chatter_on_stderr():
+    with off_stdout():
         counts = sweep.score(
             made, known, specs, store=store, cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
             limit=limit,
@@ -187,7 +187,7 @@ def relearn(
     from harness.experiments.relearning import runs as relearning_runs
 
     recipe = relearning_probe.load_recipe(documents=documents, steps=steps)
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, off_stdout():
         bars: dict[tuple[str, str], Any] = {}
 
         def show(subject: str, quantizer: str, done: int, all_steps: int) -> None:
@@ -196,7 +196,7 @@ def relearn(
             progress.update(bars[subject, quantizer], completed=done, total=all_steps)
 
         found = relearning_runs.relearn_all(
-            name, chosen_quantizers(quantizers), load_submissions(submissions), recipe=recipe, store=store,
+            name, chosen_quantizers(quantizers), load_submissions(submissions, name), recipe=recipe, store=store,
             cache=paths.cache_dir(), data_dir=data_dir, device=device, on_progress=show,
         )  # fmt: skip
     rows = [_relearning_row(probe, with_curve=as_json) for probe in found]

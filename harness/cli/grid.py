@@ -24,8 +24,10 @@ from harness.cli.options import (
     TasksOption,
     chosen_quantizers,
     chosen_tasks,
-    load_submissions,
+    submissions_dir,
+    usable_submissions,
 )
+from harness.errors import ManifestError
 
 if TYPE_CHECKING:
     from harness.records import Submission
@@ -50,23 +52,36 @@ class Grid:
     seed: SeedOption = 0
     controls: ControlsOption = True
 
-    @functools.cached_property
+    @property
     def known(self) -> dict[str, Submission]:
-        """All submissions of the folder by name."""
-        return load_submissions(self.submissions)
+        """The submissions of the folder without faults by name."""
+        return self._read[0]
+
+    @functools.cached_property
+    def _read(self) -> tuple[dict[str, Submission], dict[str, list[str]]]:
+        return usable_submissions(self.submissions)
+
+    @functools.cached_property
+    def left_out(self) -> list[str]:
+        """Sentences why something that was asked for is not in the plan; filled by ``plan``."""
+        return []
 
     def plan(self, *, all_cells: bool = False) -> Plan:
-        """Returns the plan: what is not stored yet, or with ``all_cells`` the whole grid.
+        """Returns the plan: what is not stored yet, or with ``all_cells`` the whole grid; tells what it leaves out.
 
         Raises:
-            InputError: A name is unknown, or data or a reference value is missing.
+            InputError: A name is unknown, or nothing that was asked for can be planned.
         """
         from harness.run import devices, sweep
         from harness.run.plan import planner
 
-        return planner.plan(
+        asked = self._faults_asked_for()
+        names = [name for name in self.names or () if name not in asked]
+        if asked and (self.names or not self.known) and not names:
+            raise ManifestError(sentence for sentences in asked.values() for sentence in sentences)
+        planned = planner.plan(
             self.known,
-            names=self.names or (),
+            names=names,
             quantizers=chosen_quantizers(self.quantizers),
             tasks=chosen_tasks(self.tasks),
             corpus=self.corpus,
@@ -78,10 +93,30 @@ class Grid:
             controls=self.controls,
             check_references=not all_cells,
         )
+        faults = [sentence for sentences in asked.values() for sentence in sentences]
+        self.left_out.extend(dict.fromkeys([*faults, *planned.refused.values()]))
+        for sentence in self.left_out:
+            typer.echo(f"Left out: {sentence}", err=True)
+        return planned
+
+    def _faults_asked_for(self) -> dict[str, list[str]]:
+        """Returns the faults of the submissions that the command is about: those named, or all of the corpus."""
+        from harness.submit.manifest import load as manifest
+
+        faults = self._read[1]
+        if self.names:
+            return {name: faults[name] for name in self.names if name in faults}
+        if self.corpus is None:
+            return faults
+        folder = submissions_dir(self.submissions)
+        corpora = {name: manifest.stated(folder / name).get("corpus") for name in faults}
+        return {name: faults[name] for name, corpus in corpora.items() if corpus in (None, self.corpus)}
 
 
 def with_grid(command: Callable[..., None]) -> Callable[..., None]:
     """Returns a command that takes every field of ``Grid`` as an option besides its own, and is given the ``Grid``.
+
+    It exits with 1 where something that was asked for is left out of the plan.
 
     Args:
         command: Its first parameter is called ``grid``; all others are options.
@@ -91,7 +126,10 @@ def with_grid(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**options: Any) -> None:
-        command(grid=Grid(**{name: options.pop(name) for name in shared}), **options)
+        grid = Grid(**{name: options.pop(name) for name in shared})
+        command(grid=grid, **options)
+        if grid.left_out:
+            raise typer.Exit(1)
 
     hints = get_type_hints(Grid, include_extras=True) | get_type_hints(command, include_extras=True)
     del hints["grid"]

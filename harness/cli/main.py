@@ -1,20 +1,28 @@
 """The command line: every command, its panel in the help, and one sentence for each error.
 
-Exit codes: 0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with
+Exit codes: 0 done, 1 some cell failed or something asked for was left out, 2 bad input. Tables go to stdout, with
 ``--json`` as one JSON document; progress and errors go to stderr.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import board, experiments, maintenance, plugins, quantizers, rescore, run, submissions, unlearn
+from harness.cli import (
+    board,
+    experiments,
+    library_chatter,
+    maintenance,
+    plugins,
+    quantizers,
+    rescore,
+    run,
+    submissions,
+    unlearn,
+)
 from harness.cli.options import LOOK_AFTER, MAKE, PANELS, SCORE
 from harness.errors import InputError, ManifestError, QuenchError
 
@@ -80,19 +88,9 @@ def _options(
     """Does unlearning survive quantization? Submit, compare and publish unlearned models."""
 
 
-_SILENT = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "DATASETS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1",
-}  # fmt: skip
-"""Variables that keep bars and warnings of libraries off the screen; one that is set already is left alone."""
-
-
 def main() -> None:
     """Runs the command line."""
-    # The libraries read them when they are imported, which no command has done yet.
-    os.environ.update(_SILENT | {name: os.environ[name] for name in _SILENT if name in os.environ})
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    library_chatter.hush()
     app()
 
 

@@ -47,11 +47,11 @@ def clear(kinds: Annotated[list[str], typer.Argument(help="Kinds, as `quench cac
 @cache_app.command(epilog="Example: `quench cache trim --to 20GB`")
 def trim(to: Annotated[str, typer.Option("--to", help="Room that quantized models may take, such as 20GB.")]) -> None:
     """Drop the least recently used quantized models until the rest fits."""
-    from harness import paths
+    from harness import lru_folder, paths
     from harness.quantize import model_cache
     from harness.run.maintenance import cache as cache_folder
 
-    freed = model_cache.trim(paths.cache_dir() / model_cache.FOLDER, cache_folder.parse_size(to))
+    freed = lru_folder.trim(paths.cache_dir() / model_cache.FOLDER, cache_folder.parse_size(to))
     stderr.print(f"Freed {freed / _MIB:.1f} MB", highlight=False)
 
 

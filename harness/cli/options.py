@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.errors import InputError
+from harness.errors import InputError, ManifestError
 from harness.memory import Streaming
 
 if TYPE_CHECKING:
@@ -62,20 +59,6 @@ FormatOption = Annotated[
 DEFAULT_STORE = Path("results.duckdb")
 
 
-@contextmanager
-def chatter_on_stderr() -> Iterator[None]:
-    """Keeps libraries' own banners and tables off stdout, which is for the result alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def submissions_dir(chosen: Path | None) -> Path:
     """Returns the folder of submissions: the chosen one, ./submissions, or the one that ships.
 
@@ -104,11 +87,23 @@ def submission_folders(directory: Path) -> list[Path]:
     return found
 
 
-def load_submissions(chosen: Path | None) -> dict[str, Submission]:
-    """Returns all submissions of a folder by name."""
+def usable_submissions(chosen: Path | None) -> tuple[dict[str, Submission], dict[str, list[str]]]:
+    """Returns the submissions of a folder without faults by name, and the faults of the others."""
     from harness.submit.manifest import load as manifest
 
-    return manifest.load_all(submissions_dir(chosen))
+    return manifest.load_usable(submissions_dir(chosen))
+
+
+def load_submissions(chosen: Path | None, *names: str | None) -> dict[str, Submission]:
+    """Returns the submissions of a folder without faults by name.
+
+    Raises:
+        ManifestError: One of ``names`` has faults.
+    """
+    usable, faults = usable_submissions(chosen)
+    if asked := [sentence for name in names if name for sentence in faults.get(name, ())]:
+        raise ManifestError(asked)
+    return usable
 
 
 def chosen_quantizers(text: str | None) -> list[QuantizerSpec]:

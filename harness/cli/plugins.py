@@ -1,4 +1,4 @@
-"""The commands for people who extend Quench: plugins, corpus check."""
+"""The commands for people who extend Quench: plugins, corpus list, corpus check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.plugins import Plugin
 
 app = typer.Typer()
-corpus_app = typer.Typer(no_args_is_help=True, help="Check a corpus of your own.")
+corpus_app = typer.Typer(no_args_is_help=True, help="List the corpora, or check one of your own.")
 
 
 @app.command(rich_help_panel=LOOK_AFTER, epilog="Examples: `quench plugins` · `quench plugins --json`")
@@ -74,7 +74,33 @@ def _reason(plugin: Plugin, faults: Mapping[str, str]) -> str | None:
 
 @corpus_app.callback()
 def corpus() -> None:
-    """Check a corpus of your own."""
+    """List the corpora, or check one of your own."""
+
+
+@corpus_app.command("list", epilog="Examples: `quench corpus list` · `quench corpus list --json`")
+def list_corpora(as_json: JsonOption = False) -> None:
+    """List every corpus, where its folder and its texts lie, and why any of a package can't be used."""
+    from harness import plugins as installed
+    from harness.score.corpora import catalogue, places
+
+    packages = {plugin.name: plugin.package for plugin in installed.found(installed.CORPORA)}
+    rows = []
+    for name in catalogue.corpus_names():
+        corpus = catalogue.load_corpus(name)
+        named = f"package {packages[name]}" if name in packages else places.VARIABLE
+        on_hub = f"hf://{corpus.hub_repo}@{corpus.revision}" if corpus.hub_repo else "--data-dir"
+        own = corpus.folder / "data"
+        rows.append(
+            {"corpus": name, "title": corpus.title, "comes_with": "Quench" if corpus.ships else named,
+             "folder": str(corpus.folder), "texts": str(own) if own.is_dir() else on_hub, "license": corpus.license,
+             "reason": None}
+        )  # fmt: skip
+    for name, reason in catalogue.broken().items():
+        rows.append(
+            dict.fromkeys(rows[0]) | {"corpus": name, "comes_with": f"package {packages.get(name)}", "reason": reason}
+        )
+    columns = ["corpus", "comes_with", "folder", "texts", *(["reason"] if catalogue.broken() else [])]
+    print_rows(rows, "corpus.list", as_json, title="Corpora", columns=columns)
 
 
 @corpus_app.command(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from harness.cli.library_chatter import off_stdout
 from harness.cli.options import (
     COMPARE,
     DataDirOption,
@@ -17,7 +18,6 @@ from harness.cli.options import (
     JsonOption,
     QuantizersOption,
     SubmissionsOption,
-    chatter_on_stderr,
     chosen_quantizers,
     load_submissions,
     print_rows,
@@ -196,10 +196,11 @@ def survival(
     from harness import paths
     from harness.run import update_survival
 
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, off_stdout():
         bar = progress.add_task("layers", total=None)
         found = update_survival.survive(
-            name, against, chosen_quantizers(quantizers), load_submissions(submissions), cache=paths.cache_dir(),
+            name, against, chosen_quantizers(quantizers), load_submissions(submissions, name, against),
+            cache=paths.cache_dir(),
             data_dir=data_dir, device=device,
             on_layer=lambda done, layers: progress.update(bar, completed=done, total=layers),
         )  # fmt: skip

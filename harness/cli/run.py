@@ -61,7 +61,7 @@ def plan(
     ]  # fmt: skip
     rows += [
         {"submission": name, "quantizer": "as submitted", "state": "unknown", "cells": None, "tasks": [],
-         **cost_estimates.NOTHING, "reason": reason} for name, reason in planned.unplanned.items()
+         **cost_estimates.NOTHING, "reason": reason} for name, reason in planned.refused.items()
     ]  # fmt: skip
     print_rows(
         rows,
@@ -130,8 +130,6 @@ def run(
         stream=stream,
         memory_limit=memory,
     )
-    for reason in planned.unplanned.values():
-        stderr.print(f"Error: {reason}", highlight=False, soft_wrap=True, markup=False)
     if planned.jobs:
         stderr.print(fence.describe(), highlight=False, soft_wrap=True)
     counts = sweep.execute(
@@ -140,7 +138,7 @@ def run(
     )  # fmt: skip
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing to do"
     stderr.print(f"{ended}; {len(planned.done)} done before. Store: {grid.store}", highlight=False)
-    if counts["failed"] or counts["cancelled"] or planned.unplanned:
+    if counts["failed"] or counts["cancelled"] or planned.refused:
         raise typer.Exit(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.library_chatter import off_stdout
 from harness.cli.options import (
     DEFAULT_STORE,
     MAKE,
@@ -18,7 +18,6 @@ from harness.cli.options import (
     SeedOption,
     StoreOption,
     SubmissionsOption,
-    chatter_on_stderr,
     chosen_quantizers,
     load_submissions,
     print_rows,
@@ -66,11 +65,10 @@ def unlearn(
     from harness import paths
     from harness.unlearn import from_target
 
-    _hush_libraries()
     options: dict[str, Any] = {"lora": lora, "full": full, "settings": settings or (), "rank": rank}
     making: dict[str, Any] = {"target": target, "out": out, "data_dir": data_dir, "seed": seed, "device": device}
     if from_target.asks_for_search(**options):
-        _unlearn_at_smallest_rank(recipe, options, making, at, load_submissions(submissions), store)
+        _unlearn_at_smallest_rank(recipe, options, making, at, load_submissions(submissions, target), store)
         return
     if at is not None:
         raise InputError("--at goes with --rank auto, and the rank is given here: leave one of the two out.")
@@ -78,7 +76,7 @@ def unlearn(
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         steps = progress.add_task(f"{chosen.method}, {chosen.parameters}", total=None)
         made = from_target.make_entry(
-            chosen, submissions=load_submissions(submissions), cache=paths.cache_dir(), execution=how, **making,
+            chosen, submissions=load_submissions(submissions, target), cache=paths.cache_dir(), execution=how, **making,
             on_progress=lambda done, all_steps: progress.update(steps, completed=done, total=all_steps),
         )  # fmt: skip
     stderr.print(f"Wrote {out}. Next: quench validate {out} and quench run {made.name}", highlight=False)
@@ -107,7 +105,7 @@ def _unlearn_at_smallest_rank(
         )[spec.name]  # fmt: skip
         return rows[0] if rows else None
 
-    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, chatter_on_stderr():
+    with Progress(console=stderr, disable=not stderr.is_terminal) as progress, off_stdout():
         bars: dict[int, Any] = {}
 
         def show(rank: int, done: int, steps: int) -> None:
@@ -123,7 +121,7 @@ def _unlearn_at_smallest_rank(
                title=f"Rank {log.rank} is the smallest whose update survives {spec.name}")  # fmt: skip
     retrains = [one.name for one in known.values() if one.role == "retrain" and one.corpus == made.corpus]
     entry = replace(made, retrain=retrains[0] if len(retrains) == 1 else None)
-    with chatter_on_stderr():
+    with off_stdout():
         counts = sweep.score(
             {entry.name: entry}, known, chosen_quantizers(f"reference,{spec.name}"), store=store,
             cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
@@ -169,7 +167,6 @@ def mini_build(
 
     from harness.mini import models
 
-    _hush_libraries()
     with Progress(console=stderr, disable=not stderr.is_terminal) as progress:
         bars: dict[str, Any] = {}
 
@@ -183,8 +180,3 @@ def mini_build(
         report = models.build(out, seed=seed, data_only=data_only, fresh=fresh, on_progress=show_steps)
     stderr.print(f"Data digest {report.data_files_sha256}; trained {len(report.trained)}, kept {len(report.kept)}; "
                  f"written below {out}", highlight=False, soft_wrap=True)  # fmt: skip
-
-
-def _hush_libraries() -> None:
-    """Keeps transformers' deprecation notes out of a person's way: they are for Quench, not for its users."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

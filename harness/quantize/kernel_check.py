@@ -9,6 +9,7 @@ whether that is more than computing in 16 bit explains.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -39,8 +40,8 @@ def probe(
 ) -> QuantizedModel:
     """Returns the quantized model with what its library's kernels make of some texts noted in its proof.
 
-    Backends that have no kernel come back as they are; where a kernel fails, a
-    remark says so.
+    Backends that have no kernel come back as they are; where a kernel fails or
+    overflows, a remark says so and no figure is noted.
 
     Args:
         quantized: A dense model with its proof.
@@ -53,18 +54,21 @@ def probe(
     proof = quantized.proof
     if proof is None or not isinstance(backend, RunsNatively):
         return quantized
-    batch = [ids for text in texts[:TEXTS] if (ids := tokenizer(text)["input_ids"][:TOKENS])]
     try:
+        batch = [ids for text in texts[:TEXTS] if (ids := tokenizer(text)["input_ids"][:TOKENS])]
         made = backend.native(checkpoint, quantized.spec, device=device)
-    except QuantizationError as error:
-        return replace(quantized, proof=replace(proof, remarks=(*proof.remarks, str(error))))
-    try:
         found = _compare(quantized.model, made, batch, checkpoint.dtype)
-    except (RuntimeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
+    except QuantizationError as error:
+        remark = str(error)
+    # Whatever a library's kernel does, the cells of this model don't need it.
+    except Exception as error:
         said = first_line(error)[:200]
         remark = f"Its library's own kernel failed on this device, which says: {said}"
-        return replace(quantized, proof=replace(proof, remarks=(*proof.remarks, remark)))
-    return replace(quantized, proof=_noted(proof, found))
+    else:
+        if all(map(math.isfinite, found)):
+            return replace(quantized, proof=_noted(proof, found))
+        remark = "Its library's own kernel overflows on this device: some of the logits are NaN or infinite."
+    return replace(quantized, proof=replace(proof, remarks=(*proof.remarks, remark)))
 
 
 def _noted(proof: Proof, found: tuple[float, float, float]) -> Proof:

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import lru_folder
+from harness.errors import InputError
 from harness.provenance import sha256_files, sha256_json
 from harness.quantize import backend_of, with_package
 from harness.quantize.calibration import recipe_of
@@ -29,12 +28,6 @@ from harness.records import Checkpoint, Proof, QuantizedLayer, QuantizedModel, Q
 
 FOLDER = "quantized"
 """Name of the folder inside the cache."""
-
-SCRATCH = ".writing-"
-"""What the names of folders begin with while they are being written."""
-
-STALE_SECONDS = 86_400
-"""Age from which on a scratch folder is what a killed writer left."""
 
 DEFAULT_LIMIT = 32 * 2**30
 """Bytes that kept models take together unless somebody says otherwise."""
@@ -87,6 +80,8 @@ def _code() -> str:
 
 def _read(place: Path, checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> QuantizedModel | None:
     """Returns a kept model; None where there is none, or it is damaged."""
+    from safetensors import SafetensorError
+
     if not (place / _ABOUT).is_file():
         return None
     # What is kept comes back as a whole model; what must be streamed is made again, unless only whole models make it.
@@ -98,9 +93,9 @@ def _read(place: Path, checkpoint: Checkpoint, spec: QuantizerSpec, device: str)
             raise ValueError("damaged")
         os.utime(place)
         return _put_together(place, about, checkpoint, spec, device)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, InputError, ValueError, KeyError, TypeError):
         # Another process may have dropped it meanwhile; a damaged one is made again.
-        shutil.rmtree(place, ignore_errors=True)
+        lru_folder.drop(place)
         return None
 
 
@@ -134,6 +129,7 @@ def _put_together(
 
 def _keep(place: Path, made: QuantizedModel, checkpoint: Checkpoint, limit: int) -> None:
     """Writes a model into the cache, where that pays and there is room; a full disk only means that it isn't kept."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = _changed(made, checkpoint)
@@ -141,9 +137,7 @@ def _keep(place: Path, made: QuantizedModel, checkpoint: Checkpoint, limit: int)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if made.quantize_seconds < size / READ_BYTES_PER_SECOND or size > limit:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError), tempfile.TemporaryDirectory(dir=place.parent, prefix=SCRATCH) as scratch:
-        folder = Path(scratch) / place.name
+    with suppress(OSError, SafetensorError), lru_folder.writing(place) as folder:
         folder.mkdir()
         save_file(tensors, folder / _TENSORS)
         about = {
@@ -154,9 +148,7 @@ def _keep(place: Path, made: QuantizedModel, checkpoint: Checkpoint, limit: int)
             "tensors_sha256": sha256_files([folder / _TENSORS], folder),
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
-        # Fails where another job was faster: its model is the same one.
-        os.replace(folder, place)
-    trim(place.parent, limit)
+    lru_folder.trim(place.parent, limit)
 
 
 def _changed(made: QuantizedModel, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -174,27 +166,3 @@ def _changed(made: QuantizedModel, checkpoint: Checkpoint) -> dict[str, Any]:
             if name in quantized or part != "weight" or not torch.equal(own.float(), source[module]):
                 changed[name] = own.contiguous()
     return changed
-
-
-def trim(folder: Path, limit: int) -> int:
-    """Drops the least recently used models until the rest takes at most ``limit`` bytes; returns the bytes freed."""
-    freed = 0
-    entries = sorted(
-        ((path.stat().st_mtime, size_of(path), path) for path in folder.glob("*") if path.is_dir()), reverse=True
-    )
-    total = 0
-    for used, size, path in entries:
-        # A model that is being written is nobody's to drop, unless its writer was killed a day ago.
-        if path.name.startswith(SCRATCH) and time.time() - used < STALE_SECONDS:
-            continue
-        total += size
-        if total > limit or path.name.startswith(SCRATCH):
-            shutil.rmtree(path, ignore_errors=True)
-            total -= size
-            freed += size
-    return freed
-
-
-def size_of(folder: Path) -> int:
-    """Returns the bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.errors import QuenchError, StoreError
+from harness.errors import ManifestError, QuenchError, StoreError, first_line
 from harness.records import Cell, CellResult, Job, QuantizerSpec, Status, Submission
 from harness.run.executors import Executor, local
 from harness.run.job import Settings, unfinished
@@ -212,8 +212,9 @@ def _fetch(jobs: Sequence[Job], submissions: Mapping[str, Submission], cache: Pa
         if any((part or "").startswith(HUB) for one in needed for part in (one.weights, one.base_model)):
             try:
                 prepare.prepare(submission, submissions, cache=cache)
-            except QuenchError as error:
-                reasons[submission.name] = str(error)
+            # Whatever ends this would end the run of all others.
+            except Exception as error:
+                reasons[submission.name] = str(error) if isinstance(error, QuenchError) else first_line(error)
     return reasons
 
 
@@ -253,6 +254,10 @@ def score(
         known, names=list(made), quantizers=specs, finished=finished_keys(store), data_dir=data_dir,
         device=device, limit=limit,
     )  # fmt: skip
+    if lost := [why for name, why in planned.refused.items() if name in made]:
+        raise ManifestError(lost)
+    for why in planned.refused.values():
+        console.print(f"Left out: {why}", highlight=False, soft_wrap=True)
     workers = default_workers(device)
     settings = Settings(
         cache=str(cache), device=device, threads=threads_for(workers),

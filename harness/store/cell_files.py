@@ -7,11 +7,12 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from harness.errors import StoreError
 from harness.records import CellResult
@@ -79,10 +80,13 @@ def to_json(result: CellResult) -> str:
     """Returns a record as one line of JSON.
 
     Raises:
-        StoreError: A number is NaN or infinite.
+        StoreError: A number is NaN or infinite, or a value is none that JSON has.
     """
     refuse_nan(result)
-    body = _ADAPTER.dump_python(result, mode="json")
+    try:
+        body = _ADAPTER.dump_python(result, mode="json", warnings="error")
+    except (PydanticSerializationError, OverflowError) as error:
+        raise StoreError(f"Cell {_name(result)} can't be recorded: {' '.join(str(error).split())}") from error
     return json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -113,59 +117,44 @@ def refuse_nan(result: CellResult) -> None:
     Raises:
         StoreError: One is not; the message names it. A missing value is None with a reason.
     """
-    for place, value in _numbers(result):
-        if value is not None and not math.isfinite(value):
-            raise StoreError(
-                f"Cell {_name(result)} has {value} as {place}: a store takes finite numbers, "
-                "or none at all with the reason why it is missing."
-            )
+    found = _not_finite(result)
+    if found is not None:
+        place, value = found
+        raise StoreError(
+            f"Cell {_name(result)} has {value} as {place.strip('.')}: a store takes finite numbers, "
+            "or none at all with the reason why it is missing."
+        )
 
 
-def _numbers(result: CellResult) -> Iterator[tuple[str, float | None]]:
-    for score in result.scores:
-        yield f"score {score.metric}", score.value
-    for document in result.documents:
-        for metric, value in document.scores.items():
-            yield f"{metric} of document {document.index}", value
-    for stage, seconds in result.timings.items():
-        yield f"seconds of {stage}", seconds
-    for layer in result.survival:
-        for name in (
-            "codes_changed",
-            "update_in_steps",
-            "relative_update",
-            "survival_ratio",
-            "cosine",
-            "update_norm",
-            "norm_ratio",
-            "effective_rank",
-        ):
-            yield f"{name} of {layer.layer}", getattr(layer, name)
-    if result.proof is not None:
-        for name in (
-            "parameter_share",
-            "bits_per_weight",
-            "max_abs_error",
-            "relative_error",
-            "mean_abs_error",
-            "native_max_difference",
-            "native_mean_difference",
-            "native_rounding_difference",
-        ):
-            yield f"proof {name}", getattr(result.proof, name)
-    yield from _options("hyperparameters", result.submission.hyperparameters)
-    yield from _options("quantizer options", result.spec.options)
+def _not_finite(value: Any) -> tuple[str, float] | None:
+    """Returns the first NaN or infinity at any depth and its place, such as ``.documents[3].scores[auc]``.
 
-
-def _options(place: str, value: Any) -> Iterator[tuple[str, float]]:
+    Records in a list are called after their first field: metric, index, layer.
+    """
     if isinstance(value, float):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _options(f"{place}.{key}", inner)
+        return None if math.isfinite(value) else ("", value)
+    if value is None or isinstance(value, str | int):
+        return None
+    inside: Iterable[tuple[str, Any]] = ()
+    if names := _fields(value):
+        inside = ((f".{name}", getattr(value, name)) for name in names)
+    elif isinstance(value, Mapping):
+        inside = ((f"[{key}]", inner) for key, inner in value.items())
     elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _options(place, inner)
+        inside = ((f"[{_called(inner, number)}]", inner) for number, inner in enumerate(value))
+    for place, inner in inside:
+        if (found := _not_finite(inner)) is not None:
+            return place + found[0], found[1]
+    return None
+
+
+def _fields(record: Any) -> tuple[str, ...]:
+    return tuple(getattr(record, "__dataclass_fields__", ()))
+
+
+def _called(record: Any, number: int) -> Any:
+    names = _fields(record)
+    return getattr(record, names[0]) if names else number
 
 
 def _name(result: CellResult) -> str:

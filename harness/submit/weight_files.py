@@ -14,13 +14,6 @@ HUB = "hf://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 """A repository's name as the hub and peft write it, without ``hf://``."""
 
-# Two-part names that trainers give to folders; what a hub repository is called says more.
-_FOLDERS = re.compile(
-    r"(?i:\w|models?|base[_-]?models?|pretrained(?:[_-]models?)?|outputs?|out|results?|runs?|ckpts?|checkpoints?|saves?|"
-    r"saved[_-]?models?|weights?|adapters?|exps?|experiments?|data|home|mnt|opt|root|tmp|scratch|workspace|work|cache|"
-    r"llms?|logs?|local|hf[_-]?models?)/.*|.*/(?i:checkpoint-\d+|final|last|best|merged|global_step\d+)"
-)
-
 _CONFIGS = ("config.json", "adapter_config.json")
 _ENDINGS = (".safetensors", ".safetensors.index.json", ".gguf")
 
@@ -28,7 +21,8 @@ _ENDINGS = (".safetensors", ".safetensors.index.json", ".gguf")
 _FOLDERS = re.compile(
     r"(.|(base|local|my|merged|trained|hf|target|llm)?[_-]?(models?|ckpts?|checkpoints?|outputs?|out|results?|runs?|"
     r"weights?|saves?|saved|logs?|exps?|experiments?|data|cache|tmp|temp|mnt|home|root|workspace|content|submissions?|"
-    r"adapters?|artifacts?))/.*|.*/(checkpoint|step|epoch|global_step)[_-]?\d+",
+    r"adapters?|artifacts?|pretrained|scratch|work|opt))/.*|"
+    r".*/((checkpoint|step|epoch|global_step)[_-]?\d+|final|last|best|merged)",
     re.IGNORECASE,
 )
 

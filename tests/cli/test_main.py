@@ -22,7 +22,7 @@ SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
     "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
     "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build",
-    "survival", "reproduce", "doctor", "comment", "relearn", "plugins", "corpus check",
+    "survival", "reproduce", "doctor", "comment", "relearn", "plugins", "corpus check", "corpus list",
 )  # fmt: skip
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from stranger_packages import EXAMPLE
+from typer.testing import CliRunner
 
 from harness import plugins
+from harness.cli.main import app
 from harness.errors import CorpusError, PluginError, UnknownNameError
 from harness.run.sandbox import fence
 from harness.score import lm_eval_hooks
@@ -69,6 +71,31 @@ def test_a_folder_that_the_environment_names_is_as_good_as_a_package(named: Call
     assert catalogue.corpus_names() == SHIPPED
     with pytest.raises(UnknownNameError):
         catalogue.load_corpus("letters")
+
+
+def test_the_list_tells_where_every_corpus_and_its_texts_lie(named: Callable[..., Path]) -> None:
+    place = named()
+    done = CliRunner().invoke(app, ["corpus", "list", "--json"])
+    listed = {row["corpus"]: row for row in json.loads(done.stdout)["rows"]}
+    assert set(listed) == {*SHIPPED, "letters"}
+    assert listed["letters"]["folder"] == str(place)
+    assert listed["letters"]["texts"] == str(place / "data")
+    assert listed["letters"]["comes_with"] == "QUENCH_CORPORA"
+    assert listed["mini"]["comes_with"] == "Quench"
+    assert listed["news"]["texts"].startswith("hf://muse-bench/MUSE-News@")
+    assert listed["smol"]["texts"] == "--data-dir"
+    assert str(place) in CliRunner().invoke(app, ["corpus", "list"]).stdout
+
+
+def test_the_list_tells_the_package_of_a_corpus_and_why_it_can_not_be_used(example: Path) -> None:
+    listed = json.loads(CliRunner().invoke(app, ["corpus", "list", "--json"]).stdout)["rows"]
+    assert next(row for row in listed if row["corpus"] == "letters")["comes_with"] == "package quench-example"
+    facts = example / "quench_example" / "muse_letters" / "corpus.json"
+    facts.write_text(facts.read_text(encoding="utf-8").replace('"letters"', '"numbers"'), encoding="utf-8")
+    listed = json.loads(CliRunner().invoke(app, ["corpus", "list", "--json"]).stdout)["rows"]
+    (row,) = (row for row in listed if row["reason"])
+    assert row["corpus"] == "letters"
+    assert "is called 'numbers'" in row["reason"]
 
 
 def test_a_task_from_outside_is_quench_s_template_with_its_own_settings(named: Callable[..., Path]) -> None:

@@ -1,8 +1,11 @@
 """The library's own kernels are held against the dense model that is scored, and what is beyond rounding shows."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from harness.errors import QuantizationError
 from harness.quantize import backend_of, kernel_check, resolve
@@ -68,27 +71,40 @@ def test_backends_without_a_kernel_come_back_as_they_are(quantized, checkpoint_o
         assert kernel_check.probe(made, checkpoint_of("llama"), tokenizer, TEXTS, device="cpu") is made
 
 
+class Broken:
+    """A backend whose kernel fails while it is made or while it runs, or computes ``value`` everywhere."""
+
+    def __init__(self, early=None, late=None, value=0.0):
+        self.early, self.late, self.value = early, late, value
+
+    def native(self, checkpoint, spec, *, device):
+        if self.early:
+            raise self.early
+
+        def model(input_ids, **settings):
+            if self.late:
+                raise self.late
+            return SimpleNamespace(logits=torch.full((*input_ids.shape, 1), self.value))
+
+        return model
+
+
 @pytest.mark.parametrize(
-    ("error", "remark"),
+    ("backend", "remark"),
     [
-        (RuntimeError("no kernel image\nfor this card"), "kernel failed on this device, which says: no kernel image"),
-        (QuantizationError("quanto's kernel was not run."), "quanto's kernel was not run."),
+        (Broken(late=RuntimeError("no kernel image\nfor this card")),
+         "kernel failed on this device, which says: no kernel image"),
+        (Broken(early=QuantizationError("quanto's kernel was not run.")), "quanto's kernel was not run."),
+        (Broken(early=AssertionError("shape")), "kernel failed on this device, which says: shape"),
+        (Broken(late=MemoryError()), "which says: MemoryError"),
+        (Broken(value=math.nan), "kernel overflows on this device"),
+        (Broken(value=math.inf), "kernel overflows on this device"),
     ],
-)
-def test_a_kernel_that_fails_leaves_a_remark_and_no_figures(
-    quantized, checkpoint_of, tokenizer, monkeypatch, error, remark
+)  # fmt: skip
+def test_a_kernel_that_fails_or_overflows_leaves_a_remark_and_no_figures(
+    quantized, checkpoint_of, tokenizer, monkeypatch, backend, remark
 ):
-    class Broken:
-        def native(self, checkpoint, spec, *, device):
-            if isinstance(error, QuantizationError):
-                raise error
-
-            def model(**inputs):
-                raise error
-
-            return model
-
-    monkeypatch.setattr(kernel_check, "backend_of", lambda spec: Broken())
+    monkeypatch.setattr(kernel_check, "backend_of", lambda spec: backend)
     made = quantized("rtn-4bit-g64")
     proof = probe(made, checkpoint_of("llama"), tokenizer)
     assert remark in proof.remarks[-1]

@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import safetensors.torch
 
+from harness import lru_folder
 from harness.quantize import model_cache, resolve
 from harness.quantize.backends import rtn
 
@@ -168,7 +170,7 @@ def test_the_least_recently_used_model_goes_first(backend, once, tmp_path):
     os.utime(first, (100, 100))
     os.utime(second, (200, 200))
     once()  # reading makes the first the most recent again
-    size = model_cache.size_of(first)
+    size = lru_folder.size_of(first)
     once(name="rtn-2bit-g64", limit=int(2.5 * size))
     assert first in entries(tmp_path)
     assert second not in entries(tmp_path)
@@ -181,16 +183,15 @@ def test_what_a_killed_writer_left_is_dropped_after_a_day_and_not_before(tmp_pat
         folder.mkdir()
         (folder / "part").write_bytes(b"12345")
     os.utime(old, (1000, 1000))
-    assert model_cache.trim(tmp_path, 2**30) == 5
+    assert lru_folder.trim(tmp_path, 2**30) == 5
     assert fresh.is_dir()
     assert not old.exists()
 
 
-def test_a_disk_that_can_not_be_written_only_means_that_nothing_is_kept(backend, once, tmp_path, monkeypatch):
-    import safetensors.torch
-
+@pytest.mark.parametrize("error", [OSError, safetensors.SafetensorError])
+def test_a_disk_that_can_not_be_written_only_means_that_nothing_is_kept(backend, once, tmp_path, monkeypatch, error):
     def full(*arguments, **keywords):
-        raise OSError(28, "No space left on device")
+        raise error("No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     assert once().proof is not None
@@ -201,3 +202,30 @@ def test_the_16_bit_reference_is_never_kept(tmp_path, checkpoint_of):
     model_cache.quantize_once(checkpoint_of("llama"), resolve("reference"), **HERE, cache=tmp_path,
                        limit=2**30)  # fmt: skip
     assert not (tmp_path / model_cache.FOLDER).exists()
+
+
+def test_a_cache_that_is_no_folder_costs_time_and_no_job(backend, once, tmp_path):
+    (tmp_path / model_cache.FOLDER).write_text("in the way")
+    assert once().proof is not None
+    assert backend.calls == 1
+
+
+def test_entries_that_vanish_while_the_cache_is_trimmed_fail_no_job(backend, once, tmp_path, monkeypatch):
+    once()
+    (place,) = entries(tmp_path)
+    look = lru_folder.size_of
+
+    def too_late(path):
+        lru_folder.drop(place)
+        return look(path)
+
+    monkeypatch.setattr(lru_folder, "size_of", too_late)
+    assert once(name="rtn-3bit-g64").proof is not None
+    assert place not in entries(tmp_path)
+
+
+def test_a_model_that_is_dropped_while_it_is_read_is_made_again(backend, once, monkeypatch):
+    once()
+    monkeypatch.setattr(model_cache.os, "utime", lambda path: lru_folder.drop(path))
+    assert once().proof is not None
+    assert backend.calls == 2

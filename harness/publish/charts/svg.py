@@ -12,17 +12,15 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-from harness import paths
+from harness import lru_folder, paths
 from harness.publish.formatting import visible
 
 COLOURS: Mapping[str, str] = {
@@ -99,46 +97,25 @@ def themed(colour: str) -> str:
 def _drawn(spec: dict[str, Any]) -> str:
     """Returns vl-convert's drawing, from the cache where the same was drawn before."""
     text = json.dumps([_DRAWER, spec], sort_keys=True)
-    try:
-        folder = paths.cache_dir() / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return str(vl_convert.vegalite_to_svg(spec))
-    kept = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.svg"
+    kept = None
     with contextlib.suppress(OSError, UnicodeDecodeError):
+        kept = paths.cache_dir() / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()}.svg"
         svg = kept.read_text(encoding="utf-8")
         os.utime(kept)
         return svg
     svg = str(vl_convert.vegalite_to_svg(spec))
     # What can't be kept is drawn again next time.
-    with contextlib.suppress(OSError):
-        _keep(kept, svg)
+    if kept is not None:
+        with contextlib.suppress(OSError), lru_folder.writing(kept) as scratch:
+            scratch.write_text(svg, encoding="utf-8")
     return svg
 
 
-def _keep(place: Path, svg: str) -> None:
-    """Writes a drawing as a whole: another process may read it at any time."""
-    with tempfile.NamedTemporaryFile("w", dir=place.parent, encoding="utf-8", delete=False) as file:
-        file.write(svg)
-    Path(file.name).replace(place)
-
-
 def trim(room: int = ROOM) -> int:
-    """Removes the drawings that were used longest ago until the rest takes at most ``room`` bytes.
-
-    Returns:
-        The bytes freed.
-    """
-    freed = 0
+    """Removes the drawings that were used longest ago until the rest takes ``room`` bytes; returns the bytes freed."""
     with contextlib.suppress(OSError):
-        known = [(path, path.stat()) for path in (paths.cache_dir() / FOLDER).iterdir()]
-        over = sum(facts.st_size for _, facts in known) - room
-        for path, facts in sorted(known, key=lambda item: item[1].st_mtime):
-            if freed >= over:
-                break
-            path.unlink(missing_ok=True)
-            freed += facts.st_size
-    return freed
+        return lru_folder.trim(paths.cache_dir() / FOLDER, room)
+    return 0
 
 
 def _printable(value: Any) -> Any:

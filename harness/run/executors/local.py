@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from harness import provenance
+from harness.errors import StoreError
 from harness.records import Cell, CellResult, Job, Status, Submission
 from harness.run.executors.worker import Work, be_worker, log_of, quote
 from harness.run.job import Settings, run_job, unfinished
@@ -180,18 +181,24 @@ class _Crew:
             self.on_event(Event(job=worker.job, stage=told))
             return True
         if kind == "unwritten":
-            key, _, why = told.partition(" ")
-            (cell,) = (cell for cell in worker.job.cells if cell.key == key)
-            worker.ended.add(key)
-            self.on_event(Event(job=worker.job, result=self._row(worker.job, cell, "failed", why, "store", "OSError")))
-            return True
-        result = cell_files.read(Path(told))
+            return self._lose(worker, *told)
+        try:
+            result = cell_files.read(Path(told))
+        except StoreError as error:
+            return self._lose(worker, Path(told).stem, str(error), type(error).__name__)
         while_scoring = result.stage == result.cell.task
         if result.error_type in _OUT_OF_MEMORY and while_scoring and not worker.attempt.is_second:
             worker.again.add(result.cell.key)
         else:
             worker.ended.add(result.cell.key)
             self.on_event(Event(job=worker.job, result=result))
+        return True
+
+    def _lose(self, worker: _Running, key: str, why: str, error: str) -> bool:
+        """Fails one cell whose record can't be written or read, and no other."""
+        (cell,) = (cell for cell in worker.job.cells if cell.key == key)
+        worker.ended.add(key)
+        self.on_event(Event(job=worker.job, result=self._row(worker.job, cell, "failed", why, "store", error)))
         return True
 
     def bury(self, worker: _Running, *, interrupted: bool) -> list[_Try]:

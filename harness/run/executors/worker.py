@@ -9,13 +9,15 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from harness import provenance
-from harness.errors import first_line
+from harness.errors import StoreError, first_line
 from harness.records import CellResult, Job, Submission
 from harness.run.job import Settings, unfinished
 from harness.run.sandbox import fence
@@ -57,6 +59,7 @@ def be_worker(
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         sys.stdout = sys.stderr = sink
+        warnings.simplefilter("default")
 
         left, stage = {cell.key: cell for cell in job.cells}, "run"
         fenced: fence.Fence | None = None
@@ -68,15 +71,16 @@ def be_worker(
 
         def emit(result: CellResult) -> None:
             left.pop(result.cell.key, None)
+            message: tuple[str, Any]
             result = fenced.complete(result) if fenced else result
             if result.status == "failed":
                 result = replace(result, reason=redact(result.reason or ""), log_tail=quote(log))
             elif remark is not None:
                 result = replace(result, remarks=(*result.remarks, remark))
             try:
-                message = ("result", str(cell_files.write(result, spool)))
+                message = ("result", str(_write(job, result, spool, log)))
             except OSError as error:
-                message = ("unwritten", f"{result.cell.key} {_no_record(spool, error)}")
+                message = ("unwritten", (result.cell.key, _no_record(spool, error), "OSError"))
             pipe.send(message)
 
         try:
@@ -95,6 +99,17 @@ def be_worker(
                 emit(unfinished(job, cell, "failed", first_line(error)[:500], stage=stage, error=type(error).__name__,
                                 device=settings.device, seed=settings.seed))  # fmt: skip
     pipe.close()
+
+
+def _write(job: Job, result: CellResult, spool: Path, log: Path) -> Path:
+    """Writes a record and returns its path; a result that no record can hold becomes its own cell's failure."""
+    try:
+        return cell_files.write(result, spool)
+    except StoreError as error:
+        why = str(error).encode(errors="backslashreplace").decode()
+        failed = unfinished(job, result.cell, "failed", redact(why), result.provenance, stage="store",
+                            error=type(error).__name__, log_tail=quote(log))  # fmt: skip
+        return cell_files.write(failed, spool)
 
 
 def quote(log: Path) -> str:

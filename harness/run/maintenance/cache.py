@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import lru_folder
 from harness.errors import InputError
 from harness.quantize import model_cache
 
@@ -52,7 +52,7 @@ def rooms(cache: Path) -> tuple[Room, ...]:
     found = []
     for kind in KINDS:
         folders = _left_over(cache) if kind == _LEFT_OVER else _entries(cache / kind)
-        size = sum(model_cache.size_of(folder) for folder in folders)
+        size = sum(lru_folder.size_of(folder) for folder in folders)
         found.append(Room(kind=kind, entries=len(folders), size_bytes=size, folders=tuple(folders)))
     return tuple(found)
 
@@ -70,8 +70,7 @@ def clear(cache: Path, kinds: Sequence[str]) -> int:
     for room in rooms(cache):
         if room.kind in kinds:
             for folder in room.folders:
-                shutil.rmtree(folder, ignore_errors=True)
-            freed += room.size_bytes
+                freed += lru_folder.drop(folder)
     return freed
 
 
@@ -94,8 +93,16 @@ def _entries(folder: Path) -> list[Path]:
 def _left_over(cache: Path) -> list[Path]:
     """Returns scratch folders that nobody has touched for a day: those of today may be in use."""
     scratch = [path for pattern in ("*", "*/*") for path in cache.glob(pattern) if path.is_dir() and _is_scratch(path)]
-    return sorted(path for path in scratch if time.time() - path.stat().st_mtime > model_cache.STALE_SECONDS)
+    return sorted(path for path in scratch if _age(path) > lru_folder.STALE_SECONDS)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        # Its writer has removed it meanwhile.
+        return 0.0
 
 
 def _is_scratch(path: Path) -> bool:
-    return path.name.startswith((_SCRATCH, model_cache.SCRATCH))
+    return path.name.startswith(_SCRATCH) or lru_folder.is_scratch(path)

@@ -137,7 +137,8 @@ def _folder_bytes(weights: str, revision: str | None) -> int | None:
     place = hub.local_folder(weights, revision or "", cache_dir()) if weights.startswith(HUB) else Path(weights)
     if place is None or not place.exists():
         return None
-    return sum(path.stat().st_size for path in (weight_files(place) if place.is_dir() else [place])) or None
+    files = weight_files(place) if place.is_dir() else [place]
+    return sum(path.stat().st_size for path in files if path.is_file()) or None
 
 
 class _Past:

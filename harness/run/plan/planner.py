@@ -6,13 +6,14 @@ Planning reads digests and looks at no weights, so it needs neither torch nor a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness import paths, provenance
-from harness.errors import CorpusError, InputError, QuantizationError, UnknownNameError
+from harness.errors import CorpusError, InputError, ManifestError, QuantizationError, QuenchError, UnknownNameError
 from harness.paths import may_download
 from harness.quantize import backend_of, libraries, with_package
 from harness.quantize.submitted_spec import spec_of
@@ -41,8 +42,7 @@ class Plan:
         added_controls: Controls that the asked-for entries need and that were added.
         references: By submission, the retrain control's cell whose AUC its
             PrivLeak is relative to; for corpora that state no AUC themselves.
-        unplanned: Submissions whose cells can't be known, each with the
-            sentence why: how a checkpoint is quantized stands in its config.
+        refused: By submission, the sentence why no cell of it can be planned.
     """
 
     jobs: tuple[Job, ...]
@@ -50,7 +50,7 @@ class Plan:
     impossible: tuple[tuple[Job, str], ...]
     added_controls: tuple[str, ...]
     references: Mapping[str, Cell] = field(default_factory=dict)
-    unplanned: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells_to_do(self) -> int:
@@ -81,18 +81,19 @@ def choose(
         for name, submission in submissions.items()
         if (not names or name in names) and (corpus is None or submission.corpus == corpus)
     }
-    needed: set[str] = set()
-    if controls:
-        for submission in chosen.values():
-            if submission.role == "entry":
-                needed |= {name for name in (submission.target, submission.retrain) if name}
-    added = tuple(sorted(needed - set(chosen)))
+    added = tuple(sorted(_controls_of(chosen.values()) - set(chosen))) if controls else ()
     chosen |= {name: submissions[name] for name in added}
     if not chosen:
         where = f" for corpus {corpus!r}" if corpus else ""
         raise InputError(f"There is no submission{where} to run: add a folder with a submission.yaml, or see --corpus.")
     order = {"target": 0, "retrain": 1, "entry": 2}
     return sorted(chosen.values(), key=lambda s: (order[s.role], s.name)), added
+
+
+def _controls_of(submissions: Iterable[Submission]) -> set[str]:
+    """Returns the names of the controls that entries are compared with."""
+    entries = [submission for submission in submissions if submission.role == "entry"]
+    return {name for entry in entries for name in (entry.target, entry.retrain) if name}
 
 
 def weights_of(submission: Submission, submissions: Mapping[str, Submission]) -> dict[str, str | None]:
@@ -179,74 +180,124 @@ def plan(
         check_references: Whether to refuse PrivLeak cells whose reference AUC
             could not be known when they are scored.
 
+    A submission whose files, corpus or reference value can't be used is refused
+    alone, with the controls that it alone needs.
+
     Raises:
-        InputError: A name is unknown, or data or a reference value is missing.
+        InputError: A name is unknown, or nothing that was asked for can be planned.
     """
     if corpus is not None and corpus not in catalogue.corpus_names():
         raise UnknownNameError("corpus", corpus, catalogue.corpus_names())
     _task_facts.cache_clear()
     chosen, added = choose(submissions, names, corpus=corpus, controls=controls)
     stored = frozenset(finished)
-    loaded = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({s.corpus for s in chosen})}
-    crossed: dict[str, Sequence[QuantizerSpec]] = {}
-    unplanned: dict[str, InputError] = {}
-    for each in chosen:
-        try:
-            crossed[each.name] = _quantizers_of(each, quantizers)
-        except InputError as refused:
-            unplanned[each.name] = refused
-    # Where nothing is downloaded, it may be found out later.
-    final = [each for each in unplanned.values() if may_download() or not isinstance(each, HubUnavailableError)]
-    if final and not set(crossed) - set(added):
-        raise final[0]
-    every = {spec.name: spec for specs in crossed.values() for spec in specs}.values()
+    corpora = {name: _checked_corpus(name, tasks, data_dir) for name in sorted({each.corpus for each in chosen})}
+    refused: dict[str, QuenchError] = {}
+    inputs: dict[str, _Inputs] = {}
+    for submission in chosen:
+        with _refused_alone(submission, refused):
+            corpus_ = corpora[submission.corpus]
+            if isinstance(corpus_, QuenchError):
+                raise corpus_
+            mine = tuple(task for task in corpus_.tasks if not tasks or task in tasks)
+            inputs[submission.name] = _Inputs(
+                submission=submission, corpus=corpus_, tasks=mine, weights=weights_of(submission, submissions),
+                quantizers=_quantizers_of(submission, quantizers),
+                reference=_reference_cell(submission, submissions, corpus_, seed)
+                if reference_auc.privleak_task(corpus_) in mine else None,
+            )  # fmt: skip
+    drafts = _drafts(inputs.values(), stored, device=device, seed=seed, limit=limit)
+    if check_references:
+        _check_references(drafts, inputs, stored, refused)
+    needed = _controls_of(each.submission for each in inputs.values() if each.submission.name not in refused)
+    kept = {name for name in inputs if name not in refused and (name not in added or name in needed)}
+    # Where nothing is downloaded, a run may find out later.
+    final = [error for error in refused.values() if may_download() or not isinstance(error, HubUnavailableError)]
+    if final and not kept - set(added):
+        faults = {str(error): error for error in final}
+        raise next(iter(faults.values())) if len(faults) == 1 else ManifestError(faults)
+    drafts = [draft for draft in drafts if draft.job.submission.name in kept]
+    if not refused and not any(draft.done or draft.job.cells for draft in drafts):
+        raise InputError(
+            f"None of the tasks {', '.join(tasks)} belongs to a corpus of the chosen submissions"
+            f" ({', '.join(sorted({each.corpus.name for each in inputs.values()}))}): name tasks of those corpora."
+        )
+    todo = [draft for draft in drafts if draft.job.cells]
+    return Plan(
+        jobs=tuple(draft.job for draft in todo if draft.impossible is None),
+        done=tuple(cell for draft in drafts for cell in draft.done),
+        impossible=tuple((draft.job, draft.impossible) for draft in todo if draft.impossible is not None),
+        added_controls=tuple(name for name in added if name in kept),
+        references={name: cell for name in kept if (cell := inputs[name].reference) is not None},
+        refused={name: str(error) for name, error in refused.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What is read of one submission before its cells can be named; ``reference`` as in ``Plan.references``."""
+
+    submission: Submission
+    corpus: catalogue.Corpus
+    tasks: tuple[str, ...]
+    weights: Mapping[str, str | None]
+    quantizers: Sequence[QuantizerSpec]
+    reference: Cell | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A job with the cells that are to do, those that are done, and why this machine can't do it, if so."""
+
+    job: Job
+    done: tuple[Cell, ...]
+    impossible: str | None
+
+
+@contextmanager
+def _refused_alone(submission: Submission, refused: dict[str, QuenchError]) -> Iterator[None]:
+    """Notes why a submission can't be planned, so that the others can."""
+    try:
+        yield
+    except QuenchError as error:
+        refused[submission.name] = error
+    except (OSError, RuntimeError, UnicodeError) as error:
+        # A loop of links, a folder in place of a file, a name that no file system takes, a file without rights.
+        why = getattr(error, "strerror", None) or "a loop of links, or a name that no file system takes"
+        where = getattr(error, "filename", None) or submission.folder
+        refused[submission.name] = InputError(
+            f"{submission.name}: {where} can't be read ({why}): give plain files with plain names, and rights to them."
+        )
+
+
+def _drafts(
+    inputs: Collection[_Inputs], stored: frozenset[str], *, device: str, seed: int, limit: int | None
+) -> list[_Draft]:
+    """Returns every submission under every quantizer, with the keys of its cells."""
+    every = {spec.name: spec for each in inputs for spec in each.quantizers}.values()
     reasons = {
         spec.name: backend_of(spec).unavailable_reason(spec, device) or libraries.scoring_reason(spec.name)
         for spec in every
     }
-    calibrated = {
-        (corpus_.name, spec.name): _calibrated(spec, corpus_) for corpus_ in loaded.values() for spec in every
-    }
+    corpora = {each.corpus.name: each.corpus for each in inputs}
+    calibrated = {(name, spec.name): _calibrated(spec, corpus) for name, corpus in corpora.items() for spec in every}
     facts = {name: _quantizer_facts(spec) for name, (spec, _, _) in calibrated.items()}
-    jobs: list[Job] = []
-    done: list[Cell] = []
-    impossible: list[tuple[Job, str]] = []
-    relative_to: dict[str, Cell] = {}
-    for submission in chosen:
-        weights = weights_of(submission, submissions)
-        corpus_ = loaded[submission.corpus]
-        mine = [task for task in corpus_.tasks if not tasks or task in tasks]
-        if reference_auc.privleak_task(corpus_) in mine:
-            relative_to[submission.name] = _reference_cell(submission, submissions, corpus_, seed)
-        for asked in crossed.get(submission.name, ()):
-            spec, texts, unusable = calibrated[corpus_.name, asked.name]
+    drafts = []
+    for each in inputs:
+        for asked in each.quantizers:
+            spec, texts, unusable = calibrated[each.corpus.name, asked.name]
             cells = [
                 make_cell(
-                    submission, spec, task, weights=weights, corpus=corpus_, seed=seed, limit=limit,
-                    reference=_reference_of(submission, spec, relative_to), quantizer=facts[corpus_.name, asked.name],
+                    each.submission, spec, task, weights=each.weights, corpus=each.corpus, seed=seed, limit=limit,
+                    reference=_reference_of(each, spec), quantizer=facts[each.corpus.name, asked.name],
                 )
-                for task in mine
+                for task in each.tasks
             ]  # fmt: skip
-            done += [cell for cell in cells if cell.key in stored]
             todo = tuple(cell for cell in cells if cell.key not in stored)
-            if not todo:
-                continue
-            job = Job(submission=submission, spec=spec, cells=todo, calibration=texts)
-            if reason := reasons[spec.name] or unusable:
-                impossible.append((job, reason))
-            else:
-                jobs.append(job)
-    if not jobs and not done and not impossible and not unplanned:
-        raise InputError(
-            f"None of the tasks {', '.join(tasks)} belongs to a corpus of the chosen submissions"
-            f" ({', '.join(loaded)}): name tasks of those corpora."
-        )
-    if check_references:
-        _check_references(jobs, relative_to, stored, loaded)
-    return Plan(
-        jobs=tuple(jobs), done=tuple(done), impossible=tuple(impossible), added_controls=added, references=relative_to,
-        unplanned={name: str(refused) for name, refused in unplanned.items()},
-    )  # fmt: skip
+            job = Job(submission=each.submission, spec=spec, cells=todo, calibration=texts)
+            done = tuple(cell for cell in cells if cell.key in stored)
+            drafts.append(_Draft(job=job, done=done, impossible=reasons[spec.name] or unusable))
+    return drafts
 
 
 def _quantizers_of(submission: Submission, quantizers: Sequence[QuantizerSpec]) -> Sequence[QuantizerSpec]:
@@ -267,13 +318,17 @@ def _calibrated(spec: QuantizerSpec, corpus: catalogue.Corpus) -> tuple[Quantize
         return spec, (), str(error)
 
 
-def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> catalogue.Corpus:
-    corpus = catalogue.load_corpus(name, data_dir=data_dir)
-    # A reference AUC that is still to be measured is no fault of the corpus: `_check_references` sees to it.
-    unknown: dict[str, Any] = {} if corpus.reference_auc is not None else {"reference": "own"}
-    for task in corpus.tasks:
-        if not tasks or task in tasks:
-            catalogue.check_task(task, data_dir=data_dir, **unknown)
+def _checked_corpus(name: str, tasks: Sequence[str], data_dir: Path | None) -> catalogue.Corpus | QuenchError:
+    """Returns a corpus all of whose asked-for tasks can be scored, or why they can't."""
+    try:
+        corpus = catalogue.load_corpus(name, data_dir=data_dir)
+        # A reference AUC that is still to be measured is no fault of the corpus: `_check_references` sees to it.
+        unknown: dict[str, Any] = {} if corpus.reference_auc is not None else {"reference": "own"}
+        for task in corpus.tasks:
+            if not tasks or task in tasks:
+                catalogue.check_task(task, data_dir=data_dir, **unknown)
+    except QuenchError as error:
+        return error
     return corpus
 
 
@@ -287,19 +342,22 @@ def _reference_cell(
     )  # fmt: skip
 
 
-def _reference_of(submission: Submission, spec: QuantizerSpec, relative_to: Mapping[str, Cell]) -> Cell | None:
+def _reference_of(each: _Inputs, spec: QuantizerSpec) -> Cell | None:
     """Returns the cell that must stand in a PrivLeak key; None for the control at 16 bit, whose own inputs say it."""
-    cell = relative_to.get(submission.name)
-    is_itself = cell is not None and cell.submission == submission.name and spec == reference_auc.REFERENCE
+    cell = each.reference
+    is_itself = cell is not None and cell.submission == each.submission.name and spec == reference_auc.REFERENCE
     return None if is_itself else cell
 
 
 def _check_references(
-    jobs: Sequence[Job], relative_to: Mapping[str, Cell], stored: frozenset[str], loaded: Mapping[str, catalogue.Corpus]
+    drafts: Iterable[_Draft], inputs: Mapping[str, _Inputs], stored: frozenset[str], refused: dict[str, QuenchError]
 ) -> None:
-    """Raises where a PrivLeak cell to do is relative to a cell that is neither stored nor to do."""
+    """Refuses what has a PrivLeak cell to do that is relative to a cell that is neither stored nor to do."""
+    jobs = [draft.job for draft in drafts if draft.impossible is None]
     known = stored | {cell.key for job in jobs for cell in job.cells}
     for job in jobs:
-        reference = relative_to.get(job.submission.name)
+        each = inputs[job.submission.name]
+        reference = each.reference
         if reference and reference.key not in known and any(cell.task == reference.task for cell in job.cells):
-            raise reference_auc.missing(reference.submission, loaded[job.submission.corpus], reference.task)
+            with _refused_alone(job.submission, refused):
+                raise reference_auc.missing(reference.submission, each.corpus, reference.task)

@@ -26,6 +26,7 @@ from harness.records import CellResult, Job, Submission
 from harness.run.job import Settings
 from harness.run.sandbox import network as network_fence
 from harness.score.corpora import catalogue
+from harness.score.corpora import places as corpus_places
 
 SWITCH = "QUENCH_FENCE"
 """Environment variable that ``off`` turns the kernel's part off with."""
@@ -115,6 +116,8 @@ def enter(job: Job, submissions: Mapping[str, Submission], settings: Settings, l
     """
     # git reads places that will be out of reach; the state is kept for the rows.
     provenance.code_state()
+    # Others' files may lie beside the corpora of a folder: each corpus alone is readable.
+    corpus_places.name_each()
     scratch = _scratch(log)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -96,6 +96,16 @@ def _named() -> Iterator[Path]:
         yield from (path.resolve() for path in found)
 
 
+def name_each() -> None:
+    """Has the variable name the folder of each corpus, for a process that can't look into a folder of several.
+
+    Raises:
+        CorpusError: It names a place where there is no corpus.
+    """
+    if VARIABLE in os.environ:
+        os.environ[VARIABLE] = os.pathsep.join(str(path.parent) for path in _named())
+
+
 def _add(found: Places, path: Path) -> None:
     facts = _facts(path)
     if facts["name"] in found:

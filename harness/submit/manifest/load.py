@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from harness.submit.strict_parsing import read_yaml
 
 __all__ = [
     "FILE", "HUB", "NAME", "Manifest", "beside", "faults_of", "json_schema", "load", "load_all", "load_beside",
-    "local_weights", "schema_text", "stated",
+    "load_usable", "local_weights", "schema_text", "stated",
 ]  # fmt: skip
 
 _MAX_BYTES = 64 * 1024
@@ -38,12 +38,16 @@ def _raw(folder: Path) -> dict[Any, Any]:
         ManifestError: There is none, or no plain mapping in it.
     """
     path = folder / FILE
-    if not path.is_file() or path.is_symlink():
-        raise ManifestError(
-            [fault_at(path, "there is no such file: every submission needs one (docs/submitting.md shows it).")]
-        )
     try:
+        if not path.is_file() or path.is_symlink():
+            raise ManifestError(
+                [fault_at(path, "there is no such file: every submission needs one (docs/submitting.md shows it).")]
+            )
         raw = read_yaml(path, limit=_MAX_BYTES)
+    except OSError as error:
+        raise ManifestError([fault_at(path, f"it can't be read ({error.strerror}): give rights to it.")]) from error
+    except ManifestError:
+        raise
     except InputError as refused:
         raise ManifestError([fault_at(path, f"{refused}.")]) from refused
     if not isinstance(raw, dict):
@@ -136,13 +140,22 @@ def _choices(choices: list[str], role: str, submission: Submission) -> str:
     return f"add a submission with `role: {role}` and `corpus: {submission.corpus}`."
 
 
-def _with_retrain(submission: Submission, found: Mapping[str, Submission]) -> tuple[Submission, str | None]:
-    """Returns the submission with its default retrain control, or the fault of having several to choose from."""
+def _with_retrain(
+    submission: Submission, found: Mapping[str, Submission], broken: set[str]
+) -> tuple[Submission, str | None]:
+    """Returns the submission with its default retrain control, or the fault of having several to choose from.
+
+    Where the only control has faults, to go on without one would be another comparison.
+    """
     if submission.role != "entry" or submission.retrain is not None:
         return submission, None
     names = sorted(each.name for each in found.values() if each.role == "retrain" and each.corpus == submission.corpus)
     if len(names) > 1:
         return submission, f"`retrain` is missing, and {submission.corpus} has {len(names)}: name {' or '.join(names)}."
+    for name in sorted(broken) if not names else ():
+        raw = stated(Path(submission.folder).parent / name)
+        if raw.get("role") == "retrain" and raw.get("corpus") == submission.corpus:
+            return dataclasses.replace(submission, retrain=name), None
     return dataclasses.replace(submission, retrain=names[0] if names else None), None
 
 
@@ -155,56 +168,82 @@ def load_all(directory: Path) -> dict[str, Submission]:
     Raises:
         ManifestError: With all faults of all manifests.
     """
+    complete, faults = _all_of(directory)
+    if faults:
+        raise ManifestError(sentence for sentences in faults.values() for sentence in sentences)
+    return complete
+
+
+def load_usable(directory: Path) -> tuple[dict[str, Submission], dict[str, list[str]]]:
+    """Returns what ``load_all`` does of the submissions without faults, and by name the faults of the others.
+
+    What names a submission with faults has one itself.
+
+    Raises:
+        ManifestError: There is no such directory.
+    """
+    complete, faults = _all_of(directory)
+    while lost := {
+        name: sentences
+        for name, submission in complete.items()
+        if name not in faults and (sentences := _named_faulty(submission, faults))
+    }:
+        faults |= lost
+    return {name: submission for name, submission in complete.items() if name not in faults}, faults
+
+
+def _all_of(directory: Path) -> tuple[dict[str, Submission], dict[str, list[str]]]:
+    """Returns all submissions of a directory that can be read, completed, and the faults of each folder with any."""
     if not directory.is_dir():
         raise ManifestError(
             [f"{directory}: there is no such folder: give one that holds a folder for each submission."]
         )
-    found, broken, faults = _read_all(directory)
-    complete = {}
+    found, unread = _read_all(directory)
+    complete, faults = {}, dict(unread)
     for name, submission in found.items():
-        complete[name], problems = _completed(submission, found, broken)
-        faults += problems
-    if faults:
-        raise ManifestError(faults)
-    return complete
+        complete[name], problems = _completed(submission, found, set(unread))
+        if problems:
+            faults[name] = problems
+    return complete, faults
 
 
-def _read_all(directory: Path) -> tuple[dict[str, Submission], set[str], list[str]]:
-    """Returns the submissions of a directory that can be read, the names of the others, and their faults."""
+def _read_all(directory: Path) -> tuple[dict[str, Submission], dict[str, list[str]]]:
+    """Returns the submissions of a directory that can be read, and by name of the folder the faults of the others."""
     folders = sorted(
         path for path in directory.absolute().iterdir()
         if path.is_dir() and path.name[0] not in "._" and not _is_being_made(path)
     )  # fmt: skip
     found: dict[str, Submission] = {}
-    faults: list[str] = []
-    broken = set()
+    faults: dict[str, list[str]] = {}
     for folder in folders:
         submission, problems = _read(folder)
-        faults += problems
         if submission is None:
-            broken.add(folder.name)
+            faults[folder.name] = problems
         else:
             found[submission.name] = submission
-    return found, broken, faults
+    return found, faults
 
 
 def _is_being_made(folder: Path) -> bool:
     """Returns whether a folder holds hidden files only: checkpoints of an entry whose training goes on or was cut."""
-    inside = [path.name for path in folder.iterdir()]
+    try:
+        inside = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
     return bool(inside) and all(name.startswith(".") for name in inside)
 
 
 def beside(directory: Path) -> tuple[dict[str, Submission], set[str]]:
     """Returns the submissions of a directory whose manifests have no faults by name, and the names of the others."""
-    found, broken, _ = _read_all(directory)
-    return found, broken
+    found, faults = _read_all(directory)
+    return found, set(faults)
 
 
 def _completed(
     submission: Submission, found: Mapping[str, Submission], broken: set[str]
 ) -> tuple[Submission, list[str]]:
     """Returns a submission with its retrain control, and its faults beside the others."""
-    complete, ambiguous = _with_retrain(submission, found)
+    complete, ambiguous = _with_retrain(submission, found, broken)
     problems = [*_cross_faults(submission, found, broken), *([ambiguous] if ambiguous else [])]
     return complete, [fault_at(Path(submission.folder) / FILE, problem) for problem in problems]
 
@@ -227,13 +266,17 @@ def load_beside(
     submission = load(folder)
     together = {**found, submission.name: submission}
     submission, faults = _completed(submission, together, broken)
-    for field in ("target", "retrain", "seed_of", "base_model"):
-        if (name := getattr(submission, field)) in broken:
-            path = Path(submission.folder) / FILE
-            faults.append(
-                fault_at(path, f"`{field}` names {name!r}, which has faults of its own: mend that one first.")
-            )
-    return submission, {**together, submission.name: submission}, faults
+    return submission, {**together, submission.name: submission}, [*faults, *_named_faulty(submission, broken)]
+
+
+def _named_faulty(submission: Submission, faulty: Collection[str]) -> list[str]:
+    """Returns a fault for each submission with faults that this one names."""
+    path = Path(submission.folder) / FILE
+    return [
+        fault_at(path, f"`{field}` names {name!r}, which has faults of its own: mend that one first.")
+        for field in ("target", "retrain", "seed_of", "base_model")
+        if (name := getattr(submission, field)) in faulty
+    ]
 
 
 def stated(folder: Path) -> dict[Any, Any]:

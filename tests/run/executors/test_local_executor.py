@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -202,6 +203,41 @@ def test_a_cell_that_ran_out_of_memory_is_scored_row_by_row_and_says_so(tmp_path
 def test_a_cell_that_never_fits_fails_after_the_second_try_with_its_own_reason(tmp_path: Path) -> None:
     ended = outcomes(tmp_path, [make_job()], never_fit)
     assert {(result.status, result.error_type) for result in ended.values()} == {("failed", "MemoryError")}
+
+
+def emit_what_no_record_holds(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    bad = {"nan": {"timings": {"score": math.nan}}, "text": {"remarks": ("\ud83d",)}, "type": {"timings": {"a": {}}}}
+    for cell in job.cells:
+        changes = bad[job.submission.name] if cell == job.cells[0] else {}
+        emit(replace(unfinished(job, cell, "finished", ""), **changes))
+
+
+@pytest.mark.parametrize(("name", "said"), [("nan", "nan as timings[score]"), ("text", "surrogate"), ("type", "recor")])
+def test_a_result_that_no_record_can_hold_is_its_own_cell_s_failure_and_no_other_s(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    ended = outcomes(tmp_path, [make_job(name)], emit_what_no_record_holds)
+    first, second = (ended[f"{name}-reference-{task}"] for task in TASKS)
+    assert (first.status, first.stage, first.error_type) == ("failed", "store", "StoreError")
+    assert said in (first.reason or "")
+    assert TASKS[0] in (first.reason or "")
+    assert second.status == "finished"
+
+
+def write_what_can_not_be_read(job: Job, *arguments: object, emit: Emit, on_stage: object) -> None:
+    whole = local.cell_files.to_json
+    for cell in job.cells:
+        if cell == job.cells[0]:
+            local.cell_files.to_json = lambda result: whole(result)[:-9]  # type: ignore[assignment]
+        emit(unfinished(job, cell, "finished", ""))
+        local.cell_files.to_json = whole
+
+
+def test_a_record_that_can_not_be_read_back_fails_its_cell_and_no_run(tmp_path: Path) -> None:
+    ended = outcomes(tmp_path, [make_job()], write_what_can_not_be_read)
+    first, second = (ended[f"some-entry-reference-{task}"] for task in TASKS)
+    assert (first.status, first.error_type, second.status) == ("failed", "StoreError", "finished")
+    assert "is no cell record" in (first.reason or "")
 
 
 def test_each_worker_sees_one_card_and_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

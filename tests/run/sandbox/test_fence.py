@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -184,6 +185,39 @@ def test_a_worker_reads_its_submission_its_target_and_their_bases(tmp_path: Path
         told = replace(known["own"], weights=str(folders["other"] / "weights"))
         results = outcomes(tmp_path, read_what_the_folder_names, replace(make_job(), submission=told), known)
         assert {result.error_type for result in results} == {"FenceError"}
+
+
+READ_CORPORA = """
+import os, sys
+from pathlib import Path
+from jobs_without_models import make_job
+from harness.run.job import Settings
+from harness.run.sandbox import fence
+from harness.score.corpora import catalogue
+folder = Path(sys.argv[1])
+(folder / "spool" / "logs").mkdir(parents=True)
+fence.enter(make_job(), {}, Settings(cache=str(folder / "cache")), folder / "spool" / "logs" / "log")
+print(len(catalogue.load_split(catalogue.load_corpus("letters"), "raw", "forget")))
+print((folder / "corpora" / "diary.txt").read_text())
+"""
+
+
+@pytest.mark.parametrize("names", ["the folder of several", "each folder"])
+def test_a_worker_reads_the_corpora_that_the_variable_names_and_nothing_beside_them(tmp_path: Path, names: str) -> None:
+    parent = tmp_path / "corpora"
+    root = Path(harness.__file__).parents[1]
+    shutil.copytree(root / "docs" / "extending" / "quench_example" / "muse_letters", parent / "muse_letters")
+    (parent / "diary.txt").write_text("dear diary", encoding="utf-8")
+    named = parent if names == "the folder of several" else parent / "muse_letters"
+    done = subprocess.run(
+        [sys.executable, "-c", READ_CORPORA, str(tmp_path)], capture_output=True, text=True,
+        env={**os.environ, "QUENCH_CORPORA": str(named), "QUENCH_CACHE": str(tmp_path / "cache"),
+             "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parents[1])])},
+    )  # fmt: skip
+    assert int(done.stdout.split()[0]) > 0, done.stderr
+    assert ("dear diary" in done.stdout) is not bool(LANDLOCK_ABI)
+    if LANDLOCK_ABI:
+        assert "Permission denied" in done.stderr
 
 
 def write_beside(job: Job, submissions: object, settings: Settings, *, emit: Emit, on_stage: object) -> None:
