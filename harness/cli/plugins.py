@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from harness.plugins import Plugin
 
 app = typer.Typer()
-corpus_app = typer.Typer(no_args_is_help=True, help="Check a corpus of your own.")
+corpus_app = typer.Typer(no_args_is_help=True, help="Check a corpus of your own.",
+                         epilog="Example: `quench corpus check my_package/muse_own`")  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK_AFTER, epilog="Examples: `quench plugins` · `quench plugins --json`")
