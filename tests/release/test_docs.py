@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -290,6 +291,77 @@ def test_every_file_of_the_repository_that_a_page_names_is_there(page: Path) -> 
         path = code.rstrip("/")
         if re.fullmatch(rf"(?:{'|'.join(rooms)})(?:/[\w.*/-]+)?", path):
             assert list(ROOT.glob(path)), f"{page_id(page)} names {code}"
+
+
+def _prose(path: Path) -> str:
+    """Returns what a file tells a reader: a page as a whole, of a module its comments and docstrings."""
+    if path.suffix != ".py":
+        return text(path)
+    texts = [
+        str(node.value.value) for node in ast.walk(ast.parse(text(path)))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]  # fmt: skip
+    return "\n".join([*re.findall(r"(?:^|\s)#.*", text(path)), *texts])
+
+
+_TOPS = {path.stem for path in (ROOT / "harness").iterdir() if path.is_dir() or path.suffix == ".py"}
+_MODULE_PATH = re.compile(
+    rf"(?<![\w/.<-])(?:(?:harness|tests|benchmarks)/|(?=(?:{'|'.join(_TOPS)})(?:/|\.py)))[\w*/]*\w\.py\b"
+)
+_DOTTED = re.compile(rf"(?<![\w/.-])(?:harness\.)?((?:{'|'.join(_TOPS)})(?:\.\w+)+)")
+
+
+def _stale_names(prose: str, beside: Path = ROOT) -> list[str]:
+    """Returns the paths and dotted names of modules in a text, with or without ``harness``, that are not there."""
+    paths = [
+        name for name in _MODULE_PATH.findall(prose)
+        if not any(list(folder.glob(name)) for folder in (ROOT, ROOT / "harness", beside))
+    ]  # fmt: skip
+    return paths + [name for name in _DOTTED.findall(prose) if not _is_there(name.split("."))]
+
+
+def _is_there(parts: list[str]) -> bool:
+    """Returns whether the parts of a dotted name lead to a module, or to a name in one."""
+    place = ROOT / "harness"
+    for index, part in enumerate(parts):
+        module = place / f"{part}.py"
+        if not (place / part).is_dir():
+            # cli.md is a page, and pytest.py a path.
+            own = module if module.is_file() else place / "__init__.py"
+            rest = parts[index + 1 :] if module.is_file() else parts[index:]
+            return not rest or rest[0] in ("md", "py") or bool(re.search(rf"\b{rest[0]}\b", text(own)))
+        place /= part
+    return True
+
+
+# History names what was there then.
+_READ = [page for page in PAGES if page.name != "CHANGELOG.md"] + [
+    path for folder in ("harness", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+# Rewritten at this time.
+_LATER = {"harness/run/sandbox/fence.py"}
+
+
+def test_pages_docstrings_and_comments_name_no_module_that_is_not_there() -> None:
+    stale = {page_id(path): names for path in _READ if (names := _stale_names(_prose(path), path.parent))}
+    assert {place: names for place, names in stale.items() if place not in _LATER} == {}
+
+
+@pytest.mark.parametrize(
+    ("prose", "stale"),
+    [
+        ("`score/lanes.py` and score/evaluation.py", ["score/lanes.py"]),
+        ("harness/quantize/ggml.py, ``quantize/backends/ggml.py``", ["harness/quantize/ggml.py"]),
+        ("tests/nowhere.py, benchmarks/nowhere.py", ["tests/nowhere.py", "benchmarks/nowhere.py"]),
+        ("Start at ``cli.py``", ["cli.py"]),
+        ("see ``quantize.prediction`` and quantize.proof.prove", ["quantize.prediction"]),
+        ("score.metrics.SCORING_VERSION", ["score.metrics.SCORING_VERSION"]),
+        ("harness.score.metrics.formulas.SCORING_VERSION, shards.nothing", ["shards.nothing"]),
+        ("[cli.md](cli.md), tests/quantize/backends/test_*.py, leaderboard/x.py, my/run/x.py", []),
+    ],
+)
+def test_a_name_of_a_module_that_moved_is_found_with_and_without_harness(prose: str, stale: list[str]) -> None:
+    assert _stale_names(prose) == stale
 
 
 def test_the_architecture_table_names_modules_that_are_there() -> None:
