@@ -371,16 +371,17 @@ def test_the_architecture_table_names_modules_that_are_there() -> None:
         assert list((ROOT / "harness").glob(module.replace("<backend>", "*"))) or (ROOT / module).is_file(), module
 
 
-def test_the_readme_s_tree_shows_every_room_and_nothing_else() -> None:
+def test_the_readme_s_tree_shows_every_room_and_module_of_the_house_and_nothing_else() -> None:
     tree = next(block for block in blocks(ROOT / "README.md", "") if "harness/" in block)
     shown = {
-        room for line in tree.splitlines() if line.startswith("  ")
+        room for line in tree.splitlines() if line.startswith("  ") and ".py" not in line
         for first in [line.split("/")[0].strip()]
         for room in (first, *(f"{first}/{inner}" for inner in re.findall(r"(\w+)/", line.split("/", 1)[1])))
     }  # fmt: skip
     harness = ROOT / "harness"
     rooms = {path.parent.relative_to(harness).as_posix() for path in harness.glob("*/**/__init__.py")}
     assert shown == rooms
+    assert set(re.findall(r"\w+\.py", tree)) == {path.name for path in harness.glob("*.py")} - {"__init__.py"}
     for name in re.findall(r"^(\w[\w.]*)/? ", tree, re.MULTILINE):
         assert (ROOT / name).exists(), name
 
