@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both need only Python 3.11, 3.12 or 3.13, git and make.
 # `make PYTHON=/path/to/python demo` names the Python; else the first of these that can make an environment is taken.
 PYTHON ?=
-PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -14,26 +14,49 @@ QUANTIZERS ?= reference,rtn-8bit-g128,bnb-int8,rtn-4bit-g128,rtn-4bit-g64,bnb-nf
 .PHONY: help demo test test-all release-check coverage check format site board picture mini wheel sbom clean
 .PHONY: real-check real-experiment nll-check bench run-bench site-bench gpu-check
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # Pins of constraints.txt have no wheels for 3.14 yet.
-SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+SUPPORTED := import sys; print(sys.version.split()[0]); sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+WHOLE := from importlib.util import find_spec; assert find_spec("pip"); $(SUPPORTED)
+ORIGIN := import sys; print(sys.base_prefix, sys.version)
+AGAIN := $(or $(MAKECMDGOALS),demo)
+# Makes an environment with the first Python that can, or checks the one that is there; one sentence where neither goes.
 define MAKE_VENV
-	@test -x $(1)/bin/python || { \
-	  for python in $(PYTHONS); do \
-	    if "$$python" -c '$(SUPPORTED)' > /dev/null 2>&1; then \
-	      echo "Using $$("$$python" --version) ($$(command -v "$$python"))."; \
-	      exec "$$python" -m venv $(1); \
-	    fi; \
-	  done; \
-	  echo "Error: none of $(PYTHONS) is a Python 3.11, 3.12 or 3.13 with venv: install one (Debian: apt-get install python3 python3-venv), or name one, as in make PYTHON=/path/to/python3.12 demo." >&2; \
-	  exit 2; \
-	}
+	@if test -e $(1) || test -L $(1); then \
+	  if ! holds=$$($(1)/bin/python -c '$(WHOLE)' 2> /dev/null); then \
+	    echo "Error: $(1) holds no working Python 3.11, 3.12 or 3.13 with pip: delete it (rm -rf $(1)) and repeat: make $(AGAIN)." >&2; \
+	    exit 2; \
+	  fi; \
+	  if test -n "$(PYTHON)" && test "$$("$(PYTHON)" -c '$(ORIGIN)' 2> /dev/null)" != "$$($(1)/bin/python -c '$(ORIGIN)')"; then \
+	    echo "Error: $(1) holds Python $$holds, which is not that of $(PYTHON): delete it (rm -rf $(1)) or leave PYTHON out, and repeat: make $(AGAIN)." >&2; \
+	    exit 2; \
+	  fi; \
+	  exit 0; \
+	fi; \
+	tried=; for python in $(PYTHONS); do \
+	  if ! program=$$(command -v "$$python"); then \
+	    tried="$$tried, $$python is not there"; \
+	  elif ! version=$$("$$python" -c '$(SUPPORTED)' 2> /dev/null); then \
+	    tried="$$tried, $$python $${version:+is }$${version:-does not start}"; \
+	  elif "$$python" -m venv $(1) > /dev/null 2>&1; then \
+	    echo "Using Python $$version ($$program)."; \
+	    exit 0; \
+	  else \
+	    rm -rf $(1); \
+	    tried="$$tried, $$python is $$version and its venv fails"; \
+	  fi; \
+	done; \
+	echo "Error: no Python 3.11, 3.12 or 3.13 with venv here ($${tried#, }): install one (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3.12 $(AGAIN)." >&2; \
+	exit 2
 endef
 
-# torch stands on every install line: without its pin pip would fetch gigabytes of CUDA libraries.
-$(VENV)/.score: pyproject.toml constraints.txt
+# Never a file, so the environment is checked each time.
+$(VENV)/.python:
 	$(call MAKE_VENV,$(VENV))
+
+# torch stands on every install line: without its pin pip would fetch gigabytes of CUDA libraries.
+$(VENV)/.score: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "Installing Quench and what scoring needs (a few minutes the first time) ..."
 	$(PIP) torch==2.13.0 -e '.[score]'
 	@touch $@

@@ -37,7 +37,7 @@ class Board:
     parameters: float = 6.74e9
     # MUSE NEWS as SmolLM2's tokenizer counts it, times 1.10: its texts are 2,048 of Llama's tokens and 1,857 of those.
     tokens: float = 1.10 * (557_087 + 92_267 + 11_491 + 5_688)
-    # At most: VerbMem 128 in each of 9 batches, KnowMem and utility 32 in each of 3 (`score/batching.py`).
+    # At most: VerbMem 128 in each of 9 batches, KnowMem, utility 32 in each of 3 (`harness/score/model/batching.py`).
     steps: int = 9 * 128 + 2 * 3 * 32
     tflops: float = OPERATIONS["cuda"] / 1e12
     step_seconds: float = 0.03

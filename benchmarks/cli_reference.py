@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ def markdown() -> str:
     """Returns the page; it says nothing of the machine that it is made on."""
     root: Any = typer.main.get_command(app)
     context = typer.Context(root, info_name="quench")
-    listed = [f"- [`quench {name}`](#quench-{name}): {_summary(child)}" for name, child in root.commands.items()]
-    bodies = [
-        get_docs_for_click(obj=child, ctx=context, indent=1, call_prefix="quench") for child in root.commands.values()
-    ]
+    commands = {name: root.commands[name] for name in root.list_commands(context)}
+    listed = list[str]()
+    for panel, names in itertools.groupby(commands, lambda name: commands[name].rich_help_panel):
+        listed += [
+            f"- {panel}",
+            *(f"  - [`quench {name}`](#quench-{name}): {_summary(commands[name])}" for name in names),
+        ]
+    bodies = [get_docs_for_click(obj=child, ctx=context, indent=1, call_prefix="quench") for child in commands.values()]
     # Typer cuts the summaries of a group's commands, which stand in full right below.
     whole = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", "".join(bodies))
     return "\n".join([HEAD, *listed, "", whole.rstrip()]) + "\n"

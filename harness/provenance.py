@@ -141,7 +141,7 @@ def collect(*, device: str, threads: int, seed: int, scoring_version: int,
         device: torch device, e.g. ``cpu`` or ``cuda:0``.
         threads: torch threads in use.
         seed: Seed of everything random.
-        scoring_version: ``score.metrics.SCORING_VERSION``.
+        scoring_version: ``score.metrics.formulas.SCORING_VERSION``.
         extra_versions: Versions beyond ``DISTRIBUTIONS``.
     """
     commit, dirty = code_state()

@@ -1,4 +1,4 @@
-"""Weights read and written one tensor at a time: safetensors files, one or many with an index."""
+"""Reads and writes single tensors of safetensors weights: one file, or several with an index."""
 
 from __future__ import annotations
 

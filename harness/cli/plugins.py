@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from harness.plugins import Plugin
 
 app = typer.Typer()
-corpus_app = typer.Typer(no_args_is_help=True, help="List the corpora, or check one of your own.")
+corpus_app = typer.Typer(
+    no_args_is_help=True,
+    help="List the corpora, or check one of your own.",
+    epilog="Examples: `quench corpus list` · `quench corpus check my_package/muse_own`",
+)
 
 
 @app.command(rich_help_panel=LOOK_AFTER, epilog="Examples: `quench plugins` · `quench plugins --json`")

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from harness.records import LayerSurvival, QuantizerSpec, Submission
 
 app = typer.Typer()
-mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a generated corpus and its small models.")
+mini_app = typer.Typer(no_args_is_help=True, help="The embedded miniature: a generated corpus and its small models.",
+                       epilog="Example: `quench mini build --out build/mini`")  # fmt: skip
 
 
 @app.command(

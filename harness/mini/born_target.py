@@ -1,4 +1,4 @@
-"""The target that is itself a 4-bit checkpoint."""
+"""Rounds a model's linear layers to a 4-bit grid: how mini-target-4bit, the 4-bit target, is made."""
 
 from __future__ import annotations
 

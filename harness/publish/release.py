@@ -1,4 +1,4 @@
-"""One state of a board, ready for pages and exports: title, boards, cells, links."""
+"""The state of a store that pages and exports both start from: its boards, their cells, title and links."""
 
 from __future__ import annotations
 

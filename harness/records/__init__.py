@@ -1,4 +1,4 @@
-"""The nouns of Quench: frozen records that all rooms share.
+"""Frozen records that all rooms share: Submission, QuantizerSpec, Cell, Score, CellResult, Provenance.
 
 The noun is the *cell*: submission x quantizer x task. Nothing here does I/O or
 imports anything beyond the standard library, so every room may import it.
@@ -286,7 +286,7 @@ class Provenance:
         device: e.g. ``cpu`` or the card's name.
         threads: torch threads (last bits may depend on it).
         seed: Seed of everything random.
-        scoring_version: ``score.metrics.SCORING_VERSION``.
+        scoring_version: ``score.metrics.formulas.SCORING_VERSION``.
     """
 
     created_at: str

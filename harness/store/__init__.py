@@ -1,1 +1,1 @@
-"""Every outcome kept: one JSON record per cell, and a DuckDB store with one transaction per cell."""
+"""The results: cell_files.py writes a JSON record per cell, store.py the DuckDB file that commands read."""

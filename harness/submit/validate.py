@@ -1,4 +1,4 @@
-"""Reports all problems of submission folders at once; loads none of them."""
+"""All of `quench validate`: faults of manifest, weights and configs of each folder; loads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weight files of a submission, and their digest."""
+"""Which files of a submission hold its weights, and the one digest over them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 LEAST_RATIO = 0.75
 """Survival ratio over all layers from which on an update survives.
 
-By the miniature's fit (``quantize.prediction``) one in 25 of such updates lets
+By the miniature's fit (``harness/quantize/survival/measure.py``) one in 25 of such updates lets
 VerbMem come back, and every other one at a ratio of 0.51: docs/survival.md.
 """
 

@@ -1,4 +1,4 @@
-"""Dense models and adapters on disk: load a base, add an adapter, write the result."""
+"""Loads the model that a recipe trains, adds an adapter to it, and writes the trained weights."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_comparison_as_csv_is_one_table(store: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("compare", LORA), "name two to 4 different submissions"),
+        (("compare", LORA), "name 2 to 4 different submissions"),
         (("compare", LORA, "mini-npo-gdr-ful"), "did you mean mini-npo-gdr-full"),
         (("compare", LORA, FULL, "--at", "5"), "No quantizer of 5 bit was measured"),
         (("compare", LORA, FULL, "--json", "--format", "csv"), "--json and --format csv exclude each other"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ SHIPPED = paths.content_dir("submissions")
 COMMANDS = (
     "init", "validate", "backends", "backends show", "backends install", "plan", "run", "status", "show", "compare",
     "cache", "cache clear", "cache trim", "render", "export", "ingest", "unlearn", "mini build",
-    "survival", "reproduce", "doctor", "comment", "relearn", "plugins", "corpus check", "corpus list",
+    "survival", "reproduce", "doctor", "comment", "relearn", "plugins", "corpus", "corpus check", "corpus list", "mini",
 )  # fmt: skip
 
 
@@ -74,6 +77,51 @@ def test_the_version_is_one_line_and_needs_no_installed_distribution(monkeypatch
     assert re.fullmatch(rf"quench \d+\.\d+\.\d+, {line}", quench("--version").stdout)
     monkeypatch.setattr(provenance, "version_of", lambda distribution: None)
     assert re.fullmatch(rf"quench \(not installed\), {line}", quench("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("nonsense", ["'nonsense'", "accepted are init, validate,", "corpus, cache."]),
+        ("runn", ["did you mean run?"]),
+        ("help", ["did you mean --help?"]),
+        ("version", ["did you mean --version?"]),
+        ("-h", ["-h", "accepted are --version", "--help"]),
+        ("cache list", ["quench cache:", "'list'", "accepted are clear, trim."]),
+        ("show --nonsense", ["--nonsense", "--corpus", "--json"]),
+        ("show --sore x", ["did you mean --store?"]),
+        ("show a b", ["(b)", "quench show [OPTIONS] [submission]"]),
+        ("ingest /nope", ["'/nope'", "cell records"]),
+        ("init", ["'folder'", "Folder of the submission"]),
+        ("unlearn x", ["--target", "Control of role target"]),
+        ("run --limit 0", ["--limit", "greater than or equal to 1"]),
+        ("run --stream maybe", ["'maybe'", "'auto', 'always', 'never'"]),
+        ("validate --json=3", ["--json", "quench --help"]),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_with_what_is_accepted(call: str, expected: list[str]) -> None:
+    sentence = one_sentence(quench(*call.split(), code=2))
+    assert all(text in sentence for text in expected), sentence
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_version_that_stdout_does_not_take_is_one_sentence(buffered: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-m", "harness.cli.main", "--version"], stdout=full, text=True,
+                              env={**os.environ, "PYTHONUNBUFFERED": buffered}, stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "Error: Not all of the output could be written to stdout: No space left on device.\n"
+
+
+def test_a_reader_that_closes_the_help_early_is_one_sentence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "harness.cli.main", "--version"], stdout=writing, text=True,
+                          stderr=subprocess.PIPE)  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == "Error: Not all of the output could be written to stdout: Broken pipe.\n"
 
 
 def test_the_help_groups_commands_in_the_order_of_a_user_s_day() -> None:

@@ -71,7 +71,7 @@ class Clone:
         programs = folder / ".venv" / "bin"
         programs.mkdir(parents=True)
         (programs / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n', encoding="utf-8")
-        (programs / "python").symlink_to(sys.executable)
+        self._program(programs / "python", f'exec "{sys.executable}" "$@"')
         self._program(programs / "quench", f'exec "{sys.executable}" -m harness.cli.main "$@"')
         for installed in (".score", ".quantizers", ".dev"):
             (folder / ".venv" / installed).touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 import torch
 import typer
 import yaml
+from test_import_directions import PUBLISH_FLOOR
 
 from harness.cli.main import app
 from harness.publish import thresholds
@@ -292,6 +294,74 @@ def test_every_file_of_the_repository_that_a_page_names_is_there(page: Path) -> 
             assert list(ROOT.glob(path)), f"{page_id(page)} names {code}"
 
 
+def _prose(path: Path) -> str:
+    """Returns what a file tells a reader: a page as a whole, of a module its comments and docstrings."""
+    if path.suffix != ".py":
+        return text(path)
+    texts = [
+        str(node.value.value) for node in ast.walk(ast.parse(text(path)))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]  # fmt: skip
+    return "\n".join([*re.findall(r"(?:^|\s)#.*", text(path)), *texts])
+
+
+_TOPS = {path.stem for path in (ROOT / "harness").iterdir() if path.is_dir() or path.suffix == ".py"}
+_MODULE_PATH = re.compile(
+    rf"(?<![\w/.<-])(?:(?:harness|tests|benchmarks)/|(?=(?:{'|'.join(_TOPS)})(?:/|\.py)))[\w*/]*\w\.py\b"
+)
+_DOTTED = re.compile(rf"(?<![\w/.-])(?:harness\.)?((?:{'|'.join(_TOPS)})(?:\.\w+)+)")
+
+
+def _stale_names(prose: str, beside: Path = ROOT) -> list[str]:
+    """Returns the paths and dotted names of modules in a text, with or without ``harness``, that are not there."""
+    paths = [
+        name for name in _MODULE_PATH.findall(prose)
+        if not any(list(folder.glob(name)) for folder in (ROOT, ROOT / "harness", beside))
+    ]  # fmt: skip
+    return paths + [name for name in _DOTTED.findall(prose) if not _is_there(name.split("."))]
+
+
+def _is_there(parts: list[str]) -> bool:
+    """Returns whether the parts of a dotted name lead to a module, or to a name in one."""
+    place = ROOT / "harness"
+    for index, part in enumerate(parts):
+        module = place / f"{part}.py"
+        if not (place / part).is_dir():
+            # cli.md is a page, and pytest.py a path.
+            own = module if module.is_file() else place / "__init__.py"
+            rest = parts[index + 1 :] if module.is_file() else parts[index:]
+            return not rest or rest[0] in ("md", "py") or bool(re.search(rf"\b{rest[0]}\b", text(own)))
+        place /= part
+    return True
+
+
+# History names what was there then.
+_READ = [page for page in PAGES if page.name != "CHANGELOG.md"] + [
+    path for folder in ("harness", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def test_pages_docstrings_and_comments_name_no_module_that_is_not_there() -> None:
+    assert {page_id(path): names for path in _READ if (names := _stale_names(_prose(path), path.parent))} == {}
+
+
+@pytest.mark.parametrize(
+    ("prose", "stale"),
+    [
+        ("`score/lanes.py` and score/evaluation.py", ["score/lanes.py"]),
+        ("harness/quantize/ggml.py, ``quantize/backends/ggml.py``", ["harness/quantize/ggml.py"]),
+        ("tests/nowhere.py, benchmarks/nowhere.py", ["tests/nowhere.py", "benchmarks/nowhere.py"]),
+        ("Start at ``cli.py``", ["cli.py"]),
+        ("see ``quantize.prediction`` and quantize.proof.prove", ["quantize.prediction"]),
+        ("score.metrics.SCORING_VERSION", ["score.metrics.SCORING_VERSION"]),
+        ("harness.score.metrics.formulas.SCORING_VERSION, shards.nothing", ["shards.nothing"]),
+        ("[cli.md](cli.md), tests/quantize/backends/test_*.py, leaderboard/x.py, my/run/x.py", []),
+    ],
+)
+def test_a_name_of_a_module_that_moved_is_found_with_and_without_harness(prose: str, stale: list[str]) -> None:
+    assert _stale_names(prose) == stale
+
+
 def test_the_architecture_table_names_modules_that_are_there() -> None:
     modules = re.findall(r"`((?:\w+/)+(?:\w+|<backend>)\.py)`", text(ROOT / "docs" / "architecture.md"))
     assert len(modules) > 10
@@ -299,16 +369,24 @@ def test_the_architecture_table_names_modules_that_are_there() -> None:
         assert list((ROOT / "harness").glob(module.replace("<backend>", "*"))) or (ROOT / module).is_file(), module
 
 
-def test_the_readme_s_tree_shows_every_room_and_nothing_else() -> None:
+def test_the_architecture_page_draws_the_floors_of_publish_that_the_import_test_holds() -> None:
+    drawn = re.search(r"^Inside `publish`, bottom up: (.+?)\.$", text(ROOT / "docs" / "architecture.md"), re.M | re.S)
+    assert drawn is not None
+    floors = [re.findall(r"`(\w+)`", floor) for floor in drawn[1].split("->")]
+    assert {part: floor for floor, parts in enumerate(floors, 1) for part in parts} == PUBLISH_FLOOR
+
+
+def test_the_readme_s_tree_shows_every_room_and_module_of_the_house_and_nothing_else() -> None:
     tree = next(block for block in blocks(ROOT / "README.md", "") if "harness/" in block)
     shown = {
-        room for line in tree.splitlines() if line.startswith("  ")
+        room for line in tree.splitlines() if line.startswith("  ") and ".py" not in line
         for first in [line.split("/")[0].strip()]
         for room in (first, *(f"{first}/{inner}" for inner in re.findall(r"(\w+)/", line.split("/", 1)[1])))
     }  # fmt: skip
     harness = ROOT / "harness"
     rooms = {path.parent.relative_to(harness).as_posix() for path in harness.glob("*/**/__init__.py")}
     assert shown == rooms
+    assert set(re.findall(r"\w+\.py", tree)) == {path.name for path in harness.glob("*.py")} - {"__init__.py"}
     for name in re.findall(r"^(\w[\w.]*)/? ", tree, re.MULTILINE):
         assert (ROOT / name).exists(), name
 

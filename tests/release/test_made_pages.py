@@ -13,6 +13,7 @@ import yaml
 
 from benchmarks import cli_reference, marked_pages
 from harness.cli.main import app
+from harness.cli.options import PANELS
 
 ROOT = Path(__file__).parents[2]
 DEPARTS = re.compile(r"Differs from the reference:")
@@ -41,6 +42,14 @@ def test_every_command_and_every_option_stands_in_the_reference() -> None:
     root: Any = typer.main.get_command(app)
     for name, child in root.commands.items():
         look(child, f"quench {name}")
+
+
+def test_the_reference_lists_commands_in_the_order_of_the_help() -> None:
+    text = page("cli.md")
+    listed = re.findall(r"^  - \[`quench (\w+)`\]", text, re.MULTILINE)
+    root: Any = typer.main.get_command(app)
+    assert re.findall(r"^- ([\w ]+)$", text, re.MULTILINE) == list(PANELS)
+    assert listed == root.list_commands(typer.Context(root)) == re.findall(r"^## `quench (\w+)`$", text, re.MULTILINE)
 
 
 def test_the_reference_cuts_no_summary_off_and_names_nothing_of_this_machine() -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -183,6 +184,103 @@ def test_every_target_is_phony_and_explained() -> None:
     phony = " ".join(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE))
     explained = set(re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE))
     assert set(phony.split()) == set(rules_of_make()) == explained
+
+
+_FAKE_PYTHON = """#!/bin/sh
+case "$1 $2" in
+  *base_prefix*) echo "{version} of {maker}" ;;
+  "-m venv") {venv} ;;
+  *) echo {version}; exit {code} ;;
+esac
+"""
+_MADE = 'mkdir -p "$3/bin" && cp "$0" "$3/bin/python"'
+_HALF_MADE = 'mkdir -p "$3/bin"; exit 1'
+
+
+def _fake_python(path: Path, version: str, *, venv: str = _MADE, maker: str = "here") -> None:
+    supported = version.startswith(("3.11", "3.12", "3.13"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_FAKE_PYTHON.format(version=version, maker=maker, venv=venv, code=int(not supported)))
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """The only folder on the path: what the Makefile calls beside Pythons. What it depends on lies beside it."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("rm", "mkdir", "cp", "cat", "touch"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return folder
+
+
+def _make(folder: Path, *words: str, code: int) -> str:
+    """Returns what `make` says of the environment in a folder: one line but for make's own last one."""
+    command = [str(shutil.which("make")), "-s", "-f", str(ROOT / "Makefile"), *words]
+    environment = {"PATH": str(folder / "tools")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("make: ***")]
+    assert len(said) == 1 or (not said and code == 0), said
+    return "".join(said)
+
+
+def test_make_takes_the_first_python_whose_environment_succeeds(tools: Path, tmp_path: Path) -> None:
+    _fake_python(tools / "python3.11", "3.11.2", venv=_HALF_MADE)
+    _fake_python(tools / "python3.12", "3.12.1")
+    assert _make(tmp_path, ".venv/.python", code=0) == f"Using Python 3.12.1 ({tools}/python3.12)."
+    assert _make(tmp_path, ".venv/.python", code=0) == ""
+
+
+def test_make_says_what_each_python_lacks_and_repeats_the_target(tools: Path, tmp_path: Path) -> None:
+    _fake_python(tools / "python3.11", "3.11.2", venv=_HALF_MADE)
+    _fake_python(tools / "python3", "3.9.2")
+    (tools / "python").write_text("#!/bin/sh\nexit 127\n")
+    (tools / "python").chmod(0o755)
+    said = _make(tmp_path, "test", code=2)
+    for part in ("python3.11 is 3.11.2 and its venv fails", "python3.12 is not there", "python3 is 3.9.2",
+                 "python does not start", "make PYTHON=/path/to/python3.12 test."):  # fmt: skip
+        assert part in said
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_takes_a_named_python_whose_path_has_a_space(tools: Path, tmp_path: Path) -> None:
+    named = tmp_path / "my tools" / "python"
+    _fake_python(named, "3.13.0")
+    assert str(named) in _make(tmp_path, f"PYTHON={named}", ".venv/.python", code=0)
+    assert f"{named}2 is not there" in _make(tmp_path, f"PYTHON={named}2", "build/sbom/.installed", code=2)
+
+
+@pytest.mark.parametrize("broken", ["empty", "old", "dangling"])
+def test_make_refuses_a_broken_environment_and_says_to_delete_it(broken: str, tools: Path, tmp_path: Path) -> None:
+    program = tmp_path / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    if broken == "old":
+        _fake_python(program, "3.9.2")
+    elif broken == "dangling":
+        program.symlink_to(tmp_path / "gone")
+    _fake_python(tools / "python3.11", "3.11.2")
+    said = _make(tmp_path, "check", code=2)
+    assert "delete it (rm -rf .venv) and repeat: make check." in said
+
+
+def test_make_refuses_an_environment_of_another_python_than_the_named_one(tools: Path, tmp_path: Path) -> None:
+    _fake_python(tools / "python3.11", "3.11.2")
+    _fake_python(tools / "other", "3.11.2", maker="elsewhere")
+    _make(tmp_path, ".venv/.python", code=0)
+    assert _make(tmp_path, f"PYTHON={tools}/python3.11", ".venv/.python", code=0) == ""
+    for named in (f"{tools}/other", "/nonexistent"):
+        said = _make(tmp_path, f"PYTHON={named}", "demo", code=2)
+        assert f".venv holds Python 3.11.2, which is not that of {named}: delete it" in said
+
+
+def test_the_help_of_make_has_its_texts_in_one_column() -> None:
+    listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = {line.split()[1] for line in listed.splitlines()}
+    assert targets == set(rules_of_make())
+    assert len({len(re.match(r"  make \S+ +", line)[0]) for line in listed.splitlines()}) == 1  # type: ignore[index]
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check", "site", "board"])

@@ -87,7 +87,7 @@ def compare(cells: Sequence[CellResult], names: Sequence[str], bits: int) -> lis
         UnknownNameError: The store has no submission of that name.
     """
     if not 2 <= len(names) <= MOST or len(set(names)) < len(names):
-        raise InputError(f"{', '.join(names)}: name two to {MOST} different submissions to compare.")
+        raise InputError(f"{', '.join(names)}: name 2 to {MOST} different submissions to compare.")
     known = {cell.cell.submission: cell for cell in cells}
     for name in names:
         if name not in known:

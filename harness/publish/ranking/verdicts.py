@@ -1,4 +1,4 @@
-"""The verdict rule: numbers in, words out.
+"""The verdicts on one metric and on an entry (holds, reverts, unclear ...), from intervals and thresholds.
 
 Source: the statistics section of docs/metrics.md; constants in ``thresholds``.
 """

@@ -1,4 +1,4 @@
-"""Runs AutoGPTQ or AutoAWQ on one checkpoint: a JSON job in, a packed checkpoint out.
+"""The old environment's side of AutoGPTQ and AutoAWQ: a script that quantizes one checkpoint by a JSON job.
 
 This file is a script for the environment that ``environments.py`` makes. It
 imports nothing of Quench, and the libraries only when it works.

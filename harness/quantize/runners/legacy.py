@@ -1,4 +1,4 @@
-"""Running AutoGPTQ and AutoAWQ on a checkpoint: a folder that their transformers reads in, a packed checkpoint out."""
+"""Quench's side of AutoGPTQ and AutoAWQ: writes the job, starts legacy/worker.py, reads its checkpoint."""
 
 from __future__ import annotations
 

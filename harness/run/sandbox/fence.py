@@ -201,7 +201,7 @@ def _software() -> Iterator[str | Path]:
 
 
 def _llama_cpp() -> Iterator[Path]:
-    """Yields the folders in which ``quantize/ggml.py`` looks for a library that lies nowhere in particular."""
+    """Yields the folders in which ``quantize/backends/ggml.py`` looks for a library that lies nowhere in particular."""
     if library := os.environ.get(ggml.LIBRARY_VARIABLE):
         yield Path(library).parent
     if program := shutil.which("llama-quantize"):

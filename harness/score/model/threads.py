@@ -1,4 +1,4 @@
-"""Texts side by side on a CPU: one thread each instead of all threads on one.
+"""How many texts are scored side by side on a CPU, each by one thread instead of all threads on one text.
 
 Two threads share a text's matrix products badly. Measured on two cores, texts
 of 1,822 tokens through SmolLM2-135M: 5.1 s of wall time a text with two

@@ -119,9 +119,9 @@ def test_other_entries_in_the_store_change_nothing(cells: list[CellResult], pair
 @pytest.mark.parametrize(
     ("names", "bits", "error", "said"),
     [
-        (["lora"], 4, InputError, "name two to 4 different submissions"),
-        (["lora", "lora"], 4, InputError, "name two to 4 different submissions"),
-        (["a", "b", "c", "d", "e"], 4, InputError, "name two to 4 different submissions"),
+        (["lora"], 4, InputError, "name 2 to 4 different submissions"),
+        (["lora", "lora"], 4, InputError, "name 2 to 4 different submissions"),
+        (["a", "b", "c", "d", "e"], 4, InputError, "name 2 to 4 different submissions"),
         (["lora", "ful"], 4, UnknownNameError, "did you mean full"),
         (["lora", "full"], 3, InputError, "No quantizer of 3 bit was measured for both lora and full: name another"),
     ],
