@@ -62,7 +62,8 @@ def test_bars_warnings_and_banners_are_dropped_and_quench_s_words_and_errors_are
     [
         ("survival mini-npo-gdr-lora --quantizers rtn-4bit-g64,bnb-nf4", ()),
         ("relearn mini-npo-gdr-lora --steps 1 --documents 2 --quantizers bnb-nf4 --store {folder}/s.duckdb", ()),
-        ("unlearn ga --target mini-target-4bit --lora r=2,alpha=4 --set max_steps=2 --out {folder}/mine", ("Wrote ", "quench validate", "run mine")),
+        ("unlearn ga --target mini-target-4bit --lora r=2,alpha=4 --set max_steps=2 --out {folder}/mine",
+         ("Wrote ", "quench validate", "run mine")),
         ("run mini-npo-gdr-lora --no-controls --limit 1 --quantizers bnb-nf4 --store {folder}/s.duckdb",
          ("Kernel fence: ", "1/1 mini-npo-gdr-lora x bnb-nf4", "4 finished; 0 done before. ", " ")),
         ("validate submissions/mini-npo-gdr-lora", ()),
