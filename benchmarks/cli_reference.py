@@ -16,8 +16,8 @@ from harness.cli.main import app
 HEAD = """# Commands
 
 Made by `benchmarks/cli_reference.py` from the commands themselves; a test holds the two against each other. Exit codes:
-0 done, 1 some cell failed, 2 bad input. Tables go to stdout, with `--json` as one JSON document; progress and errors go
-to stderr.
+0 done, 1 some cell failed or something asked for was left out, 2 bad input. Tables go to stdout, with `--json` as one
+JSON document; progress and errors go to stderr.
 """
 
 

@@ -73,6 +73,13 @@ def unknown_corpus(board: Path, name: str) -> None:
     manifest.write_text(re.sub(r"retrain: .*\n", "", manifest.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def other_architecture(board: Path, name: str) -> None:
+    add(board, name, target="small-target")
+    config = add(board, "small-target", TARGET) / "weights" / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"num_hidden_layers": 1}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+
+
 def unknown_quantization(board: Path, name: str) -> None:
     folder = add(board, name, TARGET, role="entry", kind="quantized_checkpoint")
     config = folder / "weights" / "config.json"
@@ -100,6 +107,7 @@ FAULTS: dict[str, tuple[Callable[[Path, str], object], str]] = {
     "no-weights": (lambda board, name: (add(board, name) / WEIGHTS).unlink(), "holds no .safetensors file"),
     "unknown-corpus": (unknown_corpus, "nobody-s"),
     "unknown-target": (lambda board, name: add(board, name, target="nothing"), "names 'nothing'"),
+    "other-architecture": (other_architecture, "and its target small-target '1': name the target that it was"),
     "faulty-target": (broken_target, "names 'broken-target', which has faults of its own: mend that one first"),
     "unreadable-target": (unreadable_target, "is not a plain file"),
     "unknown-quantization": (unknown_quantization, "nobody-s"),
@@ -131,7 +139,7 @@ def test_faults_of_others_stop_no_command_and_are_not_told(faulty: Path) -> None
 @pytest.mark.parametrize("command", ["plan", "status"])
 def test_a_command_over_everything_tells_the_faults_and_goes_on_with_the_others(faulty: Path, command: str) -> None:
     result = quench(command, *OPTIONS, "--json", board=faulty)
-    assert planned(result, 1) == {GOOD, TARGET, RETRAIN}
+    assert planned(result, 1) == {GOOD, TARGET, RETRAIN, "small-target"}
     assert all(line.startswith("Left out: ") for line in result.stderr.splitlines())
     for name, (_, sentence) in FAULTS.items():
         assert sentence in result.stderr, name

@@ -110,6 +110,8 @@ def run(
         work: What a worker does with its job.
     """
     (spool / "logs").mkdir(parents=True, exist_ok=True)
+    needed = preloaded("cuda" if cards else settings.device, jobs, submissions)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(needed)
     crew = _Crew(dict(submissions), settings, spool, timeout, work, on_event)
     waiting, running = [_Try(job=job) for job in jobs], list[_Running]()
     with Interrupts() as interrupts:
@@ -133,9 +135,14 @@ def run(
         return interrupts.count > 0
 
 
-def preloaded(device: str) -> list[str]:
-    """Returns the modules that are imported before workers for ``device`` are forked."""
-    return [name for name in _PRELOADED if device == "cpu" or name not in _ASKS_THE_CARD]
+def preloaded(device: str, jobs: Sequence[Job] = (), submissions: Mapping[str, Submission] | None = None) -> list[str]:
+    """Returns the modules that are imported before workers for ``device`` are forked: what ``jobs`` will need."""
+    left_out = set() if device == "cpu" else _ASKS_THE_CARD
+    known = submissions or {}
+    models = [each for job in jobs for each in (job.submission, known.get(job.submission.target or "")) if each]
+    if models and not any(each.kind == "lora_adapter" for each in models):
+        left_out = left_out | {"peft"}
+    return [name for name in _PRELOADED if name not in left_out]
 
 
 @dataclass(slots=True)
@@ -156,7 +163,6 @@ class _Crew:
         if attempt.batch_of_one:
             settings = replace(settings, batch_size=1)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(preloaded(settings.device))
         receive, send = context.Pipe(duplex=False)
         log = log_of(job, self.spool)
         remark = _BATCH_OF_ONE if attempt.batch_of_one else None

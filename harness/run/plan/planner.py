@@ -23,6 +23,7 @@ from harness.score.corpora import catalogue
 from harness.score.metrics.formulas import SCORING_VERSION
 from harness.submit.checkpoint import prepare
 from harness.submit.checkpoint.hub_answers import HubUnavailableError
+from harness.submit.scan import target_shape
 
 DEFAULT_QUANTIZERS = (
     "reference", "rtn-8bit-g128", "bnb-int8", "rtn-4bit-g128", "rtn-4bit-g64",
@@ -199,6 +200,7 @@ def plan(
             corpus_ = corpora[submission.corpus]
             if isinstance(corpus_, QuenchError):
                 raise corpus_
+            target_shape.check(submission, submissions)
             mine = tuple(task for task in corpus_.tasks if not tasks or task in tasks)
             inputs[submission.name] = _Inputs(
                 submission=submission, corpus=corpus_, tasks=mine, weights=weights_of(submission, submissions),

@@ -260,3 +260,17 @@ def test_nothing_that_asks_a_card_what_it_can_is_imported_before_workers_for_it_
     assert not {"bitsandbytes", "torchao", "peft"} & set(done.stdout.split())
     assert "lm_eval.evaluator" in names
     assert set(names) < set(local.preloaded("cpu"))
+
+
+def test_peft_is_imported_before_workers_are_forked_only_where_a_job_merges_an_adapter() -> None:
+    whole = make_job()
+    adapter = replace(whole, submission=make_submission(kind="lora_adapter"))
+    above_one = replace(whole, submission=make_submission(target="control"))
+    known = {"control": make_submission("control", kind="lora_adapter")}
+    assert ["peft" in local.preloaded("cpu", jobs, known) for jobs in ([whole], [whole, adapter], [above_one], [])] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert "peft" not in local.preloaded("cuda", [adapter], known)
