@@ -192,4 +192,4 @@ def test_a_pattern_that_would_never_end_is_stopped(field: str, monkeypatch: pyte
         for name in base for part, shape in (("A", (2, 4)), ("B", (4, 2)))
     }  # fmt: skip
     faults = list(adapter_modules.factor_faults(AdapterConfig.model_validate(config), factors, base))
-    assert faults == ["its patterns take more than 5 seconds to run over the names of layers: list the layers by name"]
+    assert faults == ["its patterns take more than 10 seconds over the names of layers: list the layers by name"]
