@@ -98,7 +98,7 @@ _CONFIGS = some.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(config=_CONFIGS, kind=some.sampled_from(["llama", "llama", "gpt_neox", "phi3"]))
 def test_layers_ranks_and_scales_are_those_of_peft(config: dict[str, Any], kind: str) -> None:
     theirs = _by_peft(kind, config)
@@ -156,7 +156,7 @@ _PIECES = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     pattern=some.lists(some.sampled_from(_PIECES), max_size=9).map("".join),
     name=some.text(alphabet="ab._1", max_size=8),
