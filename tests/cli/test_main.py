@@ -239,7 +239,7 @@ def test_a_job_that_fails_is_rows_with_a_reason_and_exit_code_1_while_the_rest_g
         shutil.copytree(SHIPPED / name, tmp_path / "submissions" / name)
     config = tmp_path / "submissions" / "mini-noop-lora" / "weights" / "adapter_config.json"
     settings = json.loads(config.read_text())
-    config.write_text(json.dumps({**settings, "auto_mapping": {"parent_library": "os"}}))
+    config.write_text(json.dumps({**settings, "modules_to_save": ["lm_head"]}))
     manifest = tmp_path / "submissions" / "mini-noop-lora" / "submission.yaml"
     manifest.write_text("\n".join(line for line in manifest.read_text().splitlines() if "weights_sha256" not in line))
     store = tmp_path / "store.duckdb"
@@ -247,7 +247,7 @@ def test_a_job_that_fails_is_rows_with_a_reason_and_exit_code_1_while_the_rest_g
            "--tasks", "muse_mini_knowmem_f", "--store", store, code=1)  # fmt: skip
     by_name = {row["submission"]: row for row in rows(quench("show", "--cells", "--store", store, "--json"), "show")}
     assert by_name["mini-noop-lora"]["status"] == "failed"
-    assert "auto_mapping" in by_name["mini-noop-lora"]["reason"]
+    assert "modules_to_save" in by_name["mini-noop-lora"]["reason"]
     assert by_name["mini-target-4bit"]["status"] == by_name["mini-retrain"]["status"] == "finished"
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from harness.errors import Fault
 from harness.submit.scan.model_config import read_config
-from harness.submit.scan.name_patterns import LONGEST, compiled
+from harness.submit.scan.name_patterns import ENDING, LONGEST, MOST, PLACE, compiled, is_plain
 from harness.submit.strict_parsing import visible
 
 MAX_RANK = 8192
@@ -28,10 +28,17 @@ def _pattern(frame: str) -> AfterValidator:
     """Accepts what peft can run as a regular expression inside its own."""
 
     def check(text: str) -> str:
-        compiled(frame.format(text))
+        if not is_plain(text):
+            compiled(frame.format(text))
         return text
 
     return AfterValidator(check)
+
+
+def _few(patterns: Any) -> Any:
+    if isinstance(patterns, dict) and sum(not is_plain(pattern) for pattern in patterns) > MOST:
+        raise ValueError("too many regular expressions")
+    return patterns
 
 
 def _whole(value: Any) -> Any:
@@ -49,15 +56,17 @@ _Names = Annotated[list[_Name], Field(max_length=_MOST)]
 _Regex = Annotated[str, _pattern("{}")]
 _Rank = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_RANK)]
 _Number = Annotated[float, Field(ge=-1e30, le=1e30)]
-_Key = Annotated[str, Field(max_length=500), _pattern(r"(.*\.)?({})$")]
-_Place = Annotated[str, Field(max_length=500), _pattern(r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")]
+_Key = Annotated[str, Field(max_length=500), _pattern(ENDING)]
+_Place = Annotated[str, Field(max_length=500), _pattern(PLACE)]
 _Flag = bool | None
 _Off = Annotated[Any, AfterValidator(_nothing)]
 _Index = Annotated[int, Field(le=10**6)]
 
 
 def _number_of(what: str) -> Any:
-    return Field(default=None, max_length=_MOST, description=f"names or regular expressions of layers with {what}")
+    return Field(
+        default=None, max_length=_MOST, description=f"names of layers, or up to {MOST} regular expressions, with {what}"
+    )
 
 
 def _no(what: str) -> Any:
@@ -75,8 +84,8 @@ class AdapterConfig(BaseModel):
     )
     r: _Rank = Field(description=f"1 to {MAX_RANK}")
     lora_alpha: _Number = Field(default=8, description="a number between -1e30 and 1e30")
-    rank_pattern: dict[_Key, _Rank] | None = _number_of(f"1 to {MAX_RANK}")
-    alpha_pattern: dict[_Key, _Number] | None = _number_of("numbers")
+    rank_pattern: Annotated[dict[_Key, _Rank], BeforeValidator(_few)] | None = _number_of(f"1 to {MAX_RANK}")
+    alpha_pattern: Annotated[dict[_Key, _Number], BeforeValidator(_few)] | None = _number_of("numbers")
     target_modules: _Names | _Regex = Field(description=f"a list of module names, all-linear, or {_PART}")
     exclude_modules: _Names | _Regex | None = Field(default=None, description=f"a list of module names, or {_PART}")
     layers_to_transform: _Index | Annotated[list[_Index], Field(max_length=_MOST)] | None = Field(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.errors import UnsafeSubmissionError
 from harness.submit.scan.adapter_fields import AdapterConfig
 from harness.submit.scan.model_config import read_config
-from harness.submit.scan.name_patterns import Matcher
+from harness.submit.scan.name_patterns import ENDING, PLACE, SECONDS, Matcher
 from harness.submit.scan.safetensors import Tensor, same_numbers
 
 HEAD = "lm_head"
@@ -110,7 +110,7 @@ def layer(name: str, config: AdapterConfig, matcher: Matcher) -> Layer:
     """Returns what a config says about one layer, without asking whether it adapts it."""
 
     def of(patterns: Mapping[str, float] | None, otherwise: float) -> float:
-        fits = (value for key, value in (patterns or {}).items() if matcher.match(rf"(.*\.)?({key})$", name))
+        fits = (value for key, value in (patterns or {}).items() if matcher.match(key, name, frame=ENDING))
         return next(fits, otherwise)
 
     return Layer(
@@ -135,7 +135,7 @@ def _is_target(name: str, config: AdapterConfig, matcher: Matcher) -> bool:
         return True
     patterns = config.layers_pattern or [r"[^.]*"]
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        if place := matcher.match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", name):
+        if place := matcher.match(pattern, name, frame=PLACE):
             return int(place["idx"]) in ([numbers] if isinstance(numbers, int) else numbers)
     return False
 
@@ -180,7 +180,7 @@ def factor_faults(
         if base is not None:
             yield from _set_faults(config, modules, base, weights)
     except TimeoutError:
-        yield "its patterns take more than 5 seconds to run over the names of layers: list the layers by name"
+        yield f"its patterns take more than {SECONDS:.0f} seconds over the names of layers: list the layers by name"
     except (ValueError, UnsafeSubmissionError) as refused:
         yield str(refused)
 

@@ -88,8 +88,14 @@ def _by_peft(base: Path, adapter: Path, folder: Path, dtype: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("base_name", BASES)
-@pytest.mark.parametrize("form", ADAPTERS)
+# Every base and every adapter; all pairs in `make test-all`.
+PAIRS = [
+    pytest.param(base, form, marks=() if (row + column) % 4 == 0 else pytest.mark.slow)
+    for row, base in enumerate(BASES) for column, form in enumerate(ADAPTERS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base_name", "form"), PAIRS)
 def test_all_ways_give_the_same_bytes_or_the_same_refusal(
     base_name: str, form: str, base_of: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -98,7 +98,7 @@ _CONFIGS = some.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(config=_CONFIGS, kind=some.sampled_from(["llama", "llama", "gpt_neox", "phi3"]))
 def test_layers_ranks_and_scales_are_those_of_peft(config: dict[str, Any], kind: str) -> None:
     theirs = _by_peft(kind, config)
@@ -156,7 +156,7 @@ _PIECES = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     pattern=some.lists(some.sampled_from(_PIECES), max_size=9).map("".join),
     name=some.text(alphabet="ab._1", max_size=8),
@@ -192,4 +192,4 @@ def test_a_pattern_that_would_never_end_is_stopped(field: str, monkeypatch: pyte
         for name in base for part, shape in (("A", (2, 4)), ("B", (4, 2)))
     }  # fmt: skip
     faults = list(adapter_modules.factor_faults(AdapterConfig.model_validate(config), factors, base))
-    assert faults == ["its patterns take more than 5 seconds to run over the names of layers: list the layers by name"]
+    assert faults == ["its patterns take more than 10 seconds over the names of layers: list the layers by name"]
