@@ -37,9 +37,7 @@ def reports_of(folders: Sequence[Path]) -> list[tuple[list[Fault], tuple[str, ..
     return [_report(folder, *beside.get(folder.absolute().parent, ({}, set()))) for folder in folders]
 
 
-def _report(
-    folder: Path, found: Mapping[str, Submission], broken: set[str]
-) -> tuple[list[Fault], tuple[str, ...]]:
+def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> tuple[list[Fault], tuple[str, ...]]:
     told: list[str] = []
     notes: tuple[str, ...] = ()
     try:

@@ -21,7 +21,7 @@ _SECOND_COPY = re.compile(r"consolidated[\w.-]*\.safetensors", re.ASCII)
 
 
 def is_second_copy(path: Path) -> bool:
-    """Returns whether a file holds the weights of its folder a second time, as Mistral ships them; no library reads it."""
+    """Returns whether a file holds the weights of its folder a second time, as Mistral ships them; nothing reads it."""
     own = ("model.safetensors", "model.safetensors.index.json")
     return _SECOND_COPY.fullmatch(path.name) is not None and any((path.parent / name).is_file() for name in own)
 

@@ -21,6 +21,12 @@ PACK_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Column, within its eight, of the code in each place of a word, from the lowest place up."""
 
 
+def is_awq(config: Mapping[str, Any]) -> bool:
+    """Returns whether a ``quantization_config`` is of AWQ's layout: AutoRound's files say it in other words."""
+    packing = str(config.get("packing_format") or config.get("checkpoint_format") or "").lower()
+    return str(config.get("quant_method")).lower() == "awq" or packing.endswith(("gemm", "awq"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwqFormat:
     """What a checkpoint's config says about its packed layers.
@@ -41,7 +47,7 @@ class AwqFormat:
             QuantizationError: It describes another format, or a variant that
                 this reader has no layout for.
         """
-        method = str(config.get("quant_method", "awq")).lower()
+        method = "awq" if is_awq(config) else str(config.get("quant_method", "awq")).lower()
         version = stated(config, "version", "checkpoint_format", "format", default="gemm")
         if method != "awq" or version != "gemm":
             raise QuantizationError(

@@ -88,7 +88,7 @@ def _unpacker(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Unpack]:
     if method == "compressed-tensors":
         ct = compressed_tensors.CompressedFormat.from_config(config)
         return compressed_tensors.KEY, lambda tensors, name: compressed_tensors.unpack_layer(tensors, ct, name=name)
-    if method == "awq" or is_awq(config):
+    if packed_awq.is_awq(config):
         awq = packed_awq.AwqFormat.from_config(config)
         return _KEY, lambda tensors, name: packed_awq.unpack_layer(tensors, awq, name=name)
     gptq = packed_gptq.GptqFormat.from_config(config)
@@ -136,10 +136,7 @@ def read(folder: Path) -> PackedCheckpoint:
     config = quantization_config(folder)
     pattern, unpack = _unpacker(config)
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-            for path in _weights(folder)
-        ]
+        files = [stack.enter_context(safe_open(path, framework="pt", device="cpu")) for path in _weights(folder)]
         where = {key: file for file in files for key in file.keys()}  # noqa: SIM118 - not a mapping
         packed = _shared_out(where, pattern)
         if not packed:

@@ -15,8 +15,10 @@ from harness.submit.scan.strict_model import accepts
 
 _LARGEST = 1 << 24
 
-_GEMMA_2 = "attention_bias use_bidirectional_attention hidden_activation query_pre_attn_scalar sliding_window layer_types "
-_GEMMA_2 += "final_logit_softcapping attn_logit_softcapping"
+_GEMMA_2 = (
+    "attention_bias use_bidirectional_attention hidden_activation query_pre_attn_scalar sliding_window layer_types "
+    "final_logit_softcapping attn_logit_softcapping"
+)
 _QWEN_2 = "sliding_window use_sliding_window max_window_layers layer_types"
 
 ARCHITECTURES: Mapping[str, frozenset[str]] = {

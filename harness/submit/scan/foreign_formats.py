@@ -34,7 +34,7 @@ def of_config(config: Mapping[str, Any]) -> str | None:
             return "MLX"
     if isinstance(quantization, dict) and (name := method_name(quantization.get("quant_method"))):
         return name
-    if "peft_type" in config or "model_type" not in config and "architectures" in config:
+    if "peft_type" in config:
         return None
     if "fine_tune_type" in config or "lora_parameters" in config:
         return "MLX"

@@ -9,6 +9,7 @@ program computes and this architecture does not, is refused.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit.scan import quantization_config, rope
 from harness.submit.scan.architectures import ARCHITECTURES, COMMON, GGUF_TYPES, MODEL_TYPES, SHARED, ModelConfig
-from harness.submit.scan.safetensors import FLOATS, Tensor
+from harness.submit.scan.safetensors import FLOATS, PACKED, Tensor, read_header
 from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, shown
 from harness.submit.strict_parsing import read_json, visible
 
@@ -25,6 +26,7 @@ __all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantizatio
 
 _MAX_BYTES = 1024 * 1024
 _BEYOND_USE = 10**30
+_BNB_BLOCK = 64
 
 # The heads of these must share out the hidden size even where head_dim is given.
 _DIVIDED = ("llama", "gemma2", "gemma3_text", "gpt_neox")
@@ -120,13 +122,13 @@ def _model_faults(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None, notes: list[str]
 ) -> Iterator[Wrong]:
     if quantization == "config":
-        _, wrong = quantization_config.stated(path.parent, config, notes)
-        if wrong:
-            yield wrong, "quantization_config", None
+        _, packing_fault = quantization_config.stated(path.parent, config, notes)
+        if packing_fault:
+            yield packing_fault, "quantization_config", None
         yield from _dense_layers(tensors)
     elif config.get("quantization_config") is not None:
-        kind = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
-        told = f"it describes quantized weights: {kind}, so submit what it was made from, or remove it"
+        why = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
+        told = f"it describes quantized weights: {why}, so submit what it was made from, or remove it"
         yield told, "quantization_config", None
     for key, value in config.items():
         if any(abs(number) > _BEYOND_USE for number in _numbers(value)):
@@ -155,8 +157,8 @@ def _key_faults(config: Mapping[str, Any], kind: str, read: frozenset[str], note
     reserved = [key for key in unread if key in SHARED or (key[:1] == "_" and key not in _LEFT_OVER)]
     for key in reserved[:MAX_TOLD]:
         if not (is_empty(config[key]) or (key == "is_causal" and config[key] is True)) or key[:1] == "_":
-            why = f"transformers itself would read it, which is not computed for a {kind} model here"
-            yield f"the key {shown(key)} is {shown(config[key])}: {why}: remove it", key, None
+            why = f"which transformers reads of any config and which is not computed for {kind} models here"
+            yield f"`{visible(key[:80])}` is {shown(config[key])}, {why}: remove it", key, None
     for key in sorted(_ELSEWHERE.intersection(unread)):
         value = config[key]
         if not is_empty(value) and not (isinstance(value, int | float) and value in (0, 1) and value is not True):
@@ -190,12 +192,26 @@ def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
         path: The config.json.
         config: What it holds.
 
+    Returns:
+        The settings; of bitsandbytes' 4-bit files that are here also
+        ``block_size``, the weights that share a scale, which no config says.
+
     Raises:
         UnsafeSubmissionError: There is none, or one that can't be read.
     """
     told, wrong = quantization_config.stated(path.parent, config, [])
     if wrong:
         raise _refuse(path, wrong)
+    if told["quant_method"] == "bitsandbytes":
+        headers = [read_header(each, accepted=PACKED) for each in sorted(path.parent.glob("*.safetensors"))]
+        tensors = {name: tensor for header in headers for name, tensor in header.items()}
+        scales = {
+            name.removesuffix(".absmax"): each for name, each in tensors.items() if name.endswith(".weight.absmax")
+        }
+        blocks = [2 * math.prod(tensors[weight].shape) / math.prod(each.shape) for weight, each in scales.items()
+                  if weight in tensors]  # fmt: skip
+        if blocks and max(blocks) != _BNB_BLOCK:
+            told["block_size"] = 2 ** math.ceil(math.log2(max(blocks)))
     return told
 
 

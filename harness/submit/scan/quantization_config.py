@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.errors import InputError
 from harness.submit.scan import foreign_formats
@@ -31,7 +31,7 @@ IGNORED = frozenset({
     "autoround_version", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
     "damp_auto_increment", "damp_percent", "dataset", "device", "disable_exllama", "enable_minmax_tuning",
     "enable_norm_bias_tuning", "enable_quanted_input", "exllama_config", "fuse_max_seq_len",
-    "global_compression_ratio", "gradient_accumulate_steps", "ignore", "is_marlin_format", "iters", 
+    "global_compression_ratio", "gradient_accumulate_steps", "ignore", "is_marlin_format", "iters",
     "lm_head", "low_gpu_mem_usage", "lr", "max_input_length", "meta", "minmax_lr", "model_file_base_name",
     "model_name_or_path", "model_seqlen", "module_name_preceding_first_block", "modules_in_block_to_quantize",
     "modules_to_not_convert", "mse", "nsamples", "offload_to_disk", "pad_token_id",
@@ -44,9 +44,17 @@ IGNORED = frozenset({
 })  # fmt: skip
 """Keys that tell how codes were made or are run, or that the tensors themselves show."""
 
-_Width = Literal[2, 3, 4, 8]
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        raise ValueError("4.0 is equal to 4 and no whole number")
+    return value
+
+
+_Width = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_whole)]
+_Four = Annotated[Literal[4], BeforeValidator(_whole)]
 _AsWidth = Field(description="2, 3, 4 or 8")
-_Group = Literal[-1] | Annotated[int, Field(gt=0, le=1 << 20)]
+_Group = Annotated[Literal[-1], BeforeValidator(_whole)] | Annotated[int, Field(gt=0, le=1 << 20)]
 _AsGroup = accepts("-1 or a positive number")
 _Flag = accepts("true or false")
 _Word = Literal["int32", "torch.int32", None]
@@ -57,6 +65,10 @@ _GptqLayout = Literal["gptq", "gptq_v2"]
 _AsGptq = accepts("gptq or gptq_v2")
 _Gemm = Literal["gemm", "GEMM"]
 _AsGemm = accepts("gemm")
+
+
+_Layout = Literal["pack-quantized", "int-quantized", "naive-quantized"]
+_LAYOUTS = ", ".join(get_args(_Layout))
 
 
 class _Settings(BaseModel):
@@ -81,8 +93,8 @@ class Gptq(_Settings):
 class Awq(_Settings):
     """AWQ's GEMM format, as AutoAWQ, gptqmodel and AutoRound's auto_awq export write it."""
 
-    bits: Literal[4] = accepts("4")
-    w_bit: Literal[4] = accepts("4")
+    bits: _Four = accepts("4")
+    w_bit: _Four = accepts("4")
     group_size: _Group = _AsGroup
     q_group_size: _Group = _AsGroup
     sym: bool = _Flag
@@ -121,9 +133,7 @@ class Bitsandbytes(_Settings):
 class CompressedTensors(_Settings):
     """compressed-tensors with integers, as llm-compressor writes it."""
 
-    format: Literal["pack-quantized", "int-quantized", "naive-quantized", None] = accepts(
-        "pack-quantized, int-quantized or naive-quantized"
-    )
+    format: str | None = accepts(_LAYOUTS)
     config_groups: dict[str, dict[str, Any]] = Field(min_length=1, description="groups of settings, all alike")
     sparsity_config: dict[Literal["format"], Literal["dense"]] | None = accepts("nothing")
 
@@ -172,18 +182,20 @@ def stated(folder: Path, config: Mapping[str, Any], notes: list[str]) -> tuple[d
                 return {}, f"{name} beside it can't be read: {refused}"
             told[name] = {**meant, **settings} if isinstance(settings, dict) else settings
     if not told:
-        why = "so nothing says what the packed numbers mean: keep the one that the library wrote, or submit a full_model"
+        why = "so nothing says what the packed numbers mean: keep what the library wrote, or submit a full_model"
         return {}, f"it has no quantization_config, {why}"
     for name, settings in told.items():
         if wrong := fault(settings, [] if name == "config.json" and len(told) > 1 else notes):
             return {}, wrong if name == "config.json" else wrong.replace("quantization_config", name, 1)
     first, *others = told
     for name in others:
-        known = ["quant_method", *MODELS[told[first]["quant_method"]].model_fields]
-        apart = [key for key in known
-                 if None not in (told[first].get(key), told[name].get(key)) and told[first][key] != told[name][key]]  # fmt: skip
-        if apart:
-            return {}, f"`{apart[0]}` of {first} and {name} contradict each other: keep the file that is right"
+        for key in ("quant_method", *MODELS[told[first]["quant_method"]].model_fields):
+            one, other = told[first].get(key), told[name].get(key)
+            if None not in (one, other) and one != other:
+                return (
+                    {},
+                    f"`{key}` is {shown(one)} in {first} and {shown(other)} in {name}: keep the file that is right",
+                )
     return dict(told[first]), None
 
 
@@ -216,7 +228,8 @@ def _faults(method: str, config: Mapping[str, Any], ignored: list[str]) -> Itera
     yield from _against(MODELS[method], own, "quantization_config's ", ignored)
     for first, second in _SAME:
         one, other = config.get(first), config.get(second)
-        if None not in (one, other) and str(one).lower() != str(other).lower():
+        known = first in MODELS[method].model_fields and second.removeprefix("_") in MODELS[method].model_fields
+        if known and None not in (one, other) and str(one).lower() != str(other).lower():
             yield f"quantization_config's `{first}` is {shown(one)} and its `{second}` {shown(other)}: they contradict"
     if isinstance(config.get("sym"), bool) and config["sym"] is config.get("zero_point"):
         yield f"quantization_config's `sym` and `zero_point` are both {shown(config['sym'])}: they contradict"
@@ -251,34 +264,28 @@ def _apart(key: str, modules: Mapping[str, Any], config: Mapping[str, Any]) -> I
 
 
 def _group_faults(config: Mapping[str, Any], ignored: list[str]) -> Iterator[str]:
+    seen: list[dict[str, Any]] = []
     groups = config.get("config_groups")
-    if not isinstance(groups, dict):
-        return
-    seen = []
-    for name, group in groups.items():
+    for name, group in groups.items() if isinstance(groups, dict) else ():
         place = f"quantization_config's {visible(str(name)[:40])}"
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
             yield f"{place} is no mapping with weights"
             return
-        layout = group.get("format") or config.get("format")
-        shown_name = foreign_formats.method_name(layout) or ("FP8" if weights.get("type") == "float" else None)
-        if shown_name:
-            yield f"{place} says {shown_name}, which is not read: accepted are {', '.join(METHODS)} of integers"
+        layout, size = group.get("format") or config.get("format"), weights.get("group_size")
+        foreign = foreign_formats.method_name(layout) or ("FP8" if weights.get("type") == "float" else None)
+        if foreign:
+            yield f"{place} says {foreign}, which is not read: accepted are integers"
             return
         rest = {key: value for key, value in group.items() if key not in ("weights", "format")}
         yield from _against(_Settings, rest, f"{place}'s ", ignored)
         yield from _against(CompressedWeights, weights, f"{place}.weights's ", ignored)
-        packed = layout == "pack-quantized"
-        if packed and weights.get("num_bits") not in (2, 4, 8, None):
-            yield f"{place}.weights's `num_bits` is {shown(weights['num_bits'])}, and accepted is 2, 4 or 8 where packed"
-        if layout not in ("pack-quantized", "int-quantized", "naive-quantized"):
-            told = "accepted is pack-quantized, int-quantized or naive-quantized"
-            yield f"{place}'s `format` is {shown(layout)}, and {told}"
-        if group.get("format") and config.get("format") not in (None, group["format"]):
-            yield f"{place}'s `format` is {shown(group['format'])}, and the config's {shown(config['format'])}: they contradict"
-        if weights.get("strategy") == "group" and not (type(weights.get("group_size")) is int and weights["group_size"] > 0):
-            yield f"{place}.weights's `group_size` is {shown(weights.get('group_size'))}, and strategy group needs a number"
+        if layout not in get_args(_Layout) or config.get("format") not in (None, layout):
+            yield f"{place}'s `format` is {shown(layout)}, and accepted is one of {_LAYOUTS}, the same everywhere"
+        if layout == "pack-quantized" and weights.get("num_bits") not in (2, 4, 8, None):
+            yield f"{place}.weights's `num_bits` is {shown(weights['num_bits'])}, and accepted is 2, 4 or 8 in {layout}"
+        if weights.get("strategy") == "group" and (type(size) is not int or size < 1):
+            yield f"{place}.weights's `group_size` is {shown(size)}, and strategy group needs a positive number"
         seen.append({"format": layout} | {key: weights.get(key) for key in CompressedWeights.model_fields})
     if any(each != seen[0] for each in seen[1:]):
         yield "quantization_config's `config_groups` differ, and layers must be alike"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.submit.scan.architectures import ARCHITECTURES
 from harness.submit.scan.strict_model import Wrong, listed, shown
 
 # Keys that each rope type must have beside it.
@@ -58,7 +57,7 @@ def _faults(key: str, rope: Any, config: Mapping[str, Any], kind: str) -> Iterat
         told = " and ".join(map(shown, names))
         yield f"`{key}` is of rope_type {told}, and those of {kind} models are {', '.join(own)}", key, None
         return
-    name = own[names[0]] if names else "default"
+    name = own[str(names[0])] if names else "default"
     if missing := [each for each in _NEEDED[name] if rope.get(each) is None]:
         yield f"`{key}` of rope_type {name} lacks {', '.join(missing)}", key, None
     for each in sorted(_NUMBERS.intersection(rope)):

@@ -85,7 +85,7 @@ def test_what_the_library_reads_is_what_we_read(tmp_path: Path, model_folder: Pa
         (head() + struct.pack("<Q", 200) + bytes(40), "it is cut off: a tensor's name takes 200 bytes"),
         (head() + text("t") + struct.pack("<I", 5) + bytes(60), "tensor 't' has 5 dimensions"),
         (head() + text("t") + struct.pack("<I", 0) + bytes(60), "tensor 't' has 0 dimensions"),
-        (head() + info(kind=16) + bytes(200), "is of type 16, and accepted are F32"),
+        (head() + info(kind=16) + bytes(200), "is of type IQ2_XXS, and accepted are F32"),
         (head() + info(kind=2, sides=(33,)) + bytes(200), "of type Q4_0 has no usable shape"),
         (head() + info(sides=(0,)) + bytes(200), "no usable shape"),
         (head() + info(sides=(1 << 40, 1 << 40)) + bytes(200), "no usable shape"),

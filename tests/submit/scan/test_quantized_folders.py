@@ -146,14 +146,14 @@ def test_a_hub_checkpoint_is_scanned_between_downloading_and_loading(
     ("changes", "message"),
     [
         ({"quantization_config": None}, "it has no quantization_config"),
-        ({"quantization_config": {"quant_method": "exl2"}}, "accepted are gptq, awq, auto-round, bitsandbytes"),
+        ({"quantization_config": {"quant_method": "exl2"}}, "in the format of ExLlamaV2, which is not read"),
         ({"quantization_config": GPTQ_CONFIG | {"bits": 7}}, "`bits` is 7"),
         ({"quantization_config": GPTQ_CONFIG | {"meta": {"auto_map": "x"}}}, "it names code to run (auto_map)"),
-        ({"quantization_config": GPTQ_CONFIG | {"run": "me"}}, "has the key 'run'"),
+        ({"quantization_config": GPTQ_CONFIG | {"run": "me"}}, "`run` is 'me', and no reader knows"),
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3, and the weights have 2 layers"),
         ({"intermediate_size": 960}, "intermediate_size is 960"),
         ({"vocab_size": 1 << 30}, "make embeddings of shape"),
-        ({"mood": "good"}, "the key 'mood' is not on the list"),
+        ({"per_layer_config": {"0": {}}}, "`per_layer_config` is"),
     ],
 )
 def test_a_config_that_is_not_its_weights_own_is_refused(
