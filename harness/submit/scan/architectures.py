@@ -7,9 +7,9 @@ a field of ``ModelConfig`` for each key that no other has.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.submit.scan.strict_model import accepts
 
@@ -72,9 +72,18 @@ SHARED = frozenset({
 })  # fmt: skip
 """Keys that transformers' shared code reads of any config, or that would replace a method or setting of its class."""
 
+
+def _fraction(value: object) -> object:
+    if type(value) is int:
+        raise ValueError("transformers takes 1.0 and no 1")
+    return value
+
+
+_Float = Annotated[float, BeforeValidator(_fraction)]
 _Count = accepts("a whole number above 0", gt=0)
 _Side = accepts(f"a whole number from 1 to {_LARGEST}", gt=0, le=_LARGEST)
 _Positive = accepts("a number above 0", gt=0)
+_Fraction = accepts("a number above 0, with a decimal point", gt=0)
 _Number = accepts("a number from 0 on", ge=0)
 _Flag = accepts("true or false")
 _Off = accepts("false or nothing")
@@ -100,9 +109,9 @@ class ModelConfig(BaseModel):
     original_max_position_embeddings: int = _Side
     hidden_act: _Activation = _Act
     hidden_activation: _Activation = _Act
-    rms_norm_eps: float = _Positive
-    layer_norm_eps: float = _Positive
-    initializer_range: float = accepts("a number from 0 to 1", ge=0, le=1)
+    rms_norm_eps: _Float = _Fraction
+    layer_norm_eps: _Float = _Fraction
+    initializer_range: _Float = accepts("a number from 0 to 1", ge=0, le=1)
     tie_word_embeddings: bool = _Flag
     use_cache: bool = _Flag
     attention_bias: bool = _Flag
@@ -111,11 +120,11 @@ class ModelConfig(BaseModel):
     use_sliding_window: bool = _Flag
     is_decoder: bool = _Flag
     output_hidden_states: bool | None = _Flag
-    attention_dropout: float | None = _Number
-    hidden_dropout: float | None = _Number
-    classifier_dropout: float | None = _Number
-    resid_pdrop: float | None = _Number
-    embd_pdrop: float | None = _Number
+    attention_dropout: float = _Number
+    hidden_dropout: float = _Number
+    classifier_dropout: float = _Number
+    resid_pdrop: float = _Number
+    embd_pdrop: float = _Number
     pretraining_tp: int | None = _Count
     pad_token_id: int | None = _Token
     bos_token_id: int | None = _Token
@@ -125,8 +134,8 @@ class ModelConfig(BaseModel):
     sliding_window_pattern: int = _Side
     layer_types: list[_LayerType] | None = accepts("full_attention or sliding_attention for each layer")
     query_pre_attn_scalar: int = _Count
-    attn_logit_softcapping: float | None = _Positive
-    final_logit_softcapping: float | None = _Positive
+    attn_logit_softcapping: _Float | None = _Fraction
+    final_logit_softcapping: _Float | None = _Fraction
     use_bidirectional_attention: Literal[False] | None = _Off
     is_encoder_decoder: Literal[False] = _Off
     output_attentions: Literal[False] | None = _Off
@@ -134,6 +143,13 @@ class ModelConfig(BaseModel):
     chunk_size_feed_forward: Literal[0] = accepts("0")
     dtype: _Dtype | None = _AsDtype
     torch_dtype: _Dtype | None = _AsDtype
+    architectures: list[str] | None = accepts("a list of names")
+    transformers_version: str | None = accepts("text")
+    name_or_path: str | None = accepts("text")
+    id2label: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], str] | None = accepts("numbers with names")
+    label2id: dict[str, int] | None = accepts("names with numbers")
+    num_labels: int = _Count
+    problem_type: None = accepts("nothing")
     rope_parameters: dict[str, Any] | None = _Rope
     rope_scaling: dict[str, Any] | None = _Rope
     rope_theta: float = _Positive

@@ -31,6 +31,10 @@ _BNB_BLOCK = 64
 # The heads of these must share out the hidden size even where head_dim is given.
 _DIVIDED = ("llama", "gemma2", "gemma3_text", "gpt_neox")
 
+# What may be left out and not be null.
+_GROUPED = ("num_key_value_heads", "head_dim")
+_FILLED = {"gemma": _GROUPED, "gemma2": _GROUPED, "gemma3_text": _GROUPED, "qwen3": ("head_dim",)}
+
 # Said wherever they stand, in any JSON file that a library reads: they name code to be fetched and run.
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
 
@@ -42,7 +46,7 @@ _ELSEWHERE = frozenset({
 })  # fmt: skip
 
 # Every older config has them: no note.
-_PLAIN = frozenset({"_name_or_path", "_commit_hash", "transformers_version", "architectures", "quantization_config"})
+_PLAIN = frozenset({"_name_or_path", "_commit_hash", "quantization_config"})
 _LEFT_OVER = frozenset({"_name_or_path", "_model_name_or_path", "_commit_hash", "_flash_attn_2_enabled"})
 
 
@@ -175,6 +179,9 @@ def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     if heads % (config.get("num_key_value_heads") or heads):
         told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
         yield told, "num_key_value_heads", None
+    for key in _FILLED.get(kind, ()):
+        if key in config and config[key] is None:
+            yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None
     types = config.get("layer_types")
     if types is not None and "layer_types" in ARCHITECTURES[kind] and len(types) != config["num_hidden_layers"]:
         told = f"layer_types has {len(types)} entries, and num_hidden_layers is {config['num_hidden_layers']}"

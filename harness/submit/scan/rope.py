@@ -51,7 +51,7 @@ def faults(config: Mapping[str, Any], kind: str, notes: list[str]) -> Iterator[W
 
 
 def _faults(key: str, rope: Any, config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
-    names = [rope[name] for name in ("rope_type", "type") if rope.get(name)] if isinstance(rope, dict) else [None]
+    names = [rope[name] for name in ("rope_type", "type") if name in rope] if isinstance(rope, dict) else [rope]
     own = _PHI_3 if kind == "phi3" else {name: name for name in _NEEDED}
     if any(name not in own for name in map(str, names)) or len(set(names)) > 1:
         told = " and ".join(map(shown, names))
