@@ -6,10 +6,7 @@ not at their names; headers, configs and every number are read by ourselves.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
@@ -17,15 +14,13 @@ from harness.records import Submission
 from harness.submit.scan import foreign_formats
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.adapter_config import check_adapter
-from harness.submit.scan.file_types import MAX_TEXT, check_file
+from harness.submit.scan.file_types import MAX_TEXT, check_file, noting, regular_files
 from harness.submit.scan.model_config import check_model, read_config
 from harness.submit.scan.quantization_config import BESIDE
 from harness.submit.scan.safetensors import ACCEPTED, BUFFERS, FLOATS, PACKED, Tensor, check_numbers, read_header
 from harness.submit.scan.strict_model import listed
 from harness.submit.strict_parsing import read_json
 from harness.submit.weight_files import HUB, folder_digest, is_second_copy, weights_digest
-
-_MAX_FILES = 2000
 
 # JSON files that a library opens for a model or a tokenizer; all others are read by nobody.
 _READ = frozenset({
@@ -37,51 +32,6 @@ _READ = frozenset({
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
     return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
-
-
-@contextlib.contextmanager
-def _noting(faults: list[str]) -> Iterator[None]:
-    """Keeps what is refused inside for later, so that the next thing is looked at as well."""
-    try:
-        yield
-    except UnsafeSubmissionError as refused:
-        faults += [fault for fault in refused.faults if fault not in faults]
-
-
-def _files(folder: Path) -> list[Path]:
-    """Returns the regular files of a folder; links that lead out of it, special files and hidden names are refused."""
-    root, found = folder.resolve(), list[Path]()
-    faults: list[str] = []
-    for current, directories, names in os.walk(folder):
-        with _noting(faults):
-            _check_names(Path(current), [*directories, *names])
-        for name in sorted([*directories, *names]):
-            path = Path(current) / name
-            with _noting(faults):
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
-                    raise _refuse(path, "it is a link out of the submission's folder: put the file itself there")
-                mode = path.stat().st_mode if path.exists() else 0
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    raise _refuse(path, "it is neither a file nor a folder: remove it")
-                if stat.S_ISREG(mode):
-                    found.append(path)
-            if len(found) > _MAX_FILES:
-                raise _refuse(folder, f"it holds more than {_MAX_FILES} files: keep weights, config and tokenizer")
-    if faults:
-        # Nothing is opened then: reading a pipe or a device would never end.
-        raise UnsafeSubmissionError(*faults)
-    return found
-
-
-def _check_names(folder: Path, names: list[str]) -> None:
-    """Refuses names that a terminal or a page would show as something else, and such as other file systems merge."""
-    seen: dict[str, str] = {}
-    for name in sorted(names):
-        if not name.isprintable():
-            raise _refuse(folder, f"the name {name!r} holds characters that can't be shown: rename the file")
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise _refuse(folder, f"{other!r} and {name!r} differ in case alone, so one hides the other: keep one")
 
 
 def _index(path: Path, folder: Path) -> dict[str, str]:
@@ -185,8 +135,8 @@ def scan_folder(
     ignored: list[str] = [] if notes is None else notes
     faults: list[str] = []
     unread = set()
-    for path in _files(folder):
-        with _noting(faults):
+    for path in regular_files(folder):
+        with noting(faults):
             check_file(path, may_be_gguf=quantized and path.parent == folder)
             # An index is checked with its shards; deeper folders are never read.
             if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
@@ -202,11 +152,11 @@ def scan_folder(
         raise _refuse(*told)
     tensors: dict[str, Tensor] = {}
     gguf: Path | None = None
-    with _noting(faults):
+    with noting(faults):
         gguf = gguf_file(folder) if quantized else None
         stem = "adapter_model" if adapter else "model"
         tensors = _tensors(folder, gguf, stem, PACKED if quantized else ACCEPTED, ignored)
-    with _noting(faults):
+    with noting(faults):
         if not config.is_file():
             raise _refuse(
                 config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
@@ -220,7 +170,7 @@ def scan_folder(
             check_model(config, tensors, quantization=packing, notes=ignored)
     rounded = "" if adapter or quantized else _rounded(tensors)
     for path in sorted(folder.glob("*.safetensors")) if tensors else ():
-        with _noting(faults):
+        with noting(faults):
             if not is_second_copy(path):
                 check_numbers(path, rounded=rounded)
     if faults:
@@ -316,11 +266,11 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> tuple
     base_tensors, faults, notes = None, list[str](), list[str]()
     try:
         if base is not None:
-            with _noting(faults):
+            with noting(faults):
                 base_tensors = _scan_one(base, None, None, [])
                 if not base.weights.startswith(HUB):
                     check_base(submission, Path(base.weights))
-        with _noting(faults):
+        with noting(faults):
             _scan_one(submission, base_tensors, hub_base(submission, submissions), notes)
     except (OSError, RuntimeError, UnicodeError) as error:
         # A loop of links, a folder in place of a file, a name no file system takes.
@@ -330,7 +280,7 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> tuple
     # The target's tokenizer is what an entry is scored with.
     target = submissions.get(submission.target or "")
     if target is not None and target is not base:
-        with _noting(faults):
+        with noting(faults):
             scan(target, submissions)
     if faults:
         raise UnsafeSubmissionError(*faults)

@@ -179,6 +179,8 @@ def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     if heads % (config.get("num_key_value_heads") or heads):
         told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
         yield told, "num_key_value_heads", None
+    if (config.get("head_dim") or 0) % 2:
+        yield f"`head_dim` is {config['head_dim']}, and rotary positions need an even one", "head_dim", None
     for key in _FILLED.get(kind, ()):
         if key in config and config[key] is None:
             yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None

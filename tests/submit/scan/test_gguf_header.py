@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantized_files import gguf_bytes, text, write_gguf
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit.scan.gguf import as_model, block_types, read_header
+from harness.submit.scan.gguf import _BLOCKS, OTHERS, as_model, block_types, read_header
 
 TENSORS = {"token_embd.weight": ("F32", (4, 8), bytes(128)), "blk.0.ffn_up.weight": ("Q4_0", (2, 64), bytes(72)),
            "blk.0.attn_norm.weight": ("F32", (8,), bytes(32))}  # fmt: skip
@@ -59,6 +59,13 @@ def test_types_are_counted_inside_the_blocks_alone_and_names_fit_the_check_of_si
     assert set(as_model(found)) == {
         "model.embed_tokens.weight", "model.layers.0.mlp.up.weight", "model.layers.0.attn_norm.weight",
     }  # fmt: skip
+
+
+def test_every_type_that_the_library_knows_has_its_name() -> None:
+    gguf = pytest.importorskip("gguf")
+    named = {number: kind for number, (kind, _, _) in _BLOCKS.items()} | OTHERS
+    assert {each.value: each.name for each in gguf.GGMLQuantizationType}.items() <= named.items()
+    assert not set(_BLOCKS) & set(OTHERS)
 
 
 def test_what_the_library_reads_is_what_we_read(tmp_path: Path, model_folder: Path) -> None:
