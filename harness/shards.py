@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +13,12 @@ SHARD_BYTES = 2**29
 """Bytes from which on a file is closed and the next one begun; so much is in memory while weights are written."""
 
 INDEX = "model.safetensors.index.json"
+
+PACKING_FILES: Mapping[str, Mapping[str, str]] = {
+    "quantize_config.json": {"quant_method": "gptq"}, "quant_config.json": {"quant_method": "awq"},
+    "quantization_config.json": {},
+}  # fmt: skip
+"""Files in which libraries of old say how codes are packed, with what each means that does not name its method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,12 @@ class StoredTensor:
             return tuple(file.get_slice(self.name).get_shape())
 
 
+def weight_names(names: Iterable[str]) -> list[str]:
+    """Returns which of a folder's files are its safetensors weights: without Mistral's second copy of them."""
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    return [name for name in found if not name.startswith("consolidated")] or found
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of a folder's safetensors files by name, file by file."""
     from safetensors import safe_open
@@ -49,8 +62,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     else:
-        # Beside model.safetensors other files are copies: transformers reads none of them.
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        # transformers reads model.safetensors alone where there is one.
+        names = weight_names(path.name for path in folder.iterdir())
         names = ["model.safetensors"] if "model.safetensors" in names else names
     found: dict[str, StoredTensor] = {}
     for name in names:

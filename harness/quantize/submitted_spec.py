@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import QuantizationError
 from harness.quantize.formats import gguf as packed_gguf
 from harness.quantize.formats.awq import BITS as AWQ_BITS
-from harness.quantize.formats.awq import AwqFormat
+from harness.quantize.formats.awq import AwqFormat, is_awq
 from harness.quantize.formats.bitsandbytes import BnbFormat
 from harness.quantize.formats.compressed_tensors import CompressedFormat
 from harness.quantize.formats.ggml_blocks import TYPES as PLAIN_TYPES
@@ -29,31 +29,31 @@ def spec_of(config: Mapping[str, Any]) -> QuantizerSpec:
 
     Args:
         config: The config; for a GGUF file ``{"quant_method": "gguf",
-            "types": {GGML type: weights of that type in the blocks}}``.
+            "types": {GGML type: weights of that type in the blocks}}``. For
+            bitsandbytes ``block_size`` may say what the file's scales show.
 
     Raises:
         QuantizationError: A method or a variant that no reader here knows.
     """
     method = str(config.get("quant_method", "")).lower()
-    packing = str(config.get("packing_format") or config.get("checkpoint_format") or "").lower()
     if method == "gguf":
         return _gguf(config["types"])
     if method == "bitsandbytes":
         bnb = BnbFormat.from_config(config)
         name = bnb.book or "int8"
-        label = f"{name.upper()}, block {_BNB_BLOCK}" if bnb.book else "LLM.int8"
+        block = int(config.get("block_size") or _BNB_BLOCK)
+        label = f"{name.upper()}, block {block}" if bnb.book else "LLM.int8"
         return QuantizerSpec(
             name=f"submitted-bnb-{name}", backend="submitted", bits=bnb.bits,
-            group_size=_BNB_BLOCK if bnb.book else None, symmetric=None if bnb.book else True,
+            group_size=block if bnb.book else None, symmetric=None if bnb.book else True,
             label=f"as submitted: bitsandbytes {label}{'' if bnb.book else ', per row, symmetric'}",
             options={"method": method},
         )  # fmt: skip
     if method == "compressed-tensors":
         ct = CompressedFormat.from_config(config)
         return _uniform("compressed-tensors", method, ct.bits, ct.group_size, ct.symmetric)
-    if method == "awq" or (method == "auto-round" and packing.endswith("awq")):
-        same = {} if method == "awq" else {"quant_method": "awq", "version": "gemm"}
-        awq = AwqFormat.from_config({**config, **same})
+    if is_awq(config):
+        awq = AwqFormat.from_config(config)
         return _uniform("AWQ", method, AWQ_BITS, awq.group_size, awq.symmetric)
     gptq = GptqFormat.from_config(config)
     ending = ", act-order" if gptq.reordered else ""
@@ -88,6 +88,7 @@ def _gguf(types: Mapping[str, int]) -> QuantizerSpec:
     for kind, count in types.items():
         weights[packed_gguf.BITS[kind]] = weights.get(packed_gguf.BITS[kind], 0) + count
     symmetric = {kind not in _SHIFTED_K and (kind not in PLAIN_TYPES or PLAIN_TYPES[kind][1]) for kind in kinds}
+    blocks = " and ".join(map(str, dict.fromkeys(packed_gguf.GROUPS[kind] for kind in kinds)))
     told = {True: "symmetric", False: "asymmetric"}
     shown = " and ".join(told[each] for each in sorted(symmetric, reverse=True))
     return QuantizerSpec(
@@ -96,6 +97,6 @@ def _gguf(types: Mapping[str, int]) -> QuantizerSpec:
         bits=max(weights, key=lambda bits: (weights[bits], bits)),
         group_size=packed_gguf.GROUPS[kinds[0]],
         symmetric=symmetric.pop() if len(symmetric) == 1 else None,
-        label=f"as submitted: GGUF {' + '.join(kinds)}, block {packed_gguf.GROUPS[kinds[0]]}, {shown}",
+        label=f"as submitted: GGUF {' + '.join(kinds)}, block {blocks}, {shown}",
         options={"method": "gguf", "types": kinds},
     )

@@ -123,7 +123,7 @@ def run_job(
         _set_up_torch(settings)
         with memory.streaming(settings.stream):
             with watch.during("intake"):
-                folder_scan.scan(job.submission, submissions)
+                ignored = folder_scan.scan(job.submission, submissions)
             with watch.during("prepare"):
                 checkpoint = prepare.prepare(job.submission, submissions, cache=Path(settings.cache))
                 tokenizer = prepare.load_tokenizer(checkpoint)
@@ -138,6 +138,7 @@ def run_job(
         try:
             with watch.during(cell.task):
                 evaluation = _score(cell, quantized, tokenizer, settings)
+                evaluation = replace(evaluation, remarks=(*ignored, *evaluation.remarks))
         except Exception as error:
             fail((cell,), error)
         else:

@@ -6,16 +6,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.errors import UnsafeSubmissionError
+from harness.errors import InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json
 from harness.records import Submission
+from harness.shards import PACKING_FILES, weight_names
+from harness.submit.strict_parsing import read_json
 
 HUB = "hf://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 """A repository's name as the hub and peft write it, without ``hf://``."""
 
 _CONFIGS = ("config.json", "adapter_config.json")
-_ENDINGS = (".safetensors", ".safetensors.index.json", ".gguf")
 
 # Paths of two parts as training scripts write them; owners on the hub have two letters at least.
 _FOLDERS = re.compile(
@@ -44,16 +45,22 @@ def names_hub(named: str, *places: Path) -> bool:
     return not any((place / named).exists() for place in (Path(), *places))
 
 
-def is_weight_file(name: str) -> bool:
-    """Returns whether weights are made of files of this name: safetensors or GGUF, an index, and the config."""
-    return name.endswith(_ENDINGS) or name in _CONFIGS
-
-
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the config."""
-    chosen = [path for ending in _ENDINGS for path in folder.glob(f"*{ending}")]
+    """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the configs that say how."""
+    chosen = [folder / name for name in weight_names(path.name for path in folder.glob("*.safetensors"))]
+    chosen += [path for ending in (".safetensors.index.json", ".gguf") for path in folder.glob(f"*{ending}")]
+    packing = [folder / name for name in PACKING_FILES if (folder / name).is_file()]
     chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
-    return tuple(sorted(chosen))
+    # The scan refuses those that say another thing than config.json.
+    return tuple(sorted(chosen if packing and _says_packing(folder / "config.json") else chosen + packing))
+
+
+def _says_packing(config: Path) -> bool:
+    try:
+        told = read_json(config, limit=1 << 20)
+    except (InputError, OSError):
+        return False
+    return isinstance(told, dict) and told.get("quantization_config") is not None
 
 
 def folder_digest(folder: Path) -> str:
@@ -61,9 +68,9 @@ def folder_digest(folder: Path) -> str:
     return sha256_files(weight_files(folder), folder)
 
 
-def digest_of(sha256: Mapping[str, str]) -> str:
-    """Returns the ``folder_digest`` of files whose own SHA-256 are known, by name; those of no weights don't count."""
-    return sha256_json(sorted((name, digest) for name, digest in sha256.items() if is_weight_file(name)))
+def digest_of(folder: Path, sha256: Mapping[str, str]) -> str:
+    """Returns the ``folder_digest`` that a folder has once its files have the SHA-256 that are known of them by name."""
+    return sha256_json([(path.name, sha256[path.name]) for path in weight_files(folder)])
 
 
 def weights_digest(submission: Submission) -> str:

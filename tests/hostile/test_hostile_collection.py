@@ -234,7 +234,7 @@ MODELS: dict[str, tuple[str, Spoil]] = {
     "model-layers": ("num_hidden_layers is 100000", _config("config.json", num_hidden_layers=100_000)),
     "model-number": ("`rope_theta` holds a number above", _config("config.json", rope_theta=1e300)),
     "model-type": ("model_type 'evil' can't be scored", _config("config.json", model_type="evil")),
-    "model-kernels": ("key 'attn_implementation' is not on", _config("config.json", attn_implementation="a/b")),
+    "model-kernels": ("`attn_implementation` is 'a/b', which", _config("config.json", attn_implementation="a/b")),
     "model-quantized": ("it describes quantized weights", _config("config.json", quantization_config={"bits": 4})),
     "model-index": ("it points at '../x.safetensors'", _bytes(
         "model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}')),

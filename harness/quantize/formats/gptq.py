@@ -22,6 +22,29 @@ WIDTHS = (2, 3, 4, 8)
 """Bits per code that the format has a layout for."""
 
 
+# AutoRound's own name stands for the second variant.
+_LAYOUTS = {
+    "gptq": "gptq", "auto_gptq": "gptq", "auto_round:gptq": "gptq", "auto_round:auto_gptq": "gptq",
+    "gptq_v2": "gptq_v2", "auto_round": "gptq_v2", "auto_round:gptq_v2": "gptq_v2", "auto_round:auto_round": "gptq_v2",
+}  # fmt: skip
+
+
+def stated(config: Mapping[str, Any], *names: str, default: Any) -> Any:
+    """Returns what a config says under names that mean the same: text in small letters, AutoRound's words as GPTQ's.
+
+    Raises:
+        QuantizationError: Two of them contradict each other.
+    """
+    told = {name: config[name] for name in names if config.get(name) is not None}
+    values = {
+        _LAYOUTS.get(value.lower(), value.lower()) if isinstance(value, str) else value for value in told.values()
+    }
+    if len(values) > 1:
+        said = " and ".join(f"{name} {value!r}" for name, value in told.items())
+        raise QuantizationError(f"The quantization_config says {said}, which contradict each other: keep one.")
+    return values.pop() if values else default
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GptqFormat:
     """What a checkpoint's config says about its packed layers.
@@ -50,12 +73,8 @@ class GptqFormat:
                 this reader has no layout for.
         """
         method = str(config.get("quant_method", "gptq")).lower()
-        packing = str(config.get("packing_format") or config.get("checkpoint_format") or "gptq").lower()
-        layout = packing.rsplit(":", 1)[-1].replace("auto_gptq", "gptq")
-        if layout == "auto_round":
-            # AutoRound's own name for the second variant.
-            layout = "gptq_v2"
-        if method not in ("gptq", "auto-round", "intel/auto-round") or layout not in ("gptq", "gptq_v2"):
+        packing = str(stated(config, "packing_format", "checkpoint_format", "format", default="gptq"))
+        if method not in ("gptq", "auto-round", "intel/auto-round") or packing not in _LAYOUTS.values():
             raise QuantizationError(
                 f"A checkpoint of method {method!r} in format {packing!r} isn't GPTQ's: "
                 "formats gptq and gptq_v2 are read."
@@ -78,7 +97,7 @@ class GptqFormat:
             group_size=None if group == -1 else group,
             symmetric=bool(config.get("sym", True)),
             reordered=bool(config.get("desc_act", False)),
-            zero_is_stored_less_one=layout == "gptq",
+            zero_is_stored_less_one=packing == "gptq",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import Fault, InputError
 from harness.paths import may_download
 from harness.provenance import sha256_file
+from harness.shards import PACKING_FILES, weight_names
 from harness.submit.checkpoint.hub_answers import SECONDS, HubUnavailableError, ask, refusal
 from harness.submit.checkpoint.merge_adapter import write_once
 from harness.submit.weight_files import HUB, HUB_NAME, digest_of
@@ -25,12 +26,10 @@ TOKENIZER_FILES = [
 ]  # fmt: skip
 PATTERNS = [
     "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
-    *TOKENIZER_FILES,
+    *PACKING_FILES, *TOKENIZER_FILES,
 ]  # fmt: skip
 """What is downloaded of a repository; of its subfolders nothing is."""
 
-# The same weights once more, as Mistral's own program reads them.
-_TWICE = "consolidated*.safetensors"
 
 # Beside the hub's own file names, none of which it is.
 _DIGEST = "quench-digest.txt"
@@ -75,7 +74,7 @@ def download(
     def fetch(scratch: Path, unfinished: Path) -> None:
         wanted = _listing(reference, revision, patterns)
         known = _fetch(reference, revision, wanted, unfinished, scratch)
-        (scratch / _DIGEST).write_text(digest_of(known) + "\n", encoding="ascii")
+        (scratch / _DIGEST).write_text(digest_of(scratch, known) + "\n", encoding="ascii")
 
     return _once(reference, revision, cache / place, fetch)
 
@@ -106,7 +105,7 @@ def preview(reference: str, revision: str, cache: Path) -> Path:
                 file.truncate(wanted[name].size)
         digests = known | {name: wanted[name].sha256 for name in large}
         if all(digests.values()):
-            (scratch / _DIGEST).write_text(digest_of(digests) + "\n", encoding="ascii")  # type: ignore[arg-type]
+            (scratch / _DIGEST).write_text(digest_of(scratch, digests) + "\n", encoding="ascii")  # type: ignore[arg-type]
 
     whole = folder_of(reference, revision, cache / "hub")
     return whole if whole.is_dir() else _once(reference, revision, cache / "hub-previews", fetch)
@@ -156,9 +155,8 @@ def _listing(reference: str, revision: str, patterns: Sequence[str], **options: 
         for file in info.siblings or ()
         if any(fnmatch.fnmatchcase(file.rfilename, pattern) for pattern in patterns) and "/" not in file.rfilename
     }
-    doubled = set(fnmatch.filter(chosen, _TWICE))
-    if any(file.endswith(".safetensors") for file in set(chosen) - doubled):
-        chosen = {file: entry for file, entry in chosen.items() if file not in doubled}
+    read = weight_names(chosen)
+    chosen = {file: entry for file, entry in chosen.items() if not file.endswith(".safetensors") or file in read}
     if not chosen:
         raise InputError(
             f"{reference} at {revision} holds none of the files that are read ({', '.join(patterns[:4])}): name a "

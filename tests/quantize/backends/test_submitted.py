@@ -70,9 +70,9 @@ def source(checkpoint_of: Callable[[str], Checkpoint]) -> Path:
         ({"quant_method": "gguf", "types": {"Q8_0": 64}}, "submitted-gguf-q8_0",
          "as submitted: GGUF Q8_0, block 32, symmetric", 8),
         ({"quant_method": "gguf", "types": {"Q6_K": 5, "Q4_K": 64}}, "submitted-gguf-q4_k-q6_k",
-         "as submitted: GGUF Q4_K + Q6_K, block 32, symmetric and asymmetric", 4),
+         "as submitted: GGUF Q4_K + Q6_K, block 32 and 16, symmetric and asymmetric", 4),
         ({"quant_method": "gguf", "types": {"Q4_K": 4, "Q4_0": 4, "Q6_K": 7}}, "submitted-gguf-q6_k-q4_0-q4_k",
-         "as submitted: GGUF Q6_K + Q4_0 + Q4_K, block 16, symmetric and asymmetric", 4),
+         "as submitted: GGUF Q6_K + Q4_0 + Q4_K, block 16 and 32, symmetric and asymmetric", 4),
     ],
 )  # fmt: skip
 def test_a_specification_is_read_from_the_file_s_own_config(

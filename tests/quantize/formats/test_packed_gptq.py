@@ -150,7 +150,8 @@ def test_what_the_layout_does_not_cover_is_refused(changes: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("changes", "first"),
     [({}, True), ({"checkpoint_format": "gptq_v2"}, False), ({"checkpoint_format": None}, True),
-     ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, True)],
+     ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, True),
+     ({"checkpoint_format": None, "format": "gptq_v2"}, False), ({"format": "gptq"}, True)],
 )  # fmt: skip
 def test_the_variant_of_the_zero_points_is_told_by_the_config(changes: dict[str, Any], first: bool) -> None:
     assert told(**changes).zero_is_stored_less_one is first

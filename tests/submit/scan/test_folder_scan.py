@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
 import sys
 import zipfile
@@ -20,7 +21,7 @@ from harness.errors import UnsafeSubmissionError
 from harness.submit.checkpoint import prepare
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
-from harness.submit.scan.safetensors import check_numbers, read_header
+from harness.submit.scan.safetensors import _TOO_LARGE, DTYPE_NAMES, check_numbers, read_header
 
 Writer = Callable[..., Path]
 
@@ -105,7 +106,7 @@ SPOILERS: list[tuple[str, Callable[[Path], object]]] = [
     (r"names code to run \(trust_remote_code\)", lambda m: _config(m, trust_remote_code=True)),
     (r"names code to run \(auto_map\)", lambda m: _config(m, rope_parameters={"a": [{"auto_map": 1}]})),
     (r"tokenizer_config\.json: it names code", lambda m: _config(m, "tokenizer_config.json", auto_map={})),
-    (r"'attn_implementation' is not on the list", lambda m: _config(m, attn_implementation="kernels/x")),
+    (r"`attn_implementation` is 'kernels/x', which", lambda m: _config(m, attn_implementation="kernels/x")),
     (r"describes quantized weights", lambda m: _config(m, quantization_config={"bits": 4})),
     (r"model_type 'deepseek' can't be scored", lambda m: _config(m, model_type="deepseek")),
     (r"embeddings of shape \(1000000000, 64\)", lambda m: _config(m, vocab_size=10**9)),
@@ -113,8 +114,8 @@ SPOILERS: list[tuple[str, Callable[[Path], object]]] = [
     (r"num_hidden_layers is 4000, and the weights have 2", lambda m: _config(m, num_hidden_layers=4000)),
     (r"intermediate_size is 1000000", lambda m: _config(m, intermediate_size=10**6)),
     (r"wider than any tensor", lambda m: _config(m, num_attention_heads=10**6)),
-    (r"`head_dim` must be a whole number", lambda m: _config(m, head_dim=10**9)),
-    (r"`vocab_size` must be a whole number", lambda m: _config(m, vocab_size="80")),
+    (r"`head_dim` is 1000000000, and accepted is a whole number from 1", lambda m: _config(m, head_dim=10**9)),
+    (r"`vocab_size` is '80', and accepted is a whole number above 0", lambda m: _config(m, vocab_size="80")),
     (r"number above", lambda m: _config(m, rope_theta=1e300)),
     (r"config\.json: it holds NaN", lambda m: _config(m, rms_norm_eps=float("nan"))),
     (r"config\.json: the key 'a' is given twice", lambda m: (m / "config.json").write_text('{"a": 1, "a": 2}')),
@@ -383,3 +384,137 @@ def test_scanning_imports_no_library_that_could_load_weights() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("rounded", "dtype"), [("BF16", "float32"), ("F16", "float32"), ("F16", "bfloat16")])
+def test_the_least_number_that_rounds_to_infinity_is_refused_and_the_one_before_is_not(
+    tmp_path: Path, rounded: str, dtype: str
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    narrow = getattr(torch, DTYPE_NAMES[rounded])
+    limit = torch.tensor(_TOO_LARGE[rounded, {"float32": "F32", "bfloat16": "BF16"}[dtype]])
+    integer = torch.int32 if dtype == "float32" else torch.int16
+    edge, below = (value.to(integer).view(getattr(torch, dtype)) for value in (limit, limit - 1))
+    assert bool(edge.to(narrow).isinf())
+    assert bool(below.to(narrow).isfinite())
+    for sign in (1, -1):
+        save_file({"w": (sign * below).reshape(1)}, tmp_path / f"{sign}.safetensors")
+        check_numbers(tmp_path / f"{sign}.safetensors", rounded=rounded)
+        save_file({"w": (sign * edge).reshape(1)}, tmp_path / f"{sign}-large.safetensors")
+        check_numbers(tmp_path / f"{sign}-large.safetensors")
+        with pytest.raises(
+            UnsafeSubmissionError, match=f"'w' holds a number that is infinity in {DTYPE_NAMES[rounded]}"
+        ):
+            check_numbers(tmp_path / f"{sign}-large.safetensors", rounded=rounded)
+
+
+def test_a_float32_model_with_a_number_that_bfloat16_has_not_is_refused(scan: Callable[..., None]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    def spoil(folder: Path) -> None:
+        weights = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
+        weights["model.norm.weight"][0] = 3.4e38
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(UnsafeSubmissionError, match=r"'model.norm.weight' holds a number that is infinity in bfloat16"):
+        scan(spoil)
+
+
+def _tensors(folder: Path, **more: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | more, path, metadata={"format": "pt"})
+
+
+def _masks(folder: Path) -> None:
+    import torch
+
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    block = "gpt_neox.layers.0.attention"
+    masked = torch.tensor(float("-inf"), dtype=torch.float16)
+    more = {f"{block}.bias": mask, f"{block}.masked_bias": masked, f"{block}.rotary_emb.inv_freq": torch.ones(4)}
+    _tensors(
+        folder,
+        **more,
+        **{"model.layers.1.attention.bias": mask.to(torch.uint8), "model.rotary_emb.inv_freq": torch.ones(4)},
+    )
+
+
+LEFT_OVER: list[tuple[str, Callable[[Path], object]]] = [
+    ("consolidated.safetensors: ignored, a second copy",
+     lambda m: shutil.copy(m / "model.safetensors", m / "consolidated.safetensors")),
+    ("model.safetensors: ignored, since no code reads such buffers: gpt_neox.layers.0.attention.bias", _masks),
+    ("trainer_state.json: ignored, since", lambda m: (m / "trainer_state.json").write_text('{"a": NaN}')),
+    ("all_results.json: ignored", lambda m: (m / "all_results.json").write_text("[1, 2]")),
+    ("config.json: ignored, since no code of llama models", lambda m: _config(m, unsloth_fixed=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("note", "add_it"), LEFT_OVER, ids=[note[:30] for note, _ in LEFT_OVER])
+def test_what_nothing_reads_is_ignored_and_noted(
+    note: str, add_it: Callable[[Path], object], model_folder: Path, tmp_path: Path
+) -> None:
+    from harness.submit.weight_files import folder_digest
+
+    folder = shutil.copytree(model_folder, tmp_path / "weights")
+    plain, digest = folder_scan.scan_folder(folder, adapter=False), folder_digest(folder)
+    add_it(folder)
+    notes: list[str] = []
+    assert set(folder_scan.scan_folder(folder, adapter=False, notes=notes)) == set(plain)
+    assert len(notes) == 1
+    assert notes[0].startswith(note)
+    assert (folder_digest(folder) == digest) == (note[:6] not in ("model.", "config"))
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "deep/optimizer.bin"]
+)
+def test_what_a_trainer_left_is_refused_as_not_needed(name: str, scan: Callable[..., None]) -> None:
+    def leave(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        _zip(folder / name)
+
+    with pytest.raises(UnsafeSubmissionError, match=r"a trainer left it, .* remove it, it is not needed"):
+        scan(leave)
+
+
+def test_a_folder_of_two_things_is_refused_in_one_sentence(
+    scan: Callable[..., None], model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    both = shutil.copytree(model_folder, tmp_path / "both")
+    for path in adapter_folder.glob("adapter*"):
+        shutil.copy(path, both)
+    for adapter in (False, True):
+        with pytest.raises(
+            UnsafeSubmissionError, match="whole model and an adapter, which transformers attaches"
+        ) as refused:
+            folder_scan.scan_folder(both, adapter=adapter)
+        assert len(refused.value.faults) == 1
+    with pytest.raises(UnsafeSubmissionError, match="whole model and an adapter"):
+        scan(lambda m: shutil.copy(adapter_folder / "adapter_config.json", m))
+
+
+FOREIGN: list[tuple[str, bool, Callable[[Path], object]]] = [
+    ("format of MLX", False, lambda m: _config(m, quantization={"group_size": 64, "bits": 4})),
+    ("format of FP8", False, lambda m: _config(m, quantization_config={"quant_method": "fp8"})),
+    ("format of MXFP4", False, lambda m: _config(m, quantization_config={"quant_method": "mxfp4"})),
+    ("is Mistral's own format", False, lambda m: (m / "model.safetensors").rename(m / "consolidated.safetensors")),
+    (r"is stored as 'F8_E4M3' \(FP8's\)", False,
+     lambda m: _write(m / "model.safetensors", {"a": _entry([4], 0, 4, "F8_E4M3")}, b"0" * 4)),
+    ("adapter of MLX", True, lambda m: (m / "adapter_config.json").write_text('{"fine_tune_type": "lora"}')),
+    ("adapter of the adapters library", True,
+     lambda m: (m / "adapter_config.json").write_text('{"config": {"r": 4}, "model_class": "LlamaModel"}')),
+    ("adapter of Tunix", True, lambda m: _factors(m, {"layers.0.attn.q_proj.w_lora_a": [4, 4]})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "adapter", "spoil"), FOREIGN, ids=[each[0][:30] for each in FOREIGN])
+def test_a_foreign_format_is_named_in_one_sentence(
+    scan: Callable[..., None], sentence: str, adapter: bool, spoil: Callable[[Path], object]
+) -> None:
+    with pytest.raises(UnsafeSubmissionError, match=sentence) as refused:
+        scan(spoil, adapter=adapter)
+    assert len(refused.value.faults) == 1

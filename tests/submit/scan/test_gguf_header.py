@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantized_files import gguf_bytes, text, write_gguf
 
 from harness.errors import UnsafeSubmissionError
-from harness.submit.scan.gguf import as_model, block_types, read_header
+from harness.submit.scan.gguf import _BLOCKS, OTHERS, as_model, block_types, read_header
 
 TENSORS = {"token_embd.weight": ("F32", (4, 8), bytes(128)), "blk.0.ffn_up.weight": ("Q4_0", (2, 64), bytes(72)),
            "blk.0.attn_norm.weight": ("F32", (8,), bytes(32))}  # fmt: skip
@@ -61,6 +61,13 @@ def test_types_are_counted_inside_the_blocks_alone_and_names_fit_the_check_of_si
     }  # fmt: skip
 
 
+def test_every_type_that_the_library_knows_has_its_name() -> None:
+    gguf = pytest.importorskip("gguf")
+    named = {number: kind for number, (kind, _, _) in _BLOCKS.items()} | OTHERS
+    assert {each.value: each.name for each in gguf.GGMLQuantizationType}.items() <= named.items()
+    assert not set(_BLOCKS) & set(OTHERS)
+
+
 def test_what_the_library_reads_is_what_we_read(tmp_path: Path, model_folder: Path) -> None:
     gguf = pytest.importorskip("gguf")
     path = write_gguf(model_folder, tmp_path / "file", "Q8_0") / "model.gguf"
@@ -85,7 +92,7 @@ def test_what_the_library_reads_is_what_we_read(tmp_path: Path, model_folder: Pa
         (head() + struct.pack("<Q", 200) + bytes(40), "it is cut off: a tensor's name takes 200 bytes"),
         (head() + text("t") + struct.pack("<I", 5) + bytes(60), "tensor 't' has 5 dimensions"),
         (head() + text("t") + struct.pack("<I", 0) + bytes(60), "tensor 't' has 0 dimensions"),
-        (head() + info(kind=16) + bytes(200), "is of type 16, and accepted are F32"),
+        (head() + info(kind=16) + bytes(200), "is of type IQ2_XXS, and accepted are F32"),
         (head() + info(kind=2, sides=(33,)) + bytes(200), "of type Q4_0 has no usable shape"),
         (head() + info(sides=(0,)) + bytes(200), "no usable shape"),
         (head() + info(sides=(1 << 40, 1 << 40)) + bytes(200), "no usable shape"),

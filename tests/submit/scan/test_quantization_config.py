@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.submit.scan.quantization_config import METHODS, fault
+from harness.errors import QuantizationError
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.submitted_spec import spec_of
+from harness.submit.scan import quantization_config
+from harness.submit.scan.quantization_config import IGNORED, METHODS, MODELS, fault
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
@@ -51,6 +56,23 @@ SAVED = [
 ]  # fmt: skip
 
 
+# What AutoRound's exports write besides.
+_STORY = {
+    "data_type": "int", "provider": "auto-round", "autoround_version": "0.16.0", "iters": 200, "act_bits": 16,
+    "enable_quanted_input": True, "low_gpu_mem_usage": True, "seqlen": 2048, "super_bits": None, "rotation": None,
+}  # fmt: skip
+SAVED += [
+    GPTQ | _STORY | {"true_sequential": False, "damp_percent": 0.01, "block_name_to_quantize": "model.layers"},
+    AWQ | _STORY | {"sym": False, "modules_to_not_convert": ["lm_head"]},
+    ROUND | _STORY | {"extra_config": {"lm_head": {"bits": 16, "data_type": "float"}}},
+    ROUND | {"extra_config": {"model.layers.0.mlp.up_proj": {"bits": 4, "group_size": 64, "act_bits": 16}}},
+    GPTQ | {"dynamic": {"-:lm_head": {}}}, GPTQ | {"dynamic": {"-:.*lm_head.*": {}}, "lm_head": False},
+    GPTQ | {"a_new_switch": False, "another": None, "more": []},
+    CT | {"config_groups": {"a": {"targets": ["Linear"], "weights": WEIGHTS},
+                            "b": {"targets": ["re:.*lm_head"], "weights": WEIGHTS | {"observer": "mse"}}}},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("config", [GPTQ, AWQ, ROUND, BNB, CT, *SAVED])
 def test_configs_as_the_libraries_write_them_are_accepted(config: dict[str, Any]) -> None:
     assert fault(config) is None
@@ -69,37 +91,52 @@ def _ct(**weights: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GPTQ | {"bits": 5}, "`bits` is 5, and accepted is 2 or 3 or 4 or 8"),
+        (GPTQ | {"bits": 5}, "`bits` is 5, and accepted is 2, 3, 4 or 8"),
         (GPTQ | {"bits": True}, "`bits` is True"),
         (GPTQ | {"bits": 4.0}, "`bits` is 4.0"),
         (GPTQ | {"group_size": 0}, "`group_size` is 0, and accepted is -1 or a positive number"),
         (GPTQ | {"group_size": 1 << 40}, "`group_size`"),
         (GPTQ | {"sym": "yes"}, "`sym` is 'yes', and accepted is true or false"),
         (GPTQ | {"checkpoint_format": "marlin"}, "`checkpoint_format` is 'marlin', and accepted is gptq or gptq_v2"),
-        (GPTQ | {"dynamic": {"-:.*down.*": {}}}, "`dynamic`"),
-        (GPTQ | {"custom_code": "x.py"}, "has the key 'custom_code', which is not on the list"),
-        ({"quant_method": "gptq"}, "lacks bits, which gptq needs"),
-        (AWQ | {"version": "gemv"}, "`version` is 'gemv', and accepted is gemm or GEMM"),
+        (GPTQ | {"dynamic": {"-:.*down.*": {}}}, "`dynamic` gives -:.*down.* settings of its own"),
+        (GPTQ | {"dynamic": {"+:lm_head": {"bits": 8}}}, "`dynamic` gives +:lm_head settings of its own"),
+        (GPTQ | {"data_type": "fp4"}, "`data_type` is 'fp4', and accepted is int"),
+        (GPTQ | {"format": "gptq_v2", "checkpoint_format": "gptq"}, "they contradict"),
+        (AWQ | {"w_bit": 8}, "`w_bit` is 8, and accepted is 4"),
+        (AWQ | {"q_group_size": 64}, "`group_size` is 128 and its `q_group_size` 64: they contradict"),
+        (AWQ | {"sym": True}, "`sym` and `zero_point` are both True: they contradict"),
+        (BNB | {"_load_in_4bit": False}, "they contradict"),
+        ({"quant_method": "bitsandbytes"}, "must say load_in_4bit or load_in_8bit, and one of them"),
+        (ROUND | {"packing_format": "auto_round:auto_awq", "bits": 8}, "accepted is 4 in AWQ's layout"),
+        (ROUND | {"rotation": {"kind": "hadamard"}}, "`rotation` is"),
+        ({"quant_method": "fp8"}, "says FP8, which is not read"),
+        ({"bits": 4, "group_size": 64}, "says MLX, which is not read"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "NVFP4"),
+        (GPTQ | {"custom_code": "x.py"}, "`custom_code` is 'x.py', and no reader knows what it means"),
+        ({"quant_method": "gptq"}, "`bits` is missing: accepted is 2, 3, 4 or 8"),
+        (AWQ | {"version": "gemv"}, "`version` is 'gemv', and accepted is gemm"),
         (AWQ | {"bits": 3}, "`bits` is 3, and accepted is 4"),
         (AWQ | {"do_fuse": True}, "`do_fuse`"),
-        (AWQ | {"modules_to_not_convert": "all"}, "`modules_to_not_convert` is 'all', and accepted is a list"),
         (ROUND | {"extra_config": {"lm_head": {"bits": 8}}}, "`extra_config`"),
         (ROUND | {"packing_format": "auto_round:exllamav2"}, "`packing_format`"),
-        ({"quant_method": "auto-round", "bits": 4}, "lacks packing_format"),
+        ({"quant_method": "auto-round", "bits": 4}, "`packing_format` is missing: accepted is auto_round"),
         (BNB | {"bnb_4bit_quant_type": "af4"}, "accepted is nf4 or fp4"),
         (BNB | {"bnb_4bit_quant_storage": "bfloat16"}, "`bnb_4bit_quant_storage`"),
         (BNB | {"llm_int8_has_fp16_weight": True}, "`llm_int8_has_fp16_weight`"),
-        (CT | {"format": "nvfp4-pack-quantized"}, "accepted is pack-quantized or int-quantized or naive-quantized"),
+        (CT | {"format": "nvfp4-pack-quantized"}, "says NVFP4, which is not read: accepted are integers"),
         (CT | {"kv_cache_scheme": {"num_bits": 8}}, "`kv_cache_scheme`"),
-        (CT | {"config_groups": {}}, "accepted is one group of settings"),
-        (CT | {"config_groups": {"a": []}}, "a is no mapping"),
+        (CT | {"config_groups": {}}, "accepted is groups of settings, all alike"),
+        (CT | {"config_groups": {"a": []}}, "`config_groups` is {'a': []}, and accepted"),
         (CT | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "`sparsity_config`"),
-        ({"quant_method": "compressed-tensors"}, "lacks config_groups"),
+        ({"quant_method": "compressed-tensors"}, "`config_groups` is missing"),
+        (_ct(num_bits=3), "`num_bits` is 3, and accepted is 2, 4 or 8 in pack-quantized"),
+        (_ct(group_size=None), "`group_size` is None, and strategy group needs a positive number"),
+        (CT | {"config_groups": {"a": {"weights": WEIGHTS}, "b": {"weights": WEIGHTS | {"num_bits": 8}}}}, "differ"),
         (_ct(num_bits=1), "group_0.weights's `num_bits` is 1, and accepted is 2 to 8"),
-        (_ct(type="float"), "`type` is 'float', and accepted is int"),
+        (_ct(type="float"), "group_0 says FP8, which is not read"),
         (_ct(strategy="block"), "`strategy`"),
         (_ct(dynamic=True), "`dynamic`"),
-        (_ct(payload=1), "has the key 'payload'"),
+        (_ct(payload=1), "`payload` is 1, and no reader knows"),
     ],
 )
 def test_what_changes_the_meaning_of_the_codes_is_refused_by_name(config: dict[str, Any], message: str) -> None:
@@ -121,3 +158,74 @@ JSON = st.recursive(
 def test_any_json_is_accepted_or_refused_in_words(method: str, more: dict[str, Any]) -> None:
     told = fault({"quant_method": method, **more})
     assert told is None or told.startswith("quantization_config")
+
+
+class _Recording(dict[str, Any]):
+    """A mapping that remembers which keys were asked for, inner mappings included."""
+
+    def __init__(self, content: dict[str, Any], asked: set[str]) -> None:
+        super().__init__({
+            key: _Recording(value, asked) if isinstance(value, dict) else value for key, value in content.items()
+        })  # fmt: skip
+        self.asked = asked
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Any:
+        raise AssertionError("a reader goes through all keys: which it reads can't be told")
+
+
+# Fields whose accepted values all mean what is computed.
+PINNED = {"data_type", "method", "sparsity_config", "pack_dtype"}
+
+
+@pytest.mark.parametrize("config", [GPTQ, AWQ, ROUND, ROUND | {"packing_format": "auto_round:auto_awq"}, BNB, CT])
+def test_every_field_is_read_by_a_reader_or_has_one_meaning_and_no_ignored_key_is_read(config: dict[str, Any]) -> None:
+    asked: set[str] = set()
+    recording = _Recording(config, asked)
+    spec_of(recording)
+    packed_checkpoint._unpacker(recording)
+    both = {"zero_point", "desc_act", "sym"} if config["quant_method"] == "auto-round" else set()
+    fields = set(MODELS[config["quant_method"]].model_fields)
+    if config["quant_method"] == "compressed-tensors":
+        fields |= set(quantization_config.CompressedWeights.model_fields)
+    assert fields - asked - PINNED - both == set()
+    assert asked & IGNORED <= (
+        {"version"} if config["quant_method"] in ("awq", "auto-round") else {"input_activations"}
+    )
+    assert not IGNORED & (fields - {"version"})
+
+
+KNOWN = sorted({key for model in MODELS.values() for key in model.model_fields} - {"config_groups", "sparsity_config"})
+SAID = st.sampled_from(
+    [None, True, False, 2, 3, 4, 8, 64, -1, "gptq", "gptq_v2", "gemm", "GEMM", "awq", "int", "nf4", "uint8", "int32",
+     "auto_round", "auto_round:auto_gptq", "auto_round:auto_awq", "pack-quantized"]
+)  # fmt: skip
+
+
+@given(
+    config=st.sampled_from([GPTQ, AWQ, ROUND, BNB, CT]), more=st.dictionaries(st.sampled_from(KNOWN), SAID, max_size=3)
+)
+def test_what_is_accepted_is_read_and_what_no_reader_takes_is_refused(
+    config: dict[str, Any], more: dict[str, Any]
+) -> None:
+    whole = {**config, **more}
+    if fault(whole) is None:
+        spec_of(whole)
+        packed_checkpoint._unpacker(whole)
+        return
+    with contextlib.suppress(QuantizationError):
+        spec_of(whole)
+
+
+def test_the_keys_that_are_ignored_are_told() -> None:
+    notes: list[str] = []
+    assert fault(GPTQ | _STORY, notes) is None
+    assert all(key in notes[0] for key in _STORY if key != "data_type")
+    assert "bits," not in notes[0].split(": ")[1].replace("act_bits,", "").replace("super_bits", "")

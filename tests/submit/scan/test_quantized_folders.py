@@ -17,6 +17,8 @@ from quantized_files import GPTQ_CONFIG, write_bnb, write_gguf, write_gptq
 from safetensors.torch import load_file, save_file
 
 from harness.errors import InputError, ManifestError, UnsafeSubmissionError
+from harness.quantize.formats import checkpoint as packed_checkpoint
+from harness.quantize.submitted_spec import spec_of
 from harness.submit.checkpoint import prepare
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
@@ -146,14 +148,14 @@ def test_a_hub_checkpoint_is_scanned_between_downloading_and_loading(
     ("changes", "message"),
     [
         ({"quantization_config": None}, "it has no quantization_config"),
-        ({"quantization_config": {"quant_method": "exl2"}}, "accepted are gptq, awq, auto-round, bitsandbytes"),
+        ({"quantization_config": {"quant_method": "exl2"}}, "in the format of ExLlamaV2, which is not read"),
         ({"quantization_config": GPTQ_CONFIG | {"bits": 7}}, "`bits` is 7"),
         ({"quantization_config": GPTQ_CONFIG | {"meta": {"auto_map": "x"}}}, "it names code to run (auto_map)"),
-        ({"quantization_config": GPTQ_CONFIG | {"run": "me"}}, "has the key 'run'"),
+        ({"quantization_config": GPTQ_CONFIG | {"run": "me"}}, "`run` is 'me', and no reader knows"),
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3, and the weights have 2 layers"),
         ({"intermediate_size": 960}, "intermediate_size is 960"),
         ({"vocab_size": 1 << 30}, "make embeddings of shape"),
-        ({"mood": "good"}, "the key 'mood' is not on the list"),
+        ({"per_layer_config": {"0": {}}}, "`per_layer_config` is"),
     ],
 )
 def test_a_config_that_is_not_its_weights_own_is_refused(
@@ -275,3 +277,76 @@ def test_a_base_that_is_no_full_model_is_refused(gptq: Path, add: Writer, board:
     add("entry", kind="quantized_checkpoint", weights_from=gptq, base_model="other")
     with pytest.raises(ManifestError, match="a quantized_checkpoint: a quantized checkpoint is made from a full_model"):
         manifest.load_all(board)
+
+
+@pytest.mark.parametrize("name", ["gptq_model-4bit-128g", "model-4bit"])
+def test_quantized_weights_may_have_any_name(name: str, gptq: Path, enter: Callable[..., None]) -> None:
+    (gptq / "model.safetensors").rename(gptq / f"{name}.safetensors")
+    enter(gptq)
+
+
+def _beside(folder: Path, name: str = "quantize_config.json", keep: bool = False, **changes: Any) -> Path:
+    """Moves the settings into a file of the library's own."""
+    told = dict(GPTQ_CONFIG) | changes
+    told.pop("quant_method")
+    (folder / name).write_text(json.dumps(told), encoding="utf-8")
+    return folder if keep else _config(folder, quantization_config=None)
+
+
+def test_settings_in_a_file_of_their_own_are_read_as_those_of_the_config(
+    gptq: Path, add: Writer, board: Path, controls: None, tmp_path: Path
+) -> None:
+    whole = packed_checkpoint.read(gptq)
+    before = weights_digest(_known(add("in-config", kind="quantized_checkpoint", weights_from=gptq), board))
+    alone = add("alone", kind="quantized_checkpoint", weights_from=_beside(gptq))
+    known = manifest.load_all(board)
+    assert folder_scan.scan(known["alone"], known) == (
+        "quantization_config: ignored, since they change no code: lm_head, meta.",
+    )
+    assert prepare.quantization_config(known["alone"], cache=tmp_path) == GPTQ_CONFIG
+    again = packed_checkpoint.read(alone / "model")
+    assert all(torch.equal(layer.dequantize(), again.layers[name].dequantize()) for name, layer in whole.layers.items())
+    digest = weights_digest(known["alone"])
+    _beside(alone / "model", keep=True, bits=8)
+    assert len({before, digest, weights_digest(known["alone"])}) == 3
+
+
+def _known(folder: Path, board: Path) -> Any:
+    return manifest.load_all(board)[folder.name]
+
+
+def test_two_files_that_contradict_each_other_are_refused(gptq: Path, enter: Callable[..., None]) -> None:
+    told = refused(enter, _beside(gptq, keep=True, group_size=64))
+    assert "`group_size` is 32 in config.json and 64 in quantize_config.json: keep the" in told
+
+
+def test_dense_layers_in_a_packed_checkpoint_are_found_before_anything_runs(
+    gptq: Path, model_folder: Path, enter: Callable[..., None]
+) -> None:
+    tensors, layer = load_file(gptq / "model.safetensors"), "model.layers.1.mlp.down_proj"
+    dense = {name: tensor for name, tensor in tensors.items() if not name.startswith(layer)}
+    weight = load_file(model_folder / "model.safetensors")[f"{layer}.weight"]
+    save_file(dense | {f"{layer}.weight": weight}, gptq / "model.safetensors")
+    assert f"it leaves 1 layers of the blocks in 16 bit, first {layer}.weight" in refused(enter, gptq)
+
+
+def test_a_gguf_file_of_another_architecture_is_found_before_anything_runs(
+    gguf: Path, enter: Callable[..., None]
+) -> None:
+    told = refused(enter, _config(gguf, model_type="gemma", head_dim=16))
+    assert "GGUF files of gemma models are not read: those of llama, mistral, qwen2, qwen3 are" in told
+
+
+def test_the_label_of_a_bitsandbytes_file_names_its_real_block(
+    model_folder: Path, tmp_path: Path, add: Writer, board: Path, controls: None
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = write_bnb(model_folder, tmp_path / "bnb", load_in_4bit=True)
+    for name, count in (("as-saved", 1), ("wider", 2)):
+        tensors = load_file(folder / "model.safetensors")
+        scales = {key: each[::count].clone() if key.endswith(".absmax") else each for key, each in tensors.items()}
+        save_file(scales, folder / "model.safetensors")
+        add(name, kind="quantized_checkpoint", weights_from=folder)
+    known = manifest.load_all(board)
+    specs = [spec_of(prepare.quantization_config(known[name], cache=tmp_path)) for name in ("as-saved", "wider")]
+    assert [(spec.group_size, spec.label.rpartition(" ")[2]) for spec in specs] == [(64, "64"), (128, "128")]
