@@ -69,7 +69,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def digest_of(folder: Path, sha256: Mapping[str, str]) -> str:
-    """Returns the ``folder_digest`` that a folder has once its files have the SHA-256 that are known of them by name."""
+    """Returns the ``folder_digest`` of a folder whose files have, or will have, these SHA-256 by name."""
     return sha256_json([(path.name, sha256[path.name]) for path in weight_files(folder)])
 
 
