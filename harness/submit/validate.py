@@ -53,8 +53,8 @@ def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             notes = folder_scan.scan(submission, together)
         except UnsafeSubmissionError as refused:
             told += refused.faults
-        faults, more = prepare.check_on_hub(submission, together, cache=paths.cache_dir())
-        told, notes = [*told, *faults], (*notes, *more)
+        on_hub, more = prepare.check_on_hub(submission, together, cache=paths.cache_dir())
+        told, notes = [*told, *on_hub], (*notes, *more)
     return [
         fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)
     ], notes
