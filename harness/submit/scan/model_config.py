@@ -13,17 +13,16 @@ from typing import Any
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit.scan import quantization_config
+from harness.submit.scan.architectures import ARCHITECTURES, Architecture
 from harness.submit.scan.safetensors import Tensor
 from harness.submit.strict_parsing import read_json
 
 _MAX_BYTES = 1024 * 1024
 
-MODEL_TYPES = (
-    "gemma", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3",
-)  # fmt: skip
+MODEL_TYPES = tuple(ARCHITECTURES)
 """Architectures that can be scored: decoders with code inside transformers."""
 
-# What transformers writes for these architectures, older versions included.
+# What transformers writes for all of these architectures, older versions included.
 _MODEL_KEYS = frozenset(
     {
         "_name_or_path", "_sliding_window_pattern", "architectures", "attention_bias", "attention_dropout",
@@ -144,19 +143,21 @@ def _model_faults(
         kind = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
         told = f"it describes quantized weights: {kind}, so submit what it was made from, or remove it"
         yield told, "quantization_config", None
-    for key in sorted(set(config) - _MODEL_KEYS - {"quantization_config"})[:MAX_TOLD]:
+    kind = config.get("model_type")
+    row, accepted = ARCHITECTURES.get(str(kind)), f"one of {', '.join(ARCHITECTURES)}"
+    if row is None and any(re.search("expert|(?:^|_)moe(?:_|$)", key) for key in _keys(config)):
+        why = "it is a mixture of experts, and such models are not read"
+        yield f"model_type {repr(kind)[:80]} can't be scored: {why}: use {accepted}", "model_type", accepted
+        return
+    known = _MODEL_KEYS | (row or Architecture()).own_keys() | {"quantization_config"}
+    for key in sorted(set(config) - known)[:MAX_TOLD]:
         yield f"the key {key[:80]!r} is not on the list of accepted ones: remove it", key, None
-    if config.get("model_type") not in MODEL_TYPES:
-        accepted = f"one of {', '.join(MODEL_TYPES)}"
-        yield (
-            f"model_type {repr(config.get('model_type'))[:80]} can't be scored: use {accepted}",
-            "model_type",
-            accepted,
-        )
+    if row is None:
+        yield f"model_type {repr(kind)[:80]} can't be scored: use {accepted}", "model_type", accepted
     for key, value in config.items():
         if any(abs(number) > _BEYOND_USE for number in _numbers(value)):
             yield f"`{key}` holds a number above {_BEYOND_USE}", key, f"numbers up to {_BEYOND_USE}"
-    yield from _size_faults(config, tensors)
+    yield from _size_faults(config, row or Architecture(), tensors)
 
 
 def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -180,54 +181,59 @@ def _quantization_fault(config: Mapping[str, Any]) -> str | None:
     return quantization_config.fault(told)
 
 
+_EMBEDDINGS = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings)\.weight$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d{1,6})\.")
+_MLP = re.compile(r"\.(?:mlp|fc1|fc2)\.")
+
+
 def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
-    told = (re.search(r"(?:^|\.)layers\.(\d{1,6})\.", name) for name in tensors)
-    return {int(match.group(1)) for match in told if match}
+    return {int(match.group(1)) for name in tensors if (match := _LAYER.search(name))}
 
 
-def _size_faults(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
+def _is_size(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= largest
+
+
+def _size_faults(config: Mapping[str, Any], row: Architecture, tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
     """Yields where a config's sizes are not the tensors' own; what it says wrongly is not held against them."""
     unusable = set()
-    for key in ("hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"):
-        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
+    needed = {"hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
+    may_lack = {"num_key_value_heads", "head_dim", "max_position_embeddings"}
+    if row.four_times:
+        needed, may_lack = needed - {"intermediate_size"}, may_lack | {"intermediate_size"}
+    said = {key: row.names.get(key, key) for key in sorted(needed | may_lack)}
+    sizes = {key: config.get(name) for key, name in said.items()}
+    for key, value in sizes.items():
+        if key in needed and not _is_size(value, _BEYOND_USE):
             unusable.add(key)
-            yield f"`{key}` must be a whole number above 0", key, "1, 2, ..."
-    for key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
-        value = config.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST):
+            yield f"`{said[key]}` must be a whole number above 0", said[key], "1, 2, ..."
+        elif key in may_lack and value is not None and not _is_size(value, _LARGEST):
             unusable.add(key)
-            yield f"`{key}` must be a whole number from 1 to {_LARGEST}", key, f"1 to {_LARGEST}"
+            yield f"`{said[key]}` must be a whole number from 1 to {_LARGEST}", said[key], f"1 to {_LARGEST}"
     if not unusable & {"vocab_size", "hidden_size"}:
-        yield from _embedding_faults(config, tensors)
+        found = [each.shape for name, each in tensors.items() if _EMBEDDINGS.search(name)]
+        shape = (sizes["vocab_size"], sizes["hidden_size"])
+        if found != [shape]:
+            named = f"vocab_size and {said['hidden_size']} make embeddings of shape {shape}"
+            yield f"{named}, and the weights have {found[0] if found else 'no'}", "vocab_size", None
     if "num_hidden_layers" not in unusable:
-        layers = _layer_numbers(tensors)
+        layers, depth = _layer_numbers(tensors), said["num_hidden_layers"]
         # Counted first: a set of as many numbers as a stranger claims could fill the memory.
-        if len(layers) != config["num_hidden_layers"] or layers != set(range(len(layers))):
-            told = f"num_hidden_layers is {config['num_hidden_layers']}, and the weights have {len(layers)} layers"
-            yield told, "num_hidden_layers", None
+        if len(layers) != sizes["num_hidden_layers"] or layers != set(range(len(layers))):
+            yield f"{depth} is {config[depth]}, and the weights have {len(layers)} layers", depth, None
     if not unusable & {"intermediate_size", "hidden_size"}:
+        width = sizes["intermediate_size"] or 4 * sizes["hidden_size"]
         # Phi-3 stores two projections in one tensor.
-        mlp = (each for name, each in tensors.items() if ".mlp." in name)
-        widths = {side for each in mlp for side in _sides(each, config["hidden_size"])}
-        if not widths & {config["intermediate_size"], 2 * config["intermediate_size"]}:
-            told = f"intermediate_size is {config['intermediate_size']}, and no MLP tensor has that width"
-            yield told, "intermediate_size", None
+        mlp = (each for name, each in tensors.items() if _MLP.search(name))
+        if not {side for each in mlp for side in _sides(each, sizes["hidden_size"])} & {width, 2 * width}:
+            told = f"{said['intermediate_size']} is {width}, and no MLP tensor has that width"
+            yield told, said["intermediate_size"], None
     if not unusable & {"num_attention_heads", "num_key_value_heads", "head_dim"}:
-        width = max(side for each in tensors.values() for side in each.shape)
-        heads = max(config["num_attention_heads"], config.get("num_key_value_heads") or 1)
-        if heads * (config.get("head_dim") or 1) > 4 * width:
-            yield "num_attention_heads times head_dim is wider than any tensor", "num_attention_heads", None
-
-
-def _embedding_faults(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
-    embeddings = [
-        each.shape for name, each in tensors.items() if re.search(r"(?:embed_tokens|embed_in)\.weight$", name)
-    ]
-    shape = (config["vocab_size"], config["hidden_size"])
-    if embeddings != [shape]:
-        found = embeddings[0] if embeddings else "no"
-        told = f"vocab_size and hidden_size make embeddings of shape {shape}, and the weights have {found}"
-        yield told, "vocab_size", None
+        widest = max(side for each in tensors.values() for side in each.shape)
+        heads = max(sizes["num_attention_heads"], sizes["num_key_value_heads"] or 1)
+        if heads * (sizes["head_dim"] or 1) > 4 * widest:
+            name = said["num_attention_heads"]
+            yield f"{name} times head_dim is wider than any tensor", name, None
 
 
 def _sides(tensor: Tensor, hidden: int) -> tuple[int, ...]:
