@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import model_files
 from harness.errors import InputError, QuantizationError
 from harness.quantize.models.dense import block_linears
 
@@ -47,15 +48,13 @@ def load_dense(base: Path, device: str) -> tuple[Any, Any]:
             one that generates nothing.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(existing_folder(base, "base model"), trust_remote_code=False)
         refuse_encoders(config)
         with _no_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-            )
+            model = model_files.load(base, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(f"The base model in {base} can't be loaded: {str(error).splitlines()[0]}") from error
     model.config.use_cache = False
@@ -111,7 +110,7 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
     """Writes a full model in the type it has, as one safetensors file, with its tokenizer."""
     model.config.use_cache = True
     with _no_bars():
-        model.save_pretrained(out, max_shard_size="100GB")
+        model_files.save(model, out, max_shard_size="100GB")
     tokenizer.save_pretrained(out)
     _open_to_readers(out)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness import model_files
 from harness.quantize import calibration as texts
 from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
@@ -111,13 +112,11 @@ def _run(
     """Has AutoRound quantize the checkpoint and save it below ``place``."""
     import torch
     from auto_round import AutoRound as Library
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     library = Library(
-        AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=getattr(torch, checkpoint.dtype), use_safetensors=True, **where
-        ),
+        model_files.load(Path(checkpoint.path), dtype=getattr(torch, checkpoint.dtype)),
         AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **where),
         bits=spec.bits,
         group_size=spec.group_size,

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from harness import model_files
 from harness.quantize.libraries import install_line, version_of
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
 
@@ -66,7 +68,7 @@ def _kind(spec: QuantizerSpec) -> str:
 def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
     """Returns the model as transformers loads it with bitsandbytes layers."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, checkpoint.dtype)
     if spec.bits == 8:
@@ -78,15 +80,7 @@ def _load(checkpoint: Checkpoint, spec: QuantizerSpec, device: str) -> Any:
             bnb_4bit_use_double_quant=spec.options["double_quant"],
             bnb_4bit_compute_dtype=dtype,
         )
-    return AutoModelForCausalLM.from_pretrained(
-        checkpoint.path,
-        dtype=dtype,
-        device_map={"": device},
-        quantization_config=config,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    return model_files.load(Path(checkpoint.path), dtype=dtype, device_map={"": device}, quantization_config=config)
 
 
 def _read_int8(weight: Any) -> ReadBack:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from harness import model_files
 from harness.errors import QuantizationError, one_line
 from harness.quantize.libraries import install_line, missing_reason
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
@@ -114,12 +115,8 @@ def dense_model(checkpoint: Checkpoint, packed: PackedCheckpoint, *, device: str
         raise QuantizationError(f"The submitted weights and config.json don't belong together ({said}).") from error
     # AutoGPTQ and AutoAWQ write a bias of zeros where there is none.
     surplus = [key for key in report["unexpected_keys"] if not (key.endswith(".bias") and not bool(state[key].any()))]
-    wrong = sorted(map(str, [*report["missing_keys"], *surplus, *report["mismatched_keys"]]))
-    if wrong:
-        raise QuantizationError(
-            f"The submitted weights and config.json don't belong together: {len(wrong)} tensors, first {wrong[0]}, are "
-            "missing, too many or of another shape."
-        )
+    misshapen = [name for name, *_ in report["mismatched_keys"]]
+    model_files.refuse(Path(checkpoint.path), missing=report["missing_keys"], surplus=surplus, misshapen=misshapen)
     return model.to(device).eval()
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import shards
+from harness import model_files, shards
 from harness.errors import QuantizationError
 from harness.records import Checkpoint
 
@@ -19,28 +19,12 @@ def load_dense(checkpoint: Checkpoint, *, device: str) -> Any:
     weight and every dequantized level exactly.
 
     Raises:
-        QuantizationError: Files and config don't belong together: layers
-            would be left with random numbers.
+        InputError: Files and config don't fit together.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    wrong = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise QuantizationError(
-            f"{checkpoint.path}: weights and config.json don't belong together ({len(wrong)} tensors, first "
-            f"{wrong[0]}, are missing, too many or of another shape): save the whole model with save_pretrained."
-        )
-    return model.to(device).eval()
+    return model_files.load(Path(checkpoint.path), dtype=dtype).to(device).eval()
 
 
 def depth_of(checkpoint: Checkpoint) -> int:
@@ -107,52 +91,41 @@ class SourceWeights(Mapping[str, Any]):
 
     Keys are module names; a value is the module's ``weight`` as float32 on the
     CPU, read anew each time so that only one is in memory.
+
+    Args:
+        tensors: The stored tensors by the model's own names (``model_files.tensors``).
     """
 
-    def __init__(self, files: Mapping[str, shards.StoredTensor]) -> None:
-        self._files = files
+    def __init__(self, tensors: Mapping[str, shards.StoredTensor]) -> None:
+        self._tensors = tensors
 
     def __getitem__(self, module: str) -> Any:
         return self.raw(f"{module}.weight").float()
 
-    def raw(self, tensor: str) -> Any:
-        """Returns a tensor by its own name, in its own dtype.
+    def raw(self, name: str) -> Any:
+        """Returns a tensor by its name in the model, in its own dtype.
 
         Raises:
-            QuantizationError: The files hold none of that name.
+            QuantizationError: The files hold no such tensor.
         """
-        name = self.stored_name(tensor)
-        if name is not None:
-            return self._files[name].read()
-        raise QuantizationError(
-            f"The checkpoint's files hold no tensor {tensor} to compare the quantized layer with: "
-            "save the model with transformers' save_pretrained."
-        )
-
-    def stored_name(self, tensor: str) -> str | None:
-        """Returns what a tensor is called in the files, None where they hold none of that name."""
-        # A checkpoint saved from the bare body lacks the first part of the name.
-        return next((name for name in (tensor, tensor.partition(".")[2]) if name in self._files), None)
-
-    def shape(self, stored: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor by its name in the files; nothing but a header is read."""
-        return self._files[stored].shape()
-
-    def stored_names(self) -> frozenset[str]:
-        """Returns what all tensors are called in the files."""
-        return frozenset(self._files)
+        if name not in self._tensors:
+            raise QuantizationError(
+                f"The checkpoint's files hold no tensor {name}: save the model again with save_pretrained."
+            )
+        return self._tensors[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removesuffix(".weight") for name in self._files)
+        return (name.removesuffix(".weight") for name in self._tensors)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._tensors)
 
 
 @contextmanager
 def source_weights(checkpoint: Checkpoint) -> Iterator[SourceWeights]:
     """Opens a checkpoint's safetensors files for reading weights by module name."""
-    yield SourceWeights(shards.stored_tensors(Path(checkpoint.path)))
+    folder = Path(checkpoint.path)
+    yield SourceWeights(model_files.tensors(model_files.skeleton(folder), folder))
 
 
 def with_layers(checkpoint: Checkpoint, make_layer: Any, *, device: str) -> Any:

@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
-from harness import memory, shards
+from harness import memory, model_files, shards
 from harness.errors import QuantizationError
 from harness.paths import cache_dir
 from harness.quantize.formats.codes import ReadBack
-from harness.quantize.models.dense import SourceWeights, block_stacks
+from harness.quantize.models.dense import block_stacks
 from harness.records import Checkpoint
 
 _NOTHING: Mapping[str, ReadBack] = MappingProxyType({})
@@ -75,13 +75,13 @@ class LayersOnDisk(Mapping[str, ReadBack]):
 class _DenseWeights(Mapping[str, Any]):
     """A model's parameters by name, each made when it is asked for: the checkpoint's own, or from a layer's codes."""
 
-    def __init__(self, checkpoint: Checkpoint, names: list[str], layers: Mapping[str, ReadBack]) -> None:
-        self._names, self._layers = names, layers
-        self.source = SourceWeights(shards.stored_tensors(Path(checkpoint.path)))
+    def __init__(self, model: Any, folder: Path, layers: Mapping[str, ReadBack]) -> None:
+        self._names, self._layers = [name for name, _ in model.named_parameters()], layers
+        self._tensors = model_files.tensors(model, folder)
 
     def __getitem__(self, name: str) -> Any:
         layer = self._layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        return self.source.raw(name) if layer is None else layer.dequantize()
+        return self._tensors[name].read() if layer is None else layer.dequantize()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -103,8 +103,8 @@ def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, 
             filled after the call, before the model runs.
 
     Raises:
-        QuantizationError: Files and config don't name the same weights, or no
-            blocks can be told: such a model can only be loaded whole.
+        InputError: Files and config don't fit together.
+        QuantizationError: The model has no list of blocks: it can only be loaded whole.
     """
     import torch
     from accelerate import init_empty_weights
@@ -118,8 +118,13 @@ def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
-    weights = _DenseWeights(checkpoint, [name for name, _ in model.named_parameters()], layers)
-    _check_names(model, weights.source, checkpoint)
+    model_files.check(model, Path(checkpoint.path))
+    weights = _DenseWeights(model, Path(checkpoint.path), layers)
+    if not block_stacks(model):
+        raise QuantizationError(
+            f"{checkpoint.path}: it has no list of transformer blocks to read one after the other: use a machine whose "
+            "memory holds the model, or try it whole with --stream never."
+        )
     blocks = {f"{name}.{number}": block for name, stack in block_stacks(model).items()
               for number, block in enumerate(stack)}  # fmt: skip
     inside = tuple(f"{name}." for name in blocks)
@@ -135,20 +140,3 @@ def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, 
         hook = AlignDevicesHook(execution_device=device, offload=True, weights_map=own, place_submodules=True)
         add_hook_to_module(block, hook)
     return model.eval()
-
-
-def _check_names(model: Any, source: SourceWeights, checkpoint: Checkpoint) -> None:
-    wanted = {name: source.stored_name(name) for name, _ in model.named_parameters()}
-    # Names of one tied weight: files may hold it under either, or under both.
-    known = {source.stored_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
-    missing = [name for name, stored in wanted.items() if stored is None]
-    strange = sorted(source.stored_names() - known)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    other = [name for name, stored in wanted.items() if stored and source.shape(stored) != shapes[name]]
-    wrong = [*missing, *strange, *other]
-    if wrong or not block_stacks(model):
-        what = f"{len(wrong)} tensors, first {wrong[0]}, are named or shaped otherwise" if wrong else "no blocks"
-        raise QuantizationError(
-            f"{checkpoint.path}: its layers can't be read one after the other ({what} in its files): "
-            "use a machine whose memory holds the model, or try it whole with --stream never."
-        )

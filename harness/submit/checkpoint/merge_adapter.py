@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import memory, shards
+from harness import memory, model_files, shards
 from harness.errors import InputError, one_line
 
 _ADAPTER = "default"
@@ -26,11 +26,8 @@ def merged_model(base: Path, adapter: Path) -> Any:
         InputError: peft can't merge the adapter.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
+    model = model_files.load(base, dtype=torch.float32)
     with _merging(base, adapter):
         return _attached(model, adapter).merge_and_unload(safe_merge=True).eval()
 
@@ -124,26 +121,25 @@ def _rewrite(source: Path, folder: Path, dtype: str, change: Callable[[str, Any]
     from transformers import AutoConfig
 
     rounded = getattr(torch, dtype)
+    model_files.check(model_files.skeleton(source), source)
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     config.dtype = rounded
     config.save_pretrained(folder)
     with torch.no_grad(), shards.ShardWriter(folder) as out:
         for name, stored in shards.stored_tensors(source).items():
             tensor = stored.read()
-            out.put(name, change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor)
+            changed = change(name, tensor.float()).to(rounded) if tensor.is_floating_point() else tensor
+            out.put(name, model_files.refuse_infinite(name, changed))
 
 
 def write_rounded(source: Path, folder: Path, dtype: str) -> None:
     """Writes a checkpoint into an empty folder with each weight rounded once to ``dtype``."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     rounded = getattr(torch, dtype)
     if memory.must_stream(shards.count_numbers(source) * rounded.itemsize, f"rounding {source.name}"):
         return _rewrite(source, folder, dtype, lambda name, weight: weight)
-    AutoModelForCausalLM.from_pretrained(
-        source, dtype=rounded, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    ).save_pretrained(folder)
+    model_files.save(model_files.load(source, dtype=rounded), folder)
 
 
 def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
@@ -164,7 +160,7 @@ def merge(base: Path, adapter: Path, destination: Path, *, dtype: str) -> Path:
 
         if memory.must_stream(shards.count_numbers(base) * torch.float32.itemsize, f"merging {adapter.name}"):
             return merge_by_tensor(base, adapter, folder, dtype=dtype)
-        merged_model(base, adapter).to(getattr(torch, dtype)).save_pretrained(folder)
+        model_files.save(merged_model(base, adapter).to(getattr(torch, dtype)), folder)
 
     return write_once(destination, write)
 

@@ -26,7 +26,7 @@ from harness.contract.quantizers import (
     files_of,
     logits,
 )
-from harness.errors import QuantizationError, UnknownNameError
+from harness.errors import InputError, QuantizationError, UnknownNameError
 from harness.quantize import calibration
 from harness.quantize.models.dense import load_dense, source_weights
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
@@ -342,7 +342,7 @@ def test_a_checkpoint_whose_files_lack_weights_is_refused(
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
     broken = dataclasses.replace(checkpoint_of("llama"), path=str(tmp_path))
-    with pytest.raises(QuantizationError, match=r"1 tensors, first model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(InputError, match=r"missing model\.layers\.1\.mlp\.up_proj\.weight"):
         load_dense(broken, device="cpu")
 
 
