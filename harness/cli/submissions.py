@@ -157,8 +157,9 @@ def validate(
     from harness.submit import validate as validation
 
     folders = paths or submission_folders(submissions_dir(submissions))
-    rows = [_row(folder, faults) for folder, faults in zip(folders, validation.faults_of(folders), strict=True)]
-    print_rows(rows, "validate", as_json, title="Submissions", columns=("submission", "valid", "faults"))
+    rows = [_row(folder, *told) for folder, told in zip(folders, validation.reports_of(folders), strict=True)]
+    columns = ("submission", "valid", "faults", "notes", "weights_sha256")
+    print_rows(rows, "validate", as_json, title="Submissions", columns=columns)
     if not all(row["valid"] for row in rows):
         raise typer.Exit(2)
 
@@ -177,8 +178,8 @@ def comment(
     print(pull_request.comment(artifact, link), end="")
 
 
-def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
-    """Returns one row: the faults as sentences, and each again with its file, field and what is accepted."""
+def _row(folder: Path, found: Sequence[Fault], notes: Sequence[str]) -> dict[str, Any]:
+    """Returns one row: faults and notes as sentences, each fault again with its file, field and what is accepted."""
     from harness.submit.manifest import load as manifest
     from harness.submit.weight_files import weights_digest
 
@@ -186,6 +187,7 @@ def _row(folder: Path, found: Sequence[Fault]) -> dict[str, Any]:
         "submission": folder.absolute().name,
         "valid": not found,
         "faults": [str(fault) for fault in found],
+        "notes": list(notes),
         "details": [fault.as_json() for fault in found],
         "weights_sha256": None if found else weights_digest(manifest.load(folder)),
     }

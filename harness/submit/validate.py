@@ -13,7 +13,14 @@ from harness.submit.scan import folder as folder_scan
 
 
 def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
+    """Returns the faults of ``reports_of`` alone."""
+    return [faults for faults, _ in reports_of(folders)]
+
+
+def reports_of(folders: Sequence[Path]) -> list[tuple[list[Fault], tuple[str, ...]]]:
     """Returns every fault of each submission: manifest, names of others, weights, configs and its controls' files.
+
+    Beside them stand sentences about what is ignored in its own files.
 
     A manifest with faults does not hide those of the weights, where it says
     where they lie. Faults of manifests beside it are not its own.
@@ -27,11 +34,14 @@ def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
         for directory in {folder.absolute().parent for folder in folders}
         if directory.is_dir()
     }
-    return [_faults(folder, *beside.get(folder.absolute().parent, ({}, set()))) for folder in folders]
+    return [_report(folder, *beside.get(folder.absolute().parent, ({}, set()))) for folder in folders]
 
 
-def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> list[Fault]:
+def _report(
+    folder: Path, found: Mapping[str, Submission], broken: set[str]
+) -> tuple[list[Fault], tuple[str, ...]]:
     told: list[str] = []
+    notes: tuple[str, ...] = ()
     try:
         submission, together, told = manifest.load_beside(folder, found, broken)
     except ManifestError as refused:
@@ -41,10 +51,11 @@ def _faults(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             told += _weights_faults(*place)
     else:
         try:
-            folder_scan.scan(submission, together)
+            notes = folder_scan.scan(submission, together)
         except UnsafeSubmissionError as refused:
             told += refused.faults
-    return [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
+    faults = [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
+    return faults, notes
 
 
 def _weights_faults(weights: Path, kind: str) -> tuple[str, ...]:

@@ -13,12 +13,23 @@ HUB = "hf://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 """A repository's name as the hub and peft write it, without ``hf://``."""
 
-_CONFIGS = ("config.json", "adapter_config.json")
+_CONFIGS = (
+    "config.json", "adapter_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json",
+)  # fmt: skip
+
+_SECOND_COPY = re.compile(r"consolidated[\w.-]*\.safetensors", re.ASCII)
+
+
+def is_second_copy(path: Path) -> bool:
+    """Returns whether a file holds the weights of its folder a second time, as Mistral ships them; no library reads it."""
+    own = ("model.safetensors", "model.safetensors.index.json")
+    return _SECOND_COPY.fullmatch(path.name) is not None and any((path.parent / name).is_file() for name in own)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the config."""
-    chosen = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.gguf")]
+    """Returns what a folder's weights are made of: safetensors or GGUF, an index, and the configs."""
+    own = [path for path in folder.glob("*.safetensors") if not is_second_copy(path)]
+    chosen = [*own, *folder.glob("*.safetensors.index.json"), *folder.glob("*.gguf")]
     chosen += [folder / name for name in _CONFIGS if (folder / name).is_file()]
     return tuple(sorted(chosen))
 

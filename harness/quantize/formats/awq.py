@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import QuantizationError
 from harness.quantize.formats.codes import ReadBack
+from harness.quantize.formats.gptq import stated
 
 BITS = 4
 
@@ -41,16 +42,16 @@ class AwqFormat:
                 this reader has no layout for.
         """
         method = str(config.get("quant_method", "awq")).lower()
-        version = str(config.get("version") or config.get("checkpoint_format") or "gemm").lower()
+        version = stated(config, "version", "checkpoint_format", "format", default="gemm")
         if method != "awq" or version != "gemm":
             raise QuantizationError(
                 f"A checkpoint of method {method!r} in version {version!r} isn't AWQ's GEMM format, which is the one "
                 "that is read: save it with version GEMM."
             )
-        bits = config.get("bits", config.get("w_bit", BITS))
+        bits = stated(config, "bits", "w_bit", default=BITS)
         if bits != BITS:
             raise QuantizationError(f"AWQ codes of {bits!r} bits can't be unpacked: the GEMM layout has 4 bits.")
-        group = config.get("group_size", config.get("q_group_size", 128))
+        group = stated(config, "group_size", "q_group_size", default=128)
         if isinstance(group, bool) or not isinstance(group, int) or (group < 1 and group != -1):
             raise QuantizationError(
                 f"AWQ's group_size {group!r} can't be used: it is a positive number, or -1 per row."

@@ -24,6 +24,12 @@ from harness.quantize.formats.codes import ReadBack
 
 _KEY = re.compile(r"(?P<module>.+)\.(?P<part>qweight|qzeros|scales|g_idx)")
 
+# As the scan reads them: what a file means that does not name its method.
+_BESIDE = {
+    "quantize_config.json": {"quant_method": "gptq"}, "quant_config.json": {"quant_method": "awq"},
+    "quantization_config.json": {},
+}  # fmt: skip
+
 _Unpack = Callable[[Mapping[str, Any], str], ReadBack]
 
 
@@ -43,17 +49,26 @@ class PackedCheckpoint:
 
 
 def quantization_config(folder: Path) -> Mapping[str, Any]:
-    """Returns what ``config.json`` (or ``quantize_config.json``) says about the packing.
+    """Returns what ``config.json`` says about the packing, or the file of a library's own beside it.
 
     Raises:
         QuantizationError: Neither says anything.
     """
-    config = _json(folder / "config.json").get("quantization_config") or _json(folder / "quantize_config.json")
+    told = _json(folder / "config.json").get("quantization_config")
+    beside = ({**meant, **own} for name, meant in _BESIDE.items() if (own := _json(folder / name)))
+    config = told or next(beside, None)
     if not isinstance(config, dict) or not config:
         raise QuantizationError(
             f"{folder} holds no quantization_config in config.json: without it packed codes can't be read."
         )
     return config
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Returns the safetensors files of a folder, without a second copy of the same weights."""
+    paths = sorted(folder.glob("*.safetensors"))
+    own = [path for path in paths if not path.name.startswith("consolidated")]
+    return own or paths
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -67,17 +82,14 @@ def _json(path: Path) -> dict[str, Any]:
 def _unpacker(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Unpack]:
     """Returns the names of packed tensors and what turns one layer's into codes, by the config's own method."""
     method = str(config.get("quant_method", "")).lower()
-    packing = str(config.get("packing_format") or config.get("checkpoint_format") or "").lower()
     if method == "bitsandbytes":
         bnb = packed_bitsandbytes.BnbFormat.from_config(config)
         return packed_bitsandbytes.KEY, lambda tensors, name: packed_bitsandbytes.unpack_layer(tensors, bnb, name=name)
     if method == "compressed-tensors":
         ct = compressed_tensors.CompressedFormat.from_config(config)
         return compressed_tensors.KEY, lambda tensors, name: compressed_tensors.unpack_layer(tensors, ct, name=name)
-    if method == "awq" or packing.endswith(("gemm", "awq")):
-        # AutoRound's files say the same in other words.
-        same = {} if method == "awq" else {"quant_method": "awq", "version": "gemm"}
-        awq = packed_awq.AwqFormat.from_config({**config, **same})
+    if method == "awq" or is_awq(config):
+        awq = packed_awq.AwqFormat.from_config(config)
         return _KEY, lambda tensors, name: packed_awq.unpack_layer(tensors, awq, name=name)
     gptq = packed_gptq.GptqFormat.from_config(config)
     return _KEY, lambda tensors, name: packed_gptq.unpack_layer(tensors, gptq, name=name)
@@ -126,7 +138,7 @@ def read(folder: Path) -> PackedCheckpoint:
     with ExitStack() as stack:
         files = [
             stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-            for path in sorted(folder.glob("*.safetensors"))
+            for path in _weights(folder)
         ]
         where = {key: file for file in files for key in file.keys()}  # noqa: SIM118 - not a mapping
         packed = _shared_out(where, pattern)

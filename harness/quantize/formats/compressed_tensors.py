@@ -55,16 +55,20 @@ class CompressedFormat:
         """Returns the format that a ``quantization_config`` describes.
 
         Raises:
-            QuantizationError: Another format, several groups of settings, or a
+            QuantizationError: Another format, groups with other settings, or a
                 variant that this reader has no layout for.
         """
         groups = list((config.get("config_groups") or {}).values())
-        if len(groups) != 1 or not isinstance(groups[0], dict) or not isinstance(groups[0].get("weights"), dict):
+        if not groups or not all(isinstance(each, dict) and isinstance(each.get("weights"), dict) for each in groups):
             raise QuantizationError(
-                f"A compressed-tensors config with {len(groups)} config_groups can't be read: one with `weights` is."
+                f"A compressed-tensors config with {len(groups)} config_groups can't be read: each needs `weights`."
             )
+        keys = ("num_bits", "type", "symmetric", "group_size", "strategy")
+        alike = {(each.get("format"), *(str(each["weights"].get(key)) for key in keys)) for each in groups}
+        if len(alike) > 1:
+            raise QuantizationError("compressed-tensors config_groups that differ can't be read: layers must be alike.")
         weights = groups[0]["weights"]
-        told = str(config.get("format") or groups[0].get("format")).lower()
+        told = str(groups[0].get("format") or config.get("format")).lower()
         bits, kind, size = weights.get("num_bits", 8), weights.get("type", "int"), weights.get("group_size")
         strategy = weights.get("strategy") or ("tensor" if size is None else "channel" if size == -1 else "group")
         if told != PACKED and told not in PLAIN:
@@ -86,7 +90,7 @@ class CompressedFormat:
             one_scale=strategy == "tensor",
             symmetric=bool(weights.get("symmetric", True)),
             packed=told == PACKED,
-            rounds_activations=groups[0].get("input_activations") is not None,
+            rounds_activations=any(each.get("input_activations") is not None for each in groups),
         )
 
 

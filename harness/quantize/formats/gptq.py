@@ -22,6 +22,20 @@ WIDTHS = (2, 3, 4, 8)
 """Bits per code that the format has a layout for."""
 
 
+def stated(config: Mapping[str, Any], *names: str, default: Any) -> Any:
+    """Returns what a config says under names that mean the same, text in small letters.
+
+    Raises:
+        QuantizationError: Two of them contradict each other.
+    """
+    told = {name: config[name] for name in names if config.get(name) is not None}
+    values = {value.lower() if isinstance(value, str) else value for value in told.values()}
+    if len(values) > 1:
+        said = " and ".join(f"{name} {value!r}" for name, value in told.items())
+        raise QuantizationError(f"The quantization_config says {said}, which contradict each other: keep what is right.")
+    return values.pop() if values else default
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GptqFormat:
     """What a checkpoint's config says about its packed layers.
@@ -50,7 +64,7 @@ class GptqFormat:
                 this reader has no layout for.
         """
         method = str(config.get("quant_method", "gptq")).lower()
-        packing = str(config.get("packing_format") or config.get("checkpoint_format") or "gptq").lower()
+        packing = str(stated(config, "packing_format", "checkpoint_format", "format", default="gptq"))
         layout = packing.rsplit(":", 1)[-1].replace("auto_gptq", "gptq")
         if layout == "auto_round":
             # AutoRound's own name for the second variant.

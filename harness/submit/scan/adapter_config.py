@@ -94,8 +94,9 @@ _FACTOR = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|l
 
 
 def check_adapter(
-    path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor] | None, base_on_hub: str | None = None
-) -> None:
+    path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor] | None, base_on_hub: str | None = None,
+    *, notes: list[str] | None = None,
+) -> None:  # fmt: skip
     """Checks an adapter_config.json against the allow-list, and the factors against rank and base.
 
     Args:
@@ -104,6 +105,7 @@ def check_adapter(
         base: The base model's, None where they are not here yet.
         base_on_hub: ``hf://owner/name`` of the base that the manifest names,
             None where it lies here: names of local folders tell nothing.
+        notes: Takes a sentence for whatever is ignored.
 
     Raises:
         UnsafeSubmissionError: Another kind of adapter than plain, rank-stabilized or weight-decomposed

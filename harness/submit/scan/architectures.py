@@ -1,102 +1,146 @@
-"""The architectures that can be scored, one row each: what their configs and files call things."""
+"""Architectures that can be scored, and the keys of config.json that transformers reads for each.
+
+``ARCHITECTURES`` has a row for each architecture: a new one costs that row, and
+a field of ``ModelConfig`` for each key that no other has.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.submit.scan.strict_model import accepts
+
+_LARGEST = 1 << 24
+
+_GEMMA_2 = "attention_bias use_bidirectional_attention hidden_activation query_pre_attn_scalar sliding_window layer_types "
+_GEMMA_2 += "final_logit_softcapping attn_logit_softcapping"
+_QWEN_2 = "sliding_window use_sliding_window max_window_layers layer_types"
+
+ARCHITECTURES: Mapping[str, frozenset[str]] = {
+    name: frozenset(keys.split())
+    for name, keys in {
+        "gemma": "attention_bias use_bidirectional_attention",
+        "gemma2": _GEMMA_2,
+        "gemma3_text": f"{_GEMMA_2} rope_local_base_freq sliding_window_pattern _sliding_window_pattern",
+        "gpt_neox": "attention_bias hidden_dropout classifier_dropout layer_norm_eps use_parallel_residual is_decoder "
+        "rotary_pct rotary_emb_base",
+        "llama": "attention_bias mlp_bias pretraining_tp",
+        "mistral": "sliding_window",
+        "phi3": "resid_pdrop embd_pdrop sliding_window",
+        "qwen2": _QWEN_2,
+        "qwen3": f"{_QWEN_2} attention_bias",
+    }.items()
+}
+"""Architectures that can be scored, decoders with code inside transformers: the keys of each beyond the common ones.
+
+A key needs a field of ``ModelConfig``, which says what it accepts.
+"""
+
+MODEL_TYPES = tuple(ARCHITECTURES)
+
+GGUF_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Architectures whose GGUF files are read."""
+
+_Activation = Literal[
+    "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "swish",
+]  # fmt: skip
+_Dtype = Literal["bfloat16", "float16", "float32"]
+_LayerType = Literal["full_attention", "sliding_attention"]
+
+SHARED = frozenset({
+    "allow_global_per_layer_attribute_access", "attention_chunk_size", "attn_implementation", "attribute_map",
+    "base_config_key", "base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan", "base_model_tp_plan",
+    "chain_hidden_post_norm", "compile_config", "convert_rope_params_to_dict", "default_config_fields",
+    "default_rope_type", "default_theta", "dict_dtype_to_str", "distributed_config", "embed_dim",
+    "experts_implementation", "extra_config_files", "extra_files", "first_k_dense_replace", "from_dict",
+    "from_json_file", "from_pretrained", "fusion_config", "get_config_dict", "get_mtp_config", "get_text_config",
+    "ignore_keys_at_rope_validation", "is_causal", "is_custom_code", "is_heterogeneous", "is_remote_code",
+    "kernel_config", "kv_sharing_modes", "layer_types", "logits_mup_width_multiplier", "mlp_layer_types",
+    "mtp_hidden_states_first", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_per_layer_config",
+    "nested_rope_parameter_keys", "num_heads", "num_mtp_layers", "number_of_conv_states", "per_layer_attributes",
+    "per_layer_config", "push_to_hub", "qk_head_dim", "register_for_auto_class", "rope_local_base_freq",
+    "save_pretrained", "serialize_explicit_per_layer_config", "sliding_window", "standardize_rope_params",
+    "sub_configs", "sub_configs_defaults", "text_config", "to_dict", "to_diff_dict", "to_json_file", "to_json_string",
+    "transformers_weights", "unpadded_vocab_size", "update", "update_from_string", "use_bidirectional_attention",
+    "use_return_dict", "validate", "validate_architecture", "validate_layer_type", "validate_output_attentions",
+    "validate_rope", "validate_token_ids", "vision_config",
+})  # fmt: skip
+"""Keys that transformers' shared code reads of any config, or that would replace a method or setting of its class."""
+
+_Count = accepts("a whole number above 0", gt=0)
+_Side = accepts(f"a whole number from 1 to {_LARGEST}", gt=0, le=_LARGEST)
+_Positive = accepts("a number above 0", gt=0)
+_Number = accepts("a number from 0 on", ge=0)
+_Flag = accepts("true or false")
+_Off = accepts("false or nothing")
+_Token = accepts("a token's number, or nothing")
+_AsDtype = accepts(", ".join(get_args(_Dtype)))
+_Act = accepts(", ".join(get_args(_Activation)))
+_Rope = accepts("a mapping with rope_type")
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What one architecture has beside what all have.
+class ModelConfig(BaseModel):
+    """The keys of config.json that transformers reads, for all architectures together."""
 
-    Attributes:
-        keys: Keys of its config.json that are not common to all.
-        names: What its config calls a size, where that is not the usual name.
-        four_times: Whether a config may leave ``intermediate_size`` out, which
-            is four times ``hidden_size`` then.
-    """
+    model_config = ConfigDict(strict=True)
 
-    keys: frozenset[str] = frozenset()
-    names: Mapping[str, str] = field(default_factory=dict)
-    four_times: bool = False
+    vocab_size: int = Field(gt=0, description="a whole number above 0")
+    hidden_size: int = Field(gt=0, description="a whole number above 0")
+    num_hidden_layers: int = Field(gt=0, description="a whole number above 0")
+    intermediate_size: int = Field(gt=0, description="a whole number above 0")
+    num_attention_heads: int = Field(gt=0, description="a whole number above 0")
+    num_key_value_heads: int | None = _Side
+    head_dim: int | None = _Side
+    max_position_embeddings: int = _Side
+    original_max_position_embeddings: int = _Side
+    hidden_act: _Activation = _Act
+    hidden_activation: _Activation = _Act
+    rms_norm_eps: float = _Positive
+    layer_norm_eps: float = _Positive
+    initializer_range: float = accepts("a number from 0 to 1", ge=0, le=1)
+    tie_word_embeddings: bool = _Flag
+    use_cache: bool = _Flag
+    attention_bias: bool = _Flag
+    mlp_bias: bool = _Flag
+    use_parallel_residual: bool = _Flag
+    use_sliding_window: bool = _Flag
+    is_decoder: bool = _Flag
+    output_hidden_states: bool | None = _Flag
+    attention_dropout: float | None = _Number
+    hidden_dropout: float | None = _Number
+    classifier_dropout: float | None = _Number
+    resid_pdrop: float | None = _Number
+    embd_pdrop: float | None = _Number
+    pretraining_tp: int | None = _Count
+    pad_token_id: int | None = _Token
+    bos_token_id: int | None = _Token
+    eos_token_id: int | list[int] | None = accepts("a token's number, a list of such, or nothing")
+    sliding_window: int | None = _Side
+    max_window_layers: int = accepts("a whole number from 0 on", ge=0)
+    sliding_window_pattern: int = _Side
+    layer_types: list[_LayerType] | None = accepts("full_attention or sliding_attention for each layer")
+    query_pre_attn_scalar: int = _Count
+    attn_logit_softcapping: float | None = _Positive
+    final_logit_softcapping: float | None = _Positive
+    use_bidirectional_attention: Literal[False] | None = _Off
+    is_encoder_decoder: Literal[False] = _Off
+    output_attentions: Literal[False] | None = _Off
+    return_dict: Literal[True] | None = accepts("true or nothing")
+    chunk_size_feed_forward: Literal[0] = accepts("0")
+    dtype: _Dtype | None = _AsDtype
+    torch_dtype: _Dtype | None = _AsDtype
+    rope_parameters: dict[str, Any] | None = _Rope
+    rope_scaling: dict[str, Any] | None = _Rope
+    rope_theta: float = _Positive
+    rope_local_base_freq: float = _Positive
+    rotary_emb_base: float = _Positive
+    partial_rotary_factor: float | None = accepts("a number above 0, up to 1", gt=0, le=1)
+    rotary_pct: float = accepts("a number above 0, up to 1", gt=0, le=1)
 
-    def own_keys(self) -> frozenset[str]:
-        """Returns all keys that this architecture's config may have beside the common ones."""
-        return self.keys | set(self.names.values())
 
-
-def _with(*keys: str) -> Architecture:
-    return Architecture(frozenset(keys))
-
-
-_SCALES = ("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier")
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "apertus": _with("post_norm", "qk_norm"),
-    "arcee": _with(),
-    "bloom": Architecture(
-        frozenset({"apply_residual_connection_post_layernorm", "attention_softmax_in_fp32", "bias_dropout_fusion",
-                   "layer_norm_epsilon", "masked_softmax_fusion", "n_inner", "offset_alibi", "seq_length",
-                   "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact", "unk_token_id"}),
-        {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
-        four_times=True,
-    ),
-    "cohere": _with("logit_scale", "use_qk_norm"),
-    "cohere2": _with("logit_scale"),
-    "cwm": _with(),
-    "ernie4_5": _with("use_bias"),
-    "exaone4": _with(),
-    "gemma": _with(),
-    "gemma2": _with(),
-    "gemma3_text": _with(),
-    "glm": _with(),
-    "glm4": _with(),
-    "gpt_neo": Architecture(
-        frozenset({"activation_function", "attention_layers", "attention_types", "embed_dropout", "layer_norm_epsilon",
-                   "resid_dropout", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-                   "summary_type", "summary_use_proj", "window_size"}),
-        {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
-        four_times=True,
-    ),
-    "gpt_neox": _with(),
-    "gptj": Architecture(
-        frozenset({"activation_function", "attn_pdrop", "gradient_checkpointing", "layer_norm_epsilon", "rotary",
-                   "rotary_dim", "scale_attn_weights", "summary_activation", "summary_first_dropout",
-                   "summary_proj_to_labels", "summary_type", "summary_use_proj"}),
-        {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-         "intermediate_size": "n_inner", "max_position_embeddings": "n_positions"},
-        four_times=True,
-    ),
-    "granite": _with(*_SCALES),
-    "helium": _with(),
-    "hunyuan_v1_dense": _with("eod_token_id"),
-    "internlm3": _with("bias", "qkv_bias"),
-    "jais2": _with(),
-    "llama": _with(),
-    "ministral": _with(),
-    "ministral3": _with(),
-    "mistral": _with(),
-    "nanochat": _with(),
-    "nemotron": _with("norm_eps"),
-    "olmo": _with("clip_qkv"),
-    "olmo2": _with(),
-    "olmo3": _with(),
-    "opt": Architecture(
-        frozenset({"_remove_final_layer_norm", "activation_dropout", "activation_function", "do_layer_norm_before",
-                   "dropout", "enable_bias", "init_std", "layer_norm_elementwise_affine", "layerdrop",
-                   "word_embed_proj_dim"}),
-        {"intermediate_size": "ffn_dim"},
-    ),
-    "persimmon": _with("qk_layernorm"),
-    "phi": _with("qk_layernorm"),
-    "phi3": _with(),
-    "qwen2": _with(),
-    "qwen3": _with(),
-    "seed_oss": _with("attention_out_bias", "residual_dropout"),
-    "smollm3": _with("no_rope_layer_interval", "no_rope_layers"),
-    "stablelm": _with("qk_layernorm", "use_qkv_bias"),
-    "starcoder2": _with("embedding_dropout", "norm_epsilon", "residual_dropout", "use_bias"),
-    "vaultgemma": _with(),
-}  # fmt: skip
-"""Decoders with code inside transformers whose blocks are made of linear layers; every row is run by the tests."""
+_OWN = frozenset().union(*ARCHITECTURES.values())
+COMMON = frozenset(ModelConfig.model_fields) - _OWN
+"""Keys that transformers reads for every architecture."""

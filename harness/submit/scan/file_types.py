@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 from pathlib import Path
 
 from harness.errors import Fault, UnsafeSubmissionError
@@ -26,6 +27,11 @@ _REFUSED_ENDINGS = frozenset({
     ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".h5", ".hdf5", ".msgpack", ".onnx",
     ".gguf", ".ggml", ".npz", ".npy", ".tar", ".zip", ".gz", ".so", ".dll", ".dylib", ".py", ".pyc", ".ipynb", ".sh",
 })  # fmt: skip
+
+# What a trainer needs to go on from, and nobody else.
+_LEFT_OVER = re.compile(
+    r"(?:optimizer|scheduler|scaler|rng_state|training_args|trainer_state|events\.out)[\w.-]*", re.ASCII | re.IGNORECASE
+)
 
 # Binary by nature and read by tokenizers alone.
 _TOKENIZER_MODELS = frozenset({"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"})
@@ -78,12 +84,15 @@ def check_file(path: Path, *, may_be_gguf: bool) -> None:
     """
     if may_be_gguf and path.suffix == ".gguf":
         return
+    ending = path.suffix.lower()
+    if _LEFT_OVER.fullmatch(path.name) and ending not in (".json", ".txt", ".safetensors"):
+        raise _refuse(path, "a trainer left it, and it is never opened here: remove it, it is not needed")
     with path.open("rb") as file:
         beginning = file.read(4096)
     for magic, place, what in _BINARY:
         if beginning[place:].startswith(magic):
             raise _refuse(path, f"it is {what}, which is never opened here: weights come as .safetensors files")
-    if path.suffix.lower() in _REFUSED_ENDINGS:
+    if ending in _REFUSED_ENDINGS:
         raise _refuse(path, f"{path.suffix} files are not accepted: weights come as .safetensors files")
     if path.suffix == ".safetensors" or path.name in _TOKENIZER_MODELS:
         return

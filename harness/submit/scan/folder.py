@@ -14,15 +14,25 @@ from pathlib import Path
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.records import Submission
+from harness.submit.scan import foreign_formats
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.adapter_config import check_adapter
 from harness.submit.scan.file_types import MAX_TEXT, check_file
 from harness.submit.scan.model_config import check_model, read_config
-from harness.submit.scan.safetensors import ACCEPTED, PACKED, Tensor, check_numbers, read_header
+from harness.submit.scan.quantization_config import BESIDE
+from harness.submit.scan.safetensors import ACCEPTED, BUFFERS, FLOATS, PACKED, Tensor, check_numbers, read_header
+from harness.submit.scan.strict_model import listed
 from harness.submit.strict_parsing import read_json
-from harness.submit.weight_files import HUB, folder_digest, weights_digest
+from harness.submit.weight_files import HUB, folder_digest, is_second_copy, weights_digest
 
 _MAX_FILES = 2000
+
+# JSON files that a library opens for a model or a tokenizer; all others are read by nobody.
+_READ = frozenset({
+    "config.json", "adapter_config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "processor_config.json", "preprocessor_config.json",
+    "chat_template.json", *BESIDE,
+})  # fmt: skip
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
@@ -91,20 +101,35 @@ def _index(path: Path, folder: Path) -> dict[str, str]:
     return told
 
 
-def read_tensors(folder: Path, stem: str, *, accepted: tuple[str, ...] = ACCEPTED) -> dict[str, Tensor]:
+def read_tensors(
+    folder: Path, stem: str, *, accepted: tuple[str, ...] = ACCEPTED, notes: list[str] | None = None
+) -> dict[str, Tensor]:
     """Returns the headers of a folder's weights, one file or indexed shards, as one mapping.
+
+    Buffers that no code reads are left out. Quantized weights may have any name
+    where they are one file, or shards of one index.
 
     Args:
         folder: Folder of the weights.
         stem: ``model`` or ``adapter_model``.
         accepted: Types of numbers that may occur.
+        notes: Takes sentences about files and tensors that are ignored.
 
     Raises:
         UnsafeSubmissionError: Files are missing, beside the point, twice
             there or unsound.
     """
-    single, index_path = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    ignored: list[str] = [] if notes is None else notes
     present = {path.name for path in folder.glob("*.safetensors")}
+    copies = {name for name in present if is_second_copy(folder / name)}
+    if copies:
+        ignored.append(f"{listed(copies)}: ignored, a second copy of the weights.")
+    present -= copies
+    indexes = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
+    if accepted is PACKED and not (folder / f"{stem}.safetensors").is_file():
+        own = indexes if indexes else sorted(present)
+        stem = own[0].removesuffix(".index.json").removesuffix(".safetensors") if len(own) == 1 else stem
+    single, index_path = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
     index = _index(index_path, folder) if index_path.is_file() else None
     wanted = {single.name} if index is None else set(index.values())
     if present != wanted:
@@ -121,7 +146,9 @@ def read_tensors(folder: Path, stem: str, *, accepted: tuple[str, ...] = ACCEPTE
     lost = sorted(set(index or ()) - set(tensors))
     if lost:
         raise _refuse(index_path, f"no file holds tensor {lost[0]!r}")
-    return tensors
+    if buffers := {name for name in tensors if BUFFERS.fullmatch(name)}:
+        ignored.append(f"{single.name}: ignored, since no code reads such buffers: {listed(buffers)}.")
+    return {name: tensor for name, tensor in tensors.items() if name not in buffers}
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -138,7 +165,7 @@ def gguf_file(folder: Path) -> Path | None:
 
 def scan_folder(
     folder: Path, *, adapter: bool, base: Mapping[str, Tensor] | None = None, quantized: bool = False,
-    base_on_hub: str | None = None,
+    base_on_hub: str | None = None, notes: list[str] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Scans one folder of weights and returns the tensors' headers.
 
@@ -148,46 +175,89 @@ def scan_folder(
         quantized: Whether it holds a quantized checkpoint.
         base: Tensors of the base model, for adapters, where they are here.
         base_on_hub: For adapters: ``hub_base`` of the submission.
+        notes: Takes a sentence for whatever is ignored.
 
     Raises:
         UnsafeSubmissionError: Something in it must not be loaded.
     """
     if not folder.is_dir():
         raise _refuse(folder, "there is no such folder: put the weights there, or change `weights` in submission.yaml")
+    ignored: list[str] = [] if notes is None else notes
     faults: list[str] = []
+    unread = set()
     for path in _files(folder):
         with _noting(faults):
             check_file(path, may_be_gguf=quantized and path.parent == folder)
             # An index is checked with its shards; deeper folders are never read.
             if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
-                read_config(path, limit=MAX_TEXT)
+                if path.name.lower() in _READ:
+                    read_config(path, limit=MAX_TEXT)
+                else:
+                    unread.add(path.name)
+    if unread:
+        ignored.append(f"{listed(unread)}: ignored, since nothing reads them.")
+    config = folder / ("adapter_config.json" if adapter else "config.json")
+    if not faults and (told := _another(folder, config, adapter)):
+        # Whatever else is wrong follows from it.
+        raise _refuse(*told)
     tensors: dict[str, Tensor] = {}
     gguf: Path | None = None
     with _noting(faults):
         gguf = gguf_file(folder) if quantized else None
-        tensors = _tensors(folder, gguf, "adapter_model" if adapter else "model", PACKED if quantized else ACCEPTED)
-    config = folder / ("adapter_config.json" if adapter else "config.json")
+        stem = "adapter_model" if adapter else "model"
+        tensors = _tensors(folder, gguf, stem, PACKED if quantized else ACCEPTED, ignored)
     with _noting(faults):
         if not config.is_file():
             raise _refuse(
                 config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
             )
+        if adapter and (named := foreign_formats.of_tensors(tensors)):
+            raise _refuse(folder, foreign_formats.sentence(named, adapter=True))
         if tensors and adapter:
-            check_adapter(config, tensors, base, base_on_hub)
+            check_adapter(config, tensors, base, base_on_hub, notes=ignored)
         elif tensors:
-            check_model(config, tensors, quantization=("config" if gguf is None else "gguf") if quantized else None)
+            packing = ("config" if gguf is None else "gguf") if quantized else None
+            check_model(config, tensors, quantization=packing, notes=ignored)
+    rounded = "" if adapter or quantized else _rounded(tensors)
     for path in sorted(folder.glob("*.safetensors")) if tensors else ():
         with _noting(faults):
-            check_numbers(path)
+            if not is_second_copy(path):
+                check_numbers(path, rounded=rounded)
     if faults:
         raise UnsafeSubmissionError(*faults)
     return tensors
 
 
-def _tensors(folder: Path, gguf: Path | None, stem: str, accepted: tuple[str, ...]) -> dict[str, Tensor]:
+def _another(folder: Path, config: Path, adapter: bool) -> tuple[Path, str] | None:
+    """Returns what is wrong with a folder that is of a foreign format, or two things in one, with its path."""
+    if config.is_file() and (named := foreign_formats.of_config(read_config(config, limit=MAX_TEXT))):
+        return folder, foreign_formats.sentence(named, adapter=adapter)
+    if not (folder / "model.safetensors").exists() and (folder / "consolidated.safetensors").exists():
+        return folder, "consolidated.safetensors is Mistral's own format, which is not read: submit model.safetensors"
+    beside = ("model.safetensors", "model.safetensors.index.json") if adapter else (
+        "adapter_config.json", "adapter_model.safetensors")  # fmt: skip
+    if any((folder / name).exists() for name in beside) and config.is_file():
+        kind = "lora_adapter" if adapter else "full_model"
+        told = "a whole model and an adapter, which transformers attaches whenever it loads the model"
+        return folder, f"it holds {told}: keep one of the two in the folder of this {kind}"
+    return None
+
+
+def _rounded(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the 16-bit type that a model is scored in: that of most of its numbers, BF16 for a float32 one."""
+    sizes = dict.fromkeys(FLOATS, 0)
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.end - tensor.start
+    most = max(sizes, key=lambda kind: sizes[kind])
+    return "BF16" if most == "F32" else most
+
+
+def _tensors(
+    folder: Path, gguf: Path | None, stem: str, accepted: tuple[str, ...], notes: list[str]
+) -> dict[str, Tensor]:
     """Returns the headers of a folder's weights, safetensors or the one GGUF file."""
     if gguf is None:
-        return read_tensors(folder, stem, accepted=accepted)
+        return read_tensors(folder, stem, accepted=accepted, notes=notes)
     header = gguf_header.read_header(gguf)
     dense = sorted(set(gguf_header.block_types(header)) & set(gguf_header.DENSE))
     if dense:
@@ -224,7 +294,7 @@ def hub_base(submission: Submission, submissions: Mapping[str, Submission]) -> s
     return reference if reference.startswith(HUB) else None
 
 
-def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
+def scan(submission: Submission, submissions: Mapping[str, Submission]) -> tuple[str, ...]:
     """Checks everything that scoring a submission would load: its own files, its base's and its target's.
 
     Hub repositories are not here yet; ``checkpoint.prepare`` scans them
@@ -234,21 +304,24 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
         submission: The one to be scored.
         submissions: All, to find base and target in.
 
+    Returns:
+        Sentences about what is ignored in the submission's own files.
+
     Raises:
         UnsafeSubmissionError: Something must not be loaded; the message says
             which file, what is wrong and what is accepted, and ``faults`` has
             one sentence for each such file.
     """
     base = submissions.get(submission.base_model or "")
-    base_tensors, faults = None, list[str]()
+    base_tensors, faults, notes = None, list[str](), list[str]()
     try:
         if base is not None:
             with _noting(faults):
-                base_tensors = _scan_one(base, None)
+                base_tensors = _scan_one(base, None, None, [])
                 if not base.weights.startswith(HUB):
                     check_base(submission, Path(base.weights))
         with _noting(faults):
-            _scan_one(submission, base_tensors, hub_base(submission, submissions))
+            _scan_one(submission, base_tensors, hub_base(submission, submissions), notes)
     except (OSError, RuntimeError, UnicodeError) as error:
         # A loop of links, a folder in place of a file, a name no file system takes.
         raise UnsafeSubmissionError(
@@ -261,10 +334,11 @@ def scan(submission: Submission, submissions: Mapping[str, Submission]) -> None:
             scan(target, submissions)
     if faults:
         raise UnsafeSubmissionError(*faults)
+    return tuple(dict.fromkeys(notes))
 
 
 def _scan_one(
-    submission: Submission, base: Mapping[str, Tensor] | None, base_on_hub: str | None = None
+    submission: Submission, base: Mapping[str, Tensor] | None, base_on_hub: str | None, notes: list[str]
 ) -> dict[str, Tensor] | None:
     if submission.weights.startswith(HUB):
         _check_digest(submission)
@@ -275,7 +349,7 @@ def _scan_one(
     kind = submission.kind
     tensors = scan_folder(
         folder, adapter=kind == "lora_adapter", base=base, quantized=kind == "quantized_checkpoint",
-        base_on_hub=base_on_hub,
+        base_on_hub=base_on_hub, notes=notes,
     )  # fmt: skip
     _check_digest(submission)
     return tensors

@@ -24,6 +24,14 @@ _BLOCKS = {
 
 DENSE = ("F32", "F16", "BF16")
 
+OTHERS = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
+    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
+    31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+}  # fmt: skip
+"""Names of the types that are not read, by number."""
+
 # struct's letter of each scalar metadata type; 8 is text and 9 an array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
@@ -167,7 +175,7 @@ def _info(head: _Head, name: str) -> tuple[str, tuple[int, ...], int, int]:
     kind, offset = head.number("I", what), head.number("Q", what)
     if kind not in _BLOCKS:
         accepted = ", ".join(each[0] for each in _BLOCKS.values())
-        raise head.refuse(f"{what} is of type {kind}, and accepted are {accepted}")
+        raise head.refuse(f"{what} is of type {OTHERS.get(kind, kind)}, and accepted are {accepted}")
     shown, weights, size = _BLOCKS[kind]
     if not all(0 < side <= _MOST_SIDE for side in sides) or sides[0] % weights:
         raise head.refuse(f"{what} of type {shown} has no usable shape ({sides})")

@@ -1,7 +1,10 @@
-"""Checks config.json: an allow-list of keys, and sizes that agree with the weights.
+"""Checks config.json against its architecture's row and against the weights it describes.
 
-A config decides which code runs and how much memory is taken, so a key that
-nobody has looked at is refused, whatever it means.
+Two questions decide about a key: does it change the numbers, and do we compute
+it exactly? transformers keeps a key that an architecture does not know as an
+attribute that its code never reads, so it is accepted with a note. What names
+code, what transformers' shared code reads of any config, and what another
+program computes and this architecture does not, is refused.
 """
 
 from __future__ import annotations
@@ -12,55 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
-from harness.submit.scan import quantization_config
-from harness.submit.scan.architectures import ARCHITECTURES, Architecture
-from harness.submit.scan.safetensors import Tensor
-from harness.submit.strict_parsing import read_json
+from harness.submit.scan import quantization_config, rope
+from harness.submit.scan.architectures import ARCHITECTURES, COMMON, GGUF_TYPES, MODEL_TYPES, SHARED, ModelConfig
+from harness.submit.scan.safetensors import FLOATS, Tensor
+from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, shown
+from harness.submit.strict_parsing import read_json, visible
+
+__all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantization", "read_config"]
 
 _MAX_BYTES = 1024 * 1024
-
-MODEL_TYPES = tuple(ARCHITECTURES)
-"""Architectures that can be scored: decoders with code inside transformers."""
-
-# What transformers writes for all of these architectures, older versions included.
-_MODEL_KEYS = frozenset(
-    {
-        "_name_or_path", "_sliding_window_pattern", "architectures", "attention_bias", "attention_dropout",
-        "attn_logit_softcapping", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-        "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
-        "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
-        "early_stopping", "embd_pdrop", "encoder_no_repeat_ngram_size", "eos_token_id",
-        "exponential_decay_length_penalty", "final_logit_softcapping", "finetuning_task",
-        "forced_bos_token_id", "forced_eos_token_id", "head_dim", "hidden_act", "hidden_activation",
-        "hidden_dropout", "hidden_size", "id2label", "initializer_range", "intermediate_size", "is_decoder",
-        "is_encoder_decoder", "label2id", "layer_norm_eps", "layer_types", "length_penalty", "max_length",
-        "max_position_embeddings", "max_window_layers", "min_length", "mlp_bias", "model_type",
-        "no_repeat_ngram_size", "num_attention_heads", "num_beam_groups", "num_beams", "num_hidden_layers",
-        "num_key_value_heads", "num_return_sequences", "original_max_position_embeddings",
-        "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "partial_rotary_factor",
-        "prefix", "pretraining_tp", "problem_type", "query_pre_attn_scalar", "remove_invalid_values",
-        "repetition_penalty", "resid_pdrop", "return_dict", "return_dict_in_generate", "rms_norm_eps",
-        "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base",
-        "rotary_pct", "sep_token_id", "sliding_window", "sliding_window_pattern", "suppress_tokens",
-        "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
-        "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
-        "typical_p", "unk_token_id", "use_bfloat16", "use_bidirectional_attention", "use_cache",
-        "use_parallel_residual", "use_sliding_window", "vocab_size",
-    }
-)  # fmt: skip
-
-# Said wherever they stand, in any JSON file: they name code to be fetched and run.
-_CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
-
-_LARGEST = 1 << 24
 _BEYOND_USE = 10**30
 
+# The heads of these must share out the hidden size even where head_dim is given.
+_DIVIDED = ("llama", "gemma2", "gemma3_text", "gpt_neox")
 
-Wrong = tuple[str, str | None, str | None]
-"""What is wrong with a config, in words without the file's name; the field; what it accepts."""
+# Said wherever they stand, in any JSON file that a library reads: they name code to be fetched and run.
+_CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
 
-MAX_TOLD = 20
-"""Faults of one kind that are told: more would be one mistake made often."""
+# What others compute and an architecture without the key does not: accepted where it is switched off.
+_ELSEWHERE = frozenset({
+    "alibi", "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping",
+    "logit_scale", "logits_scaling", "no_rope_layer_interval", "no_rope_layers", "num_experts", "num_local_experts",
+    "qk_layernorm", "query_pre_attn_scalar", "residual_multiplier", "rope_interleaved", "use_qk_norm",
+})  # fmt: skip
+
+# Every older config has them: no note.
+_PLAIN = frozenset({"_name_or_path", "_commit_hash", "transformers_version", "architectures", "quantization_config"})
+_LEFT_OVER = frozenset({"_name_or_path", "_model_name_or_path", "_commit_hash", "_flash_attn_2_enabled"})
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
@@ -101,139 +82,168 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict):
-        for member in value.values():
-            yield from _numbers(member)
-    elif isinstance(value, list):
-        for member in value:
+    if isinstance(value, dict | list):
+        for member in value.values() if isinstance(value, dict) else value:
             yield from _numbers(member)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
 
 
-def check_model(path: Path, tensors: Mapping[str, Tensor], *, quantization: str | None = None) -> None:
-    """Checks a config.json against the allow-list and against the weights it describes.
+def check_model(
+    path: Path, tensors: Mapping[str, Tensor], *, quantization: str | None = None, notes: list[str] | None = None
+) -> None:
+    """Checks a config.json against its architecture and against the weights it describes.
 
     Args:
         path: The config.
         tensors: What the weights' headers say.
         quantization: For a quantized checkpoint ``config`` or ``gguf``: where
             it says how the weights are packed.
+        notes: Takes one sentence for each file that has keys which are ignored.
 
     Raises:
-        UnsafeSubmissionError: Unknown keys or architecture, a quantization
-            config where there must be none (or none where there must be one),
-            or sizes that are not those of the tensors (a config alone could
-            ask for any amount of memory).
+        UnsafeSubmissionError: Another architecture, a key that changes numbers
+            in a way that is not computed, a quantization config where there
+            must be none (or none where there must be one), or sizes that are
+            not those of the tensors (a config alone could ask for any amount
+            of memory).
     """
     config = read_config(path)
+    ignored: list[str] = [] if notes is None else notes
     faults = [Fault(f"{path}: {told}.", file=str(path), field=field, accepted=accepted)
-              for told, field, accepted in _model_faults(config, tensors, quantization)]  # fmt: skip
+              for told, field, accepted in _model_faults(path, config, tensors, quantization, ignored)]  # fmt: skip
     if faults:
         raise UnsafeSubmissionError(*faults)
 
 
 def _model_faults(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None, notes: list[str]
 ) -> Iterator[Wrong]:
     if quantization == "config":
-        if wrong := _quantization_fault(config):
+        _, wrong = quantization_config.stated(path.parent, config, notes)
+        if wrong:
             yield wrong, "quantization_config", None
-    elif "quantization_config" in config:
+        yield from _dense_layers(tensors)
+    elif config.get("quantization_config") is not None:
         kind = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
         told = f"it describes quantized weights: {kind}, so submit what it was made from, or remove it"
         yield told, "quantization_config", None
-    kind = config.get("model_type")
-    row, accepted = ARCHITECTURES.get(str(kind)), f"one of {', '.join(ARCHITECTURES)}"
-    if row is None and any(re.search("expert|(?:^|_)moe(?:_|$)", key) for key in _keys(config)):
-        why = "it is a mixture of experts, and such models are not read"
-        yield f"model_type {repr(kind)[:80]} can't be scored: {why}: use {accepted}", "model_type", accepted
-        return
-    known = _MODEL_KEYS | (row or Architecture()).own_keys() | {"quantization_config"}
-    for key in sorted(set(config) - known)[:MAX_TOLD]:
-        yield f"the key {key[:80]!r} is not on the list of accepted ones: remove it", key, None
-    if row is None:
-        yield f"model_type {repr(kind)[:80]} can't be scored: use {accepted}", "model_type", accepted
     for key, value in config.items():
         if any(abs(number) > _BEYOND_USE for number in _numbers(value)):
-            yield f"`{key}` holds a number above {_BEYOND_USE}", key, f"numbers up to {_BEYOND_USE}"
-    yield from _size_faults(config, row or Architecture(), tensors)
+            yield f"`{visible(key[:80])}` holds a number above {_BEYOND_USE}", key, f"numbers up to {_BEYOND_USE}"
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        accepted = f"one of {', '.join(MODEL_TYPES)}"
+        yield f"model_type {shown(kind)} can't be scored: use {accepted}", "model_type", accepted
+        yield from _size_faults(config, tensors)
+        return
+    if quantization == "gguf" and kind not in GGUF_TYPES:
+        yield f"GGUF files of {kind} models are not read: those of {', '.join(GGUF_TYPES)} are", "model_type", None
+    read = COMMON | ARCHITECTURES[kind]
+    wrong_fields = list(faults_of(ModelConfig, {key: value for key, value in config.items() if key in read}))
+    yield from wrong_fields
+    yield from _key_faults(config, kind, read, notes)
+    yield from _size_faults(config, tensors)
+    if not wrong_fields:
+        yield from _relation_faults(config, kind)
+        yield from rope.faults(config, kind, notes)
+
+
+def _key_faults(config: Mapping[str, Any], kind: str, read: frozenset[str], notes: list[str]) -> Iterator[Wrong]:
+    """Yields the keys that no field reads and that may still change numbers, and notes the others."""
+    unread = [key for key in config if key not in read and key != "model_type"]
+    reserved = [key for key in unread if key in SHARED or (key[:1] == "_" and key not in _LEFT_OVER)]
+    for key in reserved[:MAX_TOLD]:
+        if not (is_empty(config[key]) or (key == "is_causal" and config[key] is True)) or key[:1] == "_":
+            why = f"transformers itself would read it, which is not computed for a {kind} model here"
+            yield f"the key {shown(key)} is {shown(config[key])}: {why}: remove it", key, None
+    for key in sorted(_ELSEWHERE.intersection(unread)):
+        value = config[key]
+        if not is_empty(value) and not (isinstance(value, int | float) and value in (0, 1) and value is not True):
+            yield f"`{key}` is {shown(value)}, and the code of {kind} models does not compute it", key, None
+    ignored = sorted(set(unread) - set(reserved) - _PLAIN)
+    if ignored:
+        notes.append(f"config.json: ignored, since no code of {kind} models reads them: {listed(ignored)}.")
+
+
+def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    if hidden % heads and (kind in _DIVIDED or config.get("head_dim") is None):
+        yield f"hidden_size {hidden} can't be shared out to num_attention_heads {heads}", "num_attention_heads", None
+    if heads % (config.get("num_key_value_heads") or heads):
+        told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
+        yield told, "num_key_value_heads", None
+    types = config.get("layer_types")
+    if types is not None and "layer_types" in ARCHITECTURES[kind] and len(types) != config["num_hidden_layers"]:
+        told = f"layer_types has {len(types)} entries, and num_hidden_layers is {config['num_hidden_layers']}"
+        yield told, "layer_types", None
+    for pair in (("dtype", "torch_dtype"), ("sliding_window_pattern", "_sliding_window_pattern")):
+        first, second = (config.get(key) for key in pair)
+        if None not in (first, second) and first != second:
+            yield f"`{pair[0]}` is {shown(first)} and `{pair[1]}` {shown(second)}: keep one", pair[0], None
 
 
 def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a config's ``quantization_config``, checked against the allow-list of its method.
+    """Returns how a checkpoint says it is packed, checked: ``quantization_config``, or the file beside the config.
+
+    Args:
+        path: The config.json.
+        config: What it holds.
 
     Raises:
-        UnsafeSubmissionError: It has none, or one that can't be read.
+        UnsafeSubmissionError: There is none, or one that can't be read.
     """
-    if wrong := _quantization_fault(config):
+    told, wrong = quantization_config.stated(path.parent, config, [])
+    if wrong:
         raise _refuse(path, wrong)
-    return dict(config["quantization_config"])
+    return told
 
 
-def _quantization_fault(config: Mapping[str, Any]) -> str | None:
-    told = config.get("quantization_config")
-    if told is None:
-        return (
-            "it has no quantization_config, so nothing says what the packed numbers mean: keep the one that the "
-            "library wrote, or submit a full_model"
-        )
-    return quantization_config.fault(told)
-
-
-_EMBEDDINGS = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings)\.weight$")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d{1,6})\.")
-_MLP = re.compile(r"\.(?:mlp|fc1|fc2)\.")
+def _dense_layers(tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
+    dense = [name for name, each in tensors.items() if each.dtype in FLOATS and len(each.shape) == 2
+             and re.search(r"(?:^|\.)layers\.\d+\..+\.weight$", name)]  # fmt: skip
+    if dense:
+        told = f"it leaves {len(dense)} layers of the blocks in 16 bit, first {visible(dense[0][:200])}"
+        yield f"{told}: quantize every matrix inside the blocks", None, None
 
 
 def _layer_numbers(tensors: Mapping[str, Tensor]) -> set[int]:
-    return {int(match.group(1)) for name in tensors if (match := _LAYER.search(name))}
+    told = (re.search(r"(?:^|\.)layers\.(\d{1,6})\.", name) for name in tensors)
+    return {int(match.group(1)) for match in told if match}
 
 
-def _is_size(value: Any, largest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= largest
-
-
-def _size_faults(config: Mapping[str, Any], row: Architecture, tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
+def _size_faults(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
     """Yields where a config's sizes are not the tensors' own; what it says wrongly is not held against them."""
-    unusable = set()
-    needed = {"hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
-    may_lack = {"num_key_value_heads", "head_dim", "max_position_embeddings"}
-    if row.four_times:
-        needed, may_lack = needed - {"intermediate_size"}, may_lack | {"intermediate_size"}
-    said = {key: row.names.get(key, key) for key in sorted(needed | may_lack)}
-    sizes = {key: config.get(name) for key, name in said.items()}
-    for key, value in sizes.items():
-        if key in needed and not _is_size(value, _BEYOND_USE):
-            unusable.add(key)
-            yield f"`{said[key]}` must be a whole number above 0", said[key], "1, 2, ..."
-        elif key in may_lack and value is not None and not _is_size(value, _LARGEST):
-            unusable.add(key)
-            yield f"`{said[key]}` must be a whole number from 1 to {_LARGEST}", said[key], f"1 to {_LARGEST}"
-    if not unusable & {"vocab_size", "hidden_size"}:
-        found = [each.shape for name, each in tensors.items() if _EMBEDDINGS.search(name)]
-        shape = (sizes["vocab_size"], sizes["hidden_size"])
-        if found != [shape]:
-            named = f"vocab_size and {said['hidden_size']} make embeddings of shape {shape}"
-            yield f"{named}, and the weights have {found[0] if found else 'no'}", "vocab_size", None
-    if "num_hidden_layers" not in unusable:
-        layers, depth = _layer_numbers(tensors), said["num_hidden_layers"]
+    sizes = {key: value for key, value in config.items() if type(value) is int and value > 0}
+    hidden, wide = sizes.get("hidden_size"), sizes.get("intermediate_size")
+    if hidden is not None and "vocab_size" in sizes:
+        yield from _embedding_faults(sizes, tensors)
+    if "num_hidden_layers" in sizes:
+        layers = _layer_numbers(tensors)
         # Counted first: a set of as many numbers as a stranger claims could fill the memory.
         if len(layers) != sizes["num_hidden_layers"] or layers != set(range(len(layers))):
-            yield f"{depth} is {config[depth]}, and the weights have {len(layers)} layers", depth, None
-    if not unusable & {"intermediate_size", "hidden_size"}:
-        width = sizes["intermediate_size"] or 4 * sizes["hidden_size"]
+            told = f"num_hidden_layers is {sizes['num_hidden_layers']}, and the weights have {len(layers)} layers"
+            yield told, "num_hidden_layers", None
+    if hidden is not None and wide is not None:
         # Phi-3 stores two projections in one tensor.
-        mlp = (each for name, each in tensors.items() if _MLP.search(name))
-        if not {side for each in mlp for side in _sides(each, sizes["hidden_size"])} & {width, 2 * width}:
-            told = f"{said['intermediate_size']} is {width}, and no MLP tensor has that width"
-            yield told, said["intermediate_size"], None
-    if not unusable & {"num_attention_heads", "num_key_value_heads", "head_dim"}:
-        widest = max(side for each in tensors.values() for side in each.shape)
-        heads = max(sizes["num_attention_heads"], sizes["num_key_value_heads"] or 1)
-        if heads * (sizes["head_dim"] or 1) > 4 * widest:
-            name = said["num_attention_heads"]
-            yield f"{name} times head_dim is wider than any tensor", name, None
+        mlp = (each for name, each in tensors.items() if ".mlp." in name)
+        if not {side for each in mlp for side in _sides(each, hidden)} & {wide, 2 * wide}:
+            yield f"intermediate_size is {wide}, and no MLP tensor has that width", "intermediate_size", None
+    width = max(side for each in tensors.values() for side in each.shape)
+    heads = max(sizes.get("num_attention_heads", 1), sizes.get("num_key_value_heads", 1))
+    if heads * sizes.get("head_dim", 1) > 4 * width:
+        yield "num_attention_heads times head_dim is wider than any tensor", "num_attention_heads", None
+
+
+def _embedding_faults(sizes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> Iterator[Wrong]:
+    embeddings = [
+        each.shape for name, each in tensors.items() if re.search(r"(?:embed_tokens|embed_in)\.weight$", name)
+    ]
+    shape = (sizes["vocab_size"], sizes["hidden_size"])
+    if embeddings != [shape]:
+        found = embeddings[0] if embeddings else "no"
+        told = f"vocab_size and hidden_size make embeddings of shape {shape}, and the weights have {found}"
+        yield told, "vocab_size", None
 
 
 def _sides(tensor: Tensor, hidden: int) -> tuple[int, ...]:

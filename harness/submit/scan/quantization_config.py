@@ -1,185 +1,284 @@
-"""Checks the quantization_config of a submitted quantized checkpoint: an allow-list for each method.
+"""Checks how a submitted quantized checkpoint says it is packed: a strict model for each method.
 
 The config is read by this program alone and never handed to a library, but it
-decides what stored numbers mean: a key that nobody has looked at is refused.
+decides what stored numbers mean. So a field of a model is read by a reader in
+``harness.quantize.formats`` or pinned to the one meaning that is computed;
+``IGNORED`` tells how codes were made; any other key must be switched off.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-METHODS = ("gptq", "awq", "auto-round", "bitsandbytes", "compressed-tensors")
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import InputError
+from harness.submit.scan import foreign_formats
+from harness.submit.scan.strict_model import accepts, faults_of, is_empty, listed, shown
+from harness.submit.strict_parsing import read_json, visible
+
+BESIDE: Mapping[str, dict[str, str]] = {
+    "quantize_config.json": {"quant_method": "gptq"}, "quant_config.json": {"quant_method": "awq"},
+    "quantization_config.json": {},
+}  # fmt: skip
+"""Files that libraries write beside config.json with the same settings, and what each means where it says nothing."""
+
+IGNORED = frozenset({
+    "act_bits", "act_data_type", "act_dynamic", "act_group_aware", "act_group_size", "act_sym", "adapter", "amp",
+    "autoround_version", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
+    "damp_auto_increment", "damp_percent", "dataset", "device", "disable_exllama", "enable_minmax_tuning",
+    "enable_norm_bias_tuning", "enable_quanted_input", "exllama_config", "fuse_max_seq_len",
+    "global_compression_ratio", "gradient_accumulate_steps", "ignore", "is_marlin_format", "iters", 
+    "lm_head", "low_gpu_mem_usage", "lr", "max_input_length", "meta", "minmax_lr", "model_file_base_name",
+    "model_name_or_path", "model_seqlen", "module_name_preceding_first_block", "modules_in_block_to_quantize",
+    "modules_to_not_convert", "mse", "nsamples", "offload_to_disk", "pad_token_id",
+    "parallel_packing", "provider", "quant_block_list", "quant_lm_head", "quantizer", "scale_dtype", "seqlen",
+    "static_groups", "super_bits", "super_group_size", "to_quant_block_names", "tokenizer", "true_sequential", "uri",
+    "use_cuda_fp16", "use_exllama", "v2", "version", "run_compressed", "bnb_4bit_compute_dtype", "zp_dtype",
+    "bnb_4bit_use_double_quant", "llm_int8_enable_fp32_cpu_offload", "llm_int8_skip_modules", "llm_int8_threshold",
+    "quantization_status", "targets", "input_activations", "observer", "observer_kwargs",
+    "actorder",
+})  # fmt: skip
+"""Keys that tell how codes were made or are run, or that the tensors themselves show."""
+
+_Width = Literal[2, 3, 4, 8]
+_AsWidth = Field(description="2, 3, 4 or 8")
+_Group = Literal[-1] | Annotated[int, Field(gt=0, le=1 << 20)]
+_AsGroup = accepts("-1 or a positive number")
+_Flag = accepts("true or false")
+_Word = Literal["int32", "torch.int32", None]
+_AsWord = accepts("int32")
+_Int = Literal["int", None]
+_AsInt = accepts("int")
+_GptqLayout = Literal["gptq", "gptq_v2"]
+_AsGptq = accepts("gptq or gptq_v2")
+_Gemm = Literal["gemm", "GEMM"]
+_AsGemm = accepts("gemm")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class Gptq(_Settings):
+    """GPTQ, as AutoGPTQ, gptqmodel and AutoRound's auto_gptq export write it."""
+
+    bits: _Width = _AsWidth
+    group_size: _Group = _AsGroup
+    sym: bool = _Flag
+    desc_act: bool = _Flag
+    checkpoint_format: _GptqLayout = _AsGptq
+    format: _GptqLayout = _AsGptq
+    packing_format: _GptqLayout = _AsGptq
+    method: Literal["gptq"] = accepts("gptq")
+    pack_dtype: _Word = _AsWord
+    data_type: _Int = _AsInt
+
+
+class Awq(_Settings):
+    """AWQ's GEMM format, as AutoAWQ, gptqmodel and AutoRound's auto_awq export write it."""
+
+    bits: Literal[4] = accepts("4")
+    w_bit: Literal[4] = accepts("4")
+    group_size: _Group = _AsGroup
+    q_group_size: _Group = _AsGroup
+    sym: bool = _Flag
+    zero_point: bool = _Flag
+    version: _Gemm = _AsGemm
+    checkpoint_format: _Gemm = _AsGemm
+    format: _Gemm = _AsGemm
+    method: Literal["awq"] = accepts("awq")
+    pack_dtype: _Word = _AsWord
+    data_type: _Int = _AsInt
+
+
+class AutoRound(_Settings):
+    """AutoRound's own format: GPTQ's or AWQ's layout by another name."""
+
+    bits: _Width = _AsWidth
+    group_size: _Group = _AsGroup
+    sym: bool = _Flag
+    zero_point: bool = _Flag
+    desc_act: bool = _Flag
+    packing_format: Literal[
+        "auto_round", "auto_round:auto_gptq", "auto_round:gptq", "auto_round:auto_awq", "auto_round:awq"
+    ] = Field(description="auto_round, auto_round:auto_gptq or auto_round:auto_awq")
+    data_type: _Int = _AsInt
+
+
+class Bitsandbytes(_Settings):
+    """bitsandbytes, as transformers saves it."""
+
+    load_in_4bit: bool = _Flag
+    load_in_8bit: bool = _Flag
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = accepts("nf4 or fp4")
+    bnb_4bit_quant_storage: Literal["uint8", "torch.uint8", None] = accepts("uint8")
+
+
+class CompressedTensors(_Settings):
+    """compressed-tensors with integers, as llm-compressor writes it."""
+
+    format: Literal["pack-quantized", "int-quantized", "naive-quantized", None] = accepts(
+        "pack-quantized, int-quantized or naive-quantized"
+    )
+    config_groups: dict[str, dict[str, Any]] = Field(min_length=1, description="groups of settings, all alike")
+    sparsity_config: dict[Literal["format"], Literal["dense"]] | None = accepts("nothing")
+
+
+class CompressedWeights(_Settings):
+    """The weights of one of compressed-tensors' groups."""
+
+    num_bits: Annotated[int, Field(ge=2, le=8)] = accepts("2 to 8")
+    type: Literal["int"] = accepts("int")
+    symmetric: bool = _Flag
+    group_size: _Group | None = _AsGroup
+    strategy: Literal["group", "channel", "tensor", None] = accepts("group, channel or tensor")
+
+
+MODELS: Mapping[str, type[BaseModel]] = {
+    "gptq": Gptq, "awq": Awq, "auto-round": AutoRound, "bitsandbytes": Bitsandbytes,
+    "compressed-tensors": CompressedTensors,
+}  # fmt: skip
+METHODS = tuple(MODELS)
 """Methods that a ``quantization_config`` may name."""
 
-_Rule = tuple[Callable[[Any], bool], str]
-
-_MOST_GROUP = 1 << 20
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _one_of(*accepted: Any) -> _Rule:
-    def accept(value: Any) -> bool:
-        return any(type(value) is type(each) and value == each for each in accepted)
-
-    return accept, " or ".join("nothing" if each is None else str(each) for each in accepted)
+# Two names of one setting.
+_SAME = (("bits", "w_bit"), ("group_size", "q_group_size"), ("checkpoint_format", "format"),
+         ("checkpoint_format", "packing_format"), ("format", "packing_format"), ("version", "checkpoint_format"),
+         ("version", "format"), ("load_in_4bit", "_load_in_4bit"), ("load_in_8bit", "_load_in_8bit"))  # fmt: skip
+_OF_CODES = ("bits", "group_size", "sym", "data_type")
+_HEAD = re.compile(r"[+-]?:?\^?(\.\*)?\\?\.?lm_head(\.\*)?\$?")
 
 
-def _names(value: Any) -> bool:
-    listed = isinstance(value, list) and len(value) <= 10_000
-    return value is None or (listed and all(isinstance(each, str) and len(each) <= 500 for each in value))
+def stated(folder: Path, config: Mapping[str, Any], notes: list[str]) -> tuple[dict[str, Any], str | None]:
+    """Returns how a folder says that its weights are packed, and what is wrong with that, None where it may be read.
+
+    Args:
+        folder: Where config.json lies, and perhaps one of ``BESIDE``.
+        config: What config.json holds; its ``quantization_config`` comes first.
+        notes: Takes sentences about what is ignored.
+    """
+    told: dict[str, Any] = {}
+    if config.get("quantization_config") is not None:
+        told["config.json"] = config["quantization_config"]
+    for name, meant in BESIDE.items():
+        if (folder / name).is_file():
+            try:
+                settings = read_json(folder / name, limit=1 << 20)
+            except InputError as refused:
+                return {}, f"{name} beside it can't be read: {refused}"
+            told[name] = {**meant, **settings} if isinstance(settings, dict) else settings
+    if not told:
+        why = "so nothing says what the packed numbers mean: keep the one that the library wrote, or submit a full_model"
+        return {}, f"it has no quantization_config, {why}"
+    for name, settings in told.items():
+        if wrong := fault(settings, [] if name == "config.json" and len(told) > 1 else notes):
+            return {}, wrong if name == "config.json" else wrong.replace("quantization_config", name, 1)
+    first, *others = told
+    for name in others:
+        known = ["quant_method", *MODELS[told[first]["quant_method"]].model_fields]
+        apart = [key for key in known
+                 if None not in (told[first].get(key), told[name].get(key)) and told[first][key] != told[name][key]]  # fmt: skip
+        if apart:
+            return {}, f"`{apart[0]}` of {first} and {name} contradict each other: keep the file that is right"
+    return dict(told[first]), None
 
 
-_FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
-_EMPTY: _Rule = (lambda value: value in (None, False) or value == {} or value == [], "nothing: layers must be alike")
-_GROUP: _Rule = (lambda value: _whole(value) and (value == -1 or 0 < value <= _MOST_GROUP), "-1 or a positive number")
-_LISTED: _Rule = (_names, "a list of module names")
-_WORD: _Rule = (lambda value: isinstance(value, str) and re.fullmatch(r"[\w.:/-]{1,100}", value) is not None, "a word")
-# Describes how the codes were made and changes nothing of what they mean.
-_TOLD: _Rule = (lambda value: True, "anything")
-
-_STORIES = dict.fromkeys(
-    (
-        "act_bits", "act_data_type", "act_dynamic", "act_group_aware", "act_group_size", "act_sym", "adapter", "amp",
-        "autoround_version", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
-        "damp_auto_increment", "damp_percent", "dataset", "device", "disable_exllama", "enable_minmax_tuning",
-        "enable_norm_bias_tuning", "enable_quanted_input", "exllama_config", "fuse_max_seq_len",
-        "gradient_accumulate_steps", "is_marlin_format", "iters", "low_gpu_mem_usage", "lr", "max_input_length", "meta",
-        "minmax_lr", "model_file_base_name", "model_name_or_path", "model_seqlen", "module_name_preceding_first_block",
-        "mse", "nsamples", "offload_to_disk", "pad_token_id", "parallel_packing", "quant_block_list", "quant_lm_head",
-        "quantizer", "rotation", "scale_dtype", "seqlen", "static_groups", "super_bits", "super_group_size",
-        "to_quant_block_names", "tokenizer", "true_sequential", "uri", "use_cuda_fp16", "use_exllama", "v2",
-    ),
-    _TOLD,
-)  # fmt: skip
-
-_GPTQ: Mapping[str, _Rule] = {
-    **_STORIES,
-    "bits": _one_of(2, 3, 4, 8),
-    "group_size": _GROUP,
-    "sym": _FLAG,
-    "desc_act": _FLAG,
-    "lm_head": _FLAG,
-    "checkpoint_format": _one_of("gptq", "gptq_v2"),
-    "format": _one_of("gptq", "gptq_v2"),
-    "method": _one_of("gptq"),
-    "packing_format": _one_of("gptq", "gptq_v2"),
-    "pack_dtype": _one_of("int32", "torch.int32"),
-    "dynamic": _EMPTY,
-    "modules_in_block_to_quantize": (lambda value: value is None or isinstance(value, list), "a list of module names"),
-}
-
-_AWQ: Mapping[str, _Rule] = {
-    **_STORIES,
-    **dict.fromkeys(("bits", "w_bit"), _one_of(4)),
-    **dict.fromkeys(("group_size", "q_group_size"), _GROUP),
-    **dict.fromkeys(("sym", "zero_point", "desc_act", "lm_head"), _FLAG),
-    **dict.fromkeys(("version", "checkpoint_format", "format"), _one_of("gemm", "GEMM")),
-    "method": _one_of("awq"),
-    "pack_dtype": _one_of("int32", "torch.int32"),
-    "modules_to_not_convert": _LISTED,
-    "modules_in_block_to_quantize": _LISTED,
-    "dynamic": _EMPTY,
-    "do_fuse": _one_of(False, None),
-    "modules_to_fuse": _EMPTY,
-}
-
-_AUTOROUND: Mapping[str, _Rule] = {
-    **_STORIES,
-    "bits": _one_of(2, 3, 4, 8),
-    "group_size": _GROUP,
-    **dict.fromkeys(("sym", "desc_act", "zero_point", "lm_head"), _FLAG),
-    "packing_format": _one_of(
-        "auto_round", "auto_round:auto_gptq", "auto_round:gptq", "auto_round:auto_awq", "auto_round:awq"
-    ),
-    "data_type": _one_of("int"),
-    "extra_config": _EMPTY,
-}
-
-_BITSANDBYTES: Mapping[str, _Rule] = {
-    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit"), _FLAG),
-    "bnb_4bit_compute_dtype": _WORD,
-    "bnb_4bit_quant_storage": _one_of("uint8", None),
-    "bnb_4bit_quant_type": _one_of("nf4", "fp4"),
-    "bnb_4bit_use_double_quant": _FLAG,
-    "llm_int8_enable_fp32_cpu_offload": _FLAG,
-    "llm_int8_has_fp16_weight": _one_of(False),
-    "llm_int8_skip_modules": _LISTED,
-    "llm_int8_threshold": (lambda value: isinstance(value, int | float) and value >= 0, "a number"),
-}
-
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
-_COMPRESSED: Mapping[str, _Rule] = {
-    "format": _one_of(*_FORMATS),
-    "config_groups": (lambda value: isinstance(value, dict) and len(value) == 1, "one group of settings"),
-    "ignore": _LISTED,
-    "kv_cache_scheme": _EMPTY,
-    "transform_config": _EMPTY,
-    "sparsity_config": (lambda value: not value or value == {"format": "dense"}, "nothing"),
-    "quantization_status": _one_of("compressed", "frozen"),
-    **dict.fromkeys(("global_compression_ratio", "version", "run_compressed"), _TOLD),
-}
-_COMPRESSED_GROUP: Mapping[str, _Rule] = {
-    "targets": _LISTED,
-    "weights": (lambda value: isinstance(value, dict), "a mapping"),
-    "input_activations": (lambda value: value is None or isinstance(value, dict), "a mapping"),
-    "output_activations": _one_of(None),
-    "format": _one_of(*_FORMATS, None),
-}
-_COMPRESSED_WEIGHTS: Mapping[str, _Rule] = {
-    "num_bits": (lambda value: _whole(value) and 2 <= value <= 8, "2 to 8"),
-    "type": _one_of("int"),
-    "symmetric": _FLAG,
-    "group_size": (lambda value: value is None or _GROUP[0](value), "-1 or a positive number"),
-    "strategy": _one_of("group", "channel", "tensor", None),
-    "block_structure": _one_of(None),
-    "dynamic": _one_of(False),
-    "actorder": _one_of("group", "weight", "static", "dynamic", None, False),
-    **dict.fromkeys(("scale_dtype", "zp_dtype", "observer", "observer_kwargs"), _TOLD),
-}
-
-_BY_METHOD = {
-    "gptq": _GPTQ, "awq": _AWQ, "auto-round": _AUTOROUND, "bitsandbytes": _BITSANDBYTES,
-    "compressed-tensors": _COMPRESSED,
-}  # fmt: skip
-_NEEDED = {"gptq": ("bits",), "auto-round": ("bits", "packing_format"), "compressed-tensors": ("config_groups",)}
-
-
-def fault(config: Any) -> str | None:
+def fault(config: Any, notes: list[str] | None = None) -> str | None:
     """Returns what is wrong with a quantization_config, None where it may be read.
 
     Args:
         config: Whatever stands under ``quantization_config``.
+        notes: Takes a sentence about keys that are ignored.
     """
     method = config.get("quant_method") if isinstance(config, dict) else None
-    if not isinstance(method, str) or method not in _BY_METHOD:
-        return f"quantization_config's quant_method is {str(method)[:40]!r}, and accepted are {', '.join(METHODS)}"
-    missing = [key for key in _NEEDED.get(method, ()) if key not in config]
-    if missing:
-        return f"quantization_config lacks {', '.join(missing)}, which {method} needs"
-    return next(_faults(method, config), None)
+    if isinstance(config, dict) and (name := foreign_formats.of_config({"quantization_config": config})):
+        return f"quantization_config says {name}, which is not read: accepted are {', '.join(METHODS)}"
+    if not isinstance(method, str) or method not in MODELS:
+        return f"quantization_config's quant_method is {shown(method)}, and accepted are {', '.join(METHODS)}"
+    ignored: list[str] = []
+    wrong = next(_faults(method, config, ignored), None)
+    if ignored and notes is not None:
+        notes.append(f"quantization_config: ignored, since they change no code: {listed(set(ignored))}.")
+    return wrong
 
 
-def _faults(method: str, config: Mapping[str, Any]) -> Iterator[str]:
+def _faults(method: str, config: Mapping[str, Any], ignored: list[str]) -> Iterator[str]:
     own = {key: value for key, value in config.items() if key != "quant_method"}
-    yield from _against(_BY_METHOD[method], own, "quantization_config")
+    if method == "bitsandbytes":
+        own = {key.removeprefix("_") if key.startswith("_load_in_") else key: value for key, value in own.items()}
+    for key in ("dynamic", "extra_config"):
+        if isinstance(own.get(key), dict) and method != "compressed-tensors":
+            yield from _apart(key, own.pop(key), config)
+    yield from _against(MODELS[method], own, "quantization_config's ", ignored)
+    for first, second in _SAME:
+        one, other = config.get(first), config.get(second)
+        if None not in (one, other) and str(one).lower() != str(other).lower():
+            yield f"quantization_config's `{first}` is {shown(one)} and its `{second}` {shown(other)}: they contradict"
+    if isinstance(config.get("sym"), bool) and config["sym"] is config.get("zero_point"):
+        yield f"quantization_config's `sym` and `zero_point` are both {shown(config['sym'])}: they contradict"
+    if method == "bitsandbytes" and bool(own.get("load_in_4bit")) == bool(own.get("load_in_8bit")):
+        yield "quantization_config must say load_in_4bit or load_in_8bit, and one of them"
+    if method == "auto-round" and str(config.get("packing_format")).endswith("awq") and config.get("bits") != 4:
+        yield f"quantization_config's `bits` is {shown(config.get('bits'))}, and accepted is 4 in AWQ's layout"
     if method == "compressed-tensors":
-        for name, group in config["config_groups"].items():
-            place = f"quantization_config's {str(name)[:40]}"
-            if not isinstance(group, dict):
-                yield f"{place} is no mapping"
-                return
-            yield from _against(_COMPRESSED_GROUP, group, place)
-            yield from _against(_COMPRESSED_WEIGHTS, group.get("weights", {}), f"{place}.weights")
+        yield from _group_faults(config, ignored)
 
 
-def _against(rules: Mapping[str, _Rule], config: Mapping[str, Any], place: str) -> Iterator[str]:
-    for key, value in config.items():
-        if key not in rules:
-            yield f"{place} has the key {str(key)[:60]!r}, which is not on the list of accepted ones: remove it"
-        elif not rules[key][0](value):
-            yield f"{place}'s `{key}` is {repr(value)[:60]}, and accepted is {rules[key][1]}"
+def _against(model: type[BaseModel], own: Mapping[str, Any], place: str, ignored: list[str]) -> Iterator[str]:
+    read = {key: value for key, value in own.items() if key in model.model_fields}
+    for key in own:
+        if key in IGNORED or (key not in read and is_empty(own[key])):
+            ignored.append(key)
+        elif key not in read:
+            yield f"{place}`{visible(key[:60])}` is {shown(own[key])}, and no reader knows what it means: remove it"
+    yield from (told for told, _, _ in faults_of(model, read, place))
+
+
+def _apart(key: str, modules: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields modules with settings of their own; those of the others, or a head left in 16 bit, change no code."""
+    for name, own in modules.items():
+        settings = own if isinstance(own, dict) else {}
+        alike = all(settings[each] in (config.get(each), None) for each in _OF_CODES if each in settings)
+        wide = isinstance(settings.get("bits"), int) and settings["bits"] >= 16
+        dense_head = _HEAD.fullmatch(name) and (wide or name.startswith("-"))
+        if not dense_head and (not alike or name.startswith("-") or not isinstance(own, dict)):
+            told = "settings of its own, and layers must be alike (lm_head alone may stay in 16 bit)"
+            yield f"quantization_config's `{key}` gives {visible(name[:60])} {told}"
+
+
+def _group_faults(config: Mapping[str, Any], ignored: list[str]) -> Iterator[str]:
+    groups = config.get("config_groups")
+    if not isinstance(groups, dict):
+        return
+    seen = []
+    for name, group in groups.items():
+        place = f"quantization_config's {visible(str(name)[:40])}"
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if not isinstance(weights, dict):
+            yield f"{place} is no mapping with weights"
+            return
+        layout = group.get("format") or config.get("format")
+        shown_name = foreign_formats.method_name(layout) or ("FP8" if weights.get("type") == "float" else None)
+        if shown_name:
+            yield f"{place} says {shown_name}, which is not read: accepted are {', '.join(METHODS)} of integers"
+            return
+        rest = {key: value for key, value in group.items() if key not in ("weights", "format")}
+        yield from _against(_Settings, rest, f"{place}'s ", ignored)
+        yield from _against(CompressedWeights, weights, f"{place}.weights's ", ignored)
+        packed = layout == "pack-quantized"
+        if packed and weights.get("num_bits") not in (2, 4, 8, None):
+            yield f"{place}.weights's `num_bits` is {shown(weights['num_bits'])}, and accepted is 2, 4 or 8 where packed"
+        if layout not in ("pack-quantized", "int-quantized", "naive-quantized"):
+            told = "accepted is pack-quantized, int-quantized or naive-quantized"
+            yield f"{place}'s `format` is {shown(layout)}, and {told}"
+        if group.get("format") and config.get("format") not in (None, group["format"]):
+            yield f"{place}'s `format` is {shown(group['format'])}, and the config's {shown(config['format'])}: they contradict"
+        if weights.get("strategy") == "group" and not (type(weights.get("group_size")) is int and weights["group_size"] > 0):
+            yield f"{place}.weights's `group_size` is {shown(weights.get('group_size'))}, and strategy group needs a number"
+        seen.append({"format": layout} | {key: weights.get(key) for key in CompressedWeights.model_fields})
+    if any(each != seen[0] for each in seen[1:]):
+        yield "quantization_config's `config_groups` differ, and layers must be alike"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from typing import BinaryIO
 import numpy
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
+from harness.submit.scan.foreign_formats import DTYPES
 from harness.submit.strict_parsing import parse_json
 
 # The format's own limit is 100 MB; a model of 10,000 tensors takes 1 MB.
@@ -22,17 +24,22 @@ _MAX_TOLD = 20
 
 _CHUNK = 16 * 1024 * 1024
 
-# Bytes of one number, and the exponent bits that are all set in NaN and infinity.
-_FLOATS = {
-    "BF16": (2, numpy.uint16(0x7F80)),
-    "F16": (2, numpy.uint16(0x7C00)),
-    "F32": (4, numpy.uint32(0x7F800000)),
-}
-ACCEPTED = tuple(_FLOATS)
+# Bytes of one number, and the bits of infinity without its sign: as integers, those of NaN are above.
+_FLOATS = {"BF16": (2, 0x7F80), "F16": (2, 0x7C00), "F32": (4, 0x7F800000)}
+FLOATS = ACCEPTED = tuple(_FLOATS)
+
+# Bits of the least number that rounds to infinity in a 16-bit type, by that type and the one it is stored in.
+_TOO_LARGE = {("BF16", "F32"): 0x7F7F8000, ("F16", "F32"): 0x477FF000, ("F16", "BF16"): 0x4780}
 
 # Bytes of one number of the types that packed codes, zero points and their like are stored in.
 _INTEGERS = {"U8": 1, "I8": 1, "I32": 4, "I64": 8}
 PACKED = (*ACCEPTED, *_INTEGERS)
+
+BUFFERS = re.compile(
+    r"(?:.+\.)?(?:layers\.\d+\.)?(?:(?:self_attn|attention)\.(?:bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
+)
+"""Masks and frequencies that older programs stored and that no code reads: they may be of any type, and are ignored."""
+_BUFFER_TYPES = {**{kind: size for kind, (size, _) in _FLOATS.items()}, **_INTEGERS, "BOOL": 1, "F64": 8}
 
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """torch's name of each accepted dtype."""
@@ -63,13 +70,16 @@ def _tensor(path: Path, name: str, told: object, data_start: int, accepted: tupl
     if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
         raise _refuse(path, f"the header's entry for {name!r} is not a dtype, a shape and two offsets")
     dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in accepted:
-        raise _refuse(path, f"tensor {name!r} is stored as {str(dtype)[:20]!r}, and {', '.join(accepted)} are accepted")
+    sizes = {kind: size for kind, size in _BUFFER_TYPES.items() if kind in accepted or BUFFERS.fullmatch(name)}
+    if not isinstance(dtype, str) or dtype not in sizes:
+        foreign = f" ({DTYPES[dtype]}'s)" if isinstance(dtype, str) and dtype in DTYPES else ""
+        told = f"{str(dtype)[:20]!r}{foreign}, and {', '.join(accepted)} are accepted"
+        raise _refuse(path, f"tensor {name!r} is stored as {told}")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_whole, shape)):
         raise _refuse(path, f"tensor {name!r} has no usable shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_whole, offsets)):
         raise _refuse(path, f"tensor {name!r} has no usable offsets")
-    size = math.prod(shape) * (_FLOATS[dtype][0] if dtype in _FLOATS else _INTEGERS[dtype])
+    size = math.prod(shape) * sizes[dtype]
     if offsets[1] - offsets[0] != size:
         raise _refuse(path, f"tensor {name!r} spans {offsets[1] - offsets[0]} bytes, and its shape needs {size}")
     return Tensor(dtype=dtype, shape=tuple(shape), start=data_start + offsets[0], end=data_start + offsets[1])
@@ -142,40 +152,53 @@ def _check_layout(path: Path, tensors: dict[str, Tensor], start: int, end: int) 
 
 
 @functools.lru_cache(maxsize=4096)
-def _unusable(path: str, size: int, modified_ns: int) -> tuple[str, ...]:
-    """Returns the tensors that hold NaN or infinity; the file's state is part of the key."""
+def _unusable(path: str, size: int, modified_ns: int, rounded: str) -> tuple[str, ...]:
+    """Returns what is wrong with numbers, one text for each tensor; the file's state is part of the key."""
     with Path(path).open("rb") as file:
-        tensors = read_header(Path(path), accepted=PACKED).items()
-        return tuple(name for name, tensor in tensors if tensor.dtype in _FLOATS and not _is_finite(file, tensor))
+        found = []
+        for name, tensor in read_header(Path(path), accepted=PACKED).items():
+            if tensor.dtype not in _FLOATS or BUFFERS.fullmatch(name):
+                continue
+            largest, infinity = _largest_bits(file, tensor), _FLOATS[tensor.dtype][1]
+            if largest >= infinity:
+                found.append(f"tensor {name!r} holds NaN or infinity")
+            elif largest >= _TOO_LARGE.get((rounded, tensor.dtype), infinity):
+                found.append(f"tensor {name!r} holds a number that is infinity in {DTYPE_NAMES[rounded]}")
+        return tuple(found)
 
 
-def _is_finite(file: BinaryIO, tensor: Tensor) -> bool:
-    width, mask = _FLOATS[tensor.dtype]
-    left = tensor.end - tensor.start
+def _largest_bits(file: BinaryIO, tensor: Tensor) -> int:
+    """Returns the bits of a tensor's largest number without its sign, or those of NaN or infinity where it has such."""
+    width, infinity = _FLOATS[tensor.dtype]
+    left, largest = tensor.end - tensor.start, 0
     file.seek(tensor.start)
-    while left > 0:
+    while left > 0 and largest < infinity:
         block = file.read(min(left, _CHUNK))
+        if not block:
+            return infinity
         left -= len(block)
         numbers = numpy.frombuffer(block, dtype="<u2" if width == 2 else "<u4")
-        if not block or bool(((numbers & mask) == mask).any()):
-            return False
-    return True
+        largest = max(largest, int((numbers & (2 ** (8 * width - 1) - 1)).max()))
+    return largest
 
 
-def check_numbers(path: Path) -> None:
+def check_numbers(path: Path, *, rounded: str = "") -> None:
     """Reads every floating number of a safetensors file once, in blocks of 16 MB.
 
+    Args:
+        path: The file.
+        rounded: ``BF16`` or ``F16`` where the weights are scored or merged in that type.
+
     Raises:
-        UnsafeSubmissionError: One is NaN or infinite; a sentence for each
-            tensor that holds such.
+        UnsafeSubmissionError: One is NaN or infinite, or becomes infinite when
+            it is rounded; a sentence for each tensor that holds such.
     """
     stat = path.stat()
-    names = _unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    told = [f"tensor {name!r} holds NaN or infinity" for name in names[:_MAX_TOLD]]
-    if len(names) > _MAX_TOLD:
-        told.append(f"{len(names) - _MAX_TOLD} more tensors hold NaN or infinity")
+    told = list(_unusable(str(path.resolve()), stat.st_size, stat.st_mtime_ns, rounded))
+    if len(told) > _MAX_TOLD:
+        told[_MAX_TOLD:] = [f"{len(told) - _MAX_TOLD} more tensors have faults like these"]
     if told:
-        why = "and no score of such a model means anything: train or export it again."
         raise UnsafeSubmissionError(
-            *(Fault(f"{path}: {each}, {why}", file=str(path), accepted="finite numbers") for each in told)
-        )
+            *(Fault(f"{path}: {each}: train or export it again.", file=str(path), accepted="finite numbers")
+              for each in told)
+        )  # fmt: skip
