@@ -49,15 +49,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     else:
-<<<<<<< HEAD
         # Beside model.safetensors other files are copies: transformers reads none of them.
         names = sorted(path.name for path in folder.glob("*.safetensors"))
         names = ["model.safetensors"] if "model.safetensors" in names else names
-=======
-        # Mistral's repositories have a second copy beside it.
-        own = folder / "model.safetensors"
-        names = [own.name] if own.is_file() else sorted(path.name for path in folder.glob("*.safetensors"))
->>>>>>> i21-configs
     found: dict[str, StoredTensor] = {}
     for name in names:
         with safe_open(folder / name, framework="pt", device="cpu") as file:
