@@ -74,10 +74,11 @@ def _logits(model: Any) -> Any:
         return model(input_ids=torch.arange(3, 63).reshape(2, 30), use_cache=False).logits
 
 
-def _board(place: Path, kinds: tuple[str, ...]) -> Path:
-    """Writes a target, a full entry and an adapter of each architecture."""
+def _board(place: Path, kinds: tuple[str, ...]) -> list[str]:
+    """Writes a target, a full entry and an adapter of each architecture; returns the entries' names."""
+    names = []
     for kind in kinds:
-        target, full, adapter = _names(kind)
+        target, full, adapter = (f"{kind.replace('_', '-')}-{part}" for part in ("target", "full", "lora"))
         _submit(place, target, role="target")
         save(kind, place / target / "weights", vocab_size=1024)
         _submit(place, full, target=target)
@@ -91,11 +92,8 @@ def _board(place: Path, kinds: tuple[str, ...]) -> Path:
         for name in (target, full):
             for file in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(TOKENIZER / file, place / name / "weights" / file)
-    return place
-
-
-def _names(kind: str) -> list[str]:
-    return [f"{kind.replace('_', '-')}-{part}" for part in ("target", "full", "lora")]
+        names += [full, adapter]
+    return names
 
 
 def _submit(place: Path, name: str, **fields: str) -> None:
@@ -118,16 +116,15 @@ def _save_adapter(kind: str, folder: Path) -> None:
     adapter.save_pretrained(folder, save_embedding_layers=False)
 
 
-def _arguments(board: Path, store: Path, quantizers: tuple[str, ...], stream: str) -> list[str]:
-    return ["run", "--submissions", str(board), "--store", str(store), "--quantizers", ",".join(quantizers),
-            "--tasks", ",".join(TASKS), "--limit", "1", "--stream", stream]  # fmt: skip
+def _arguments(place: Path, names: list[str], quantizers: list[str], *more: str) -> list[str]:
+    return ["run", *names, "--submissions", str(place / "board"), "--store", str(place / "store.duckdb"), "--no-controls",
+            "--quantizers", ",".join(quantizers), "--tasks", ",".join(TASKS), "--limit", "1", *more]  # fmt: skip
 
 
-def _check_cells(store: Path, kinds: tuple[str, ...], quantizers: tuple[str, ...]) -> None:
-    with Store.open(store, read_only=True) as opened:
+def _check_cells(place: Path, names: list[str], quantizers: list[str]) -> None:
+    with Store.open(place / "store.duckdb", read_only=True) as opened:
         cells = opened.cells()
-    expected = {(name, quantizer, task) for kind in kinds for name in _names(kind)
-                for quantizer in quantizers for task in TASKS}  # fmt: skip
+    expected = {(name, quantizer, task) for name in names for quantizer in quantizers for task in TASKS}
     assert {(each.submission.name, each.spec.name, each.cell.task) for each in cells} == expected
     assert [each.reason for each in cells if each.status != "finished"] == []
 
@@ -136,22 +133,26 @@ def test_one_other_architecture_finishes_through_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
-    board, store, quantizers = _board(tmp_path / "board", ("gpt_neox",)), tmp_path / "store.duckdb", ("rtn-4bit-g64",)
-    result = CliRunner().invoke(app, _arguments(board, store, quantizers, "auto"))
+    names, quantizers = _board(tmp_path / "board", ("gpt_neox",)), ["rtn-4bit-g64"]
+    result = CliRunner().invoke(app, _arguments(tmp_path, names, quantizers))
     assert result.exit_code == 0, result.output
-    _check_cells(store, ("gpt_neox",), quantizers)
+    _check_cells(tmp_path, names, quantizers)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stream", ["never", "always"])
 def test_the_matrix_finishes_through_the_command_line(tmp_path: Path, stream: str) -> None:
-    here = [name for name in ONE_EACH if backend_of(resolve(name)).unavailable_reason(resolve(name), "cpu") is None]
-    assert {"reference", "rtn-4bit-g64", "bnb-nf4"} <= set(here)
-    board, store = _board(tmp_path / "board", MODEL_TYPES), tmp_path / "store.duckdb"
+    specs = map(resolve, ONE_EACH)
+    quantizers = [spec.name for spec in specs if backend_of(spec).unavailable_reason(spec, "cpu") is None]
+    assert {"reference", "rtn-4bit-g64", "bnb-nf4"} <= set(quantizers)
+    names = _board(tmp_path / "board", MODEL_TYPES)
+    if stream == "always":
+        # A merged adapter is streamed as a full model is.
+        names = [name for name in names if name.endswith("-full")]
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli.main", *_arguments(board, store, tuple(here), stream)],
+        [sys.executable, "-m", "harness.cli.main", *_arguments(tmp_path, names, quantizers, "--stream", stream)],
         capture_output=True, text=True, check=False, env=os.environ | {"QUENCH_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    _check_cells(store, MODEL_TYPES, tuple(here))
+    _check_cells(tmp_path, names, quantizers)
