@@ -80,11 +80,12 @@ def check(model: Any, folder: Path) -> None:
     refuse_adapter(folder)
     files = shards.stored_tensors(folder)
     names = stored_names(model, files)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    stored = {name: key for name, key in names.items() if name in parameters}
+    # With the buffers that a file must hold.
+    own = model.state_dict()
+    stored = {name: key for name, key in names.items() if name in own}
     twins = _twins(model)
-    missing = [name for name in parameters if name not in stored and twins.get(name) not in stored]
-    misshapen = [key for name, key in stored.items() if files[key].shape() != tuple(parameters[name].shape)]
+    missing = [name for name in own if name not in stored and twins.get(name) not in stored]
+    misshapen = [key for name, key in stored.items() if files[key].shape() != tuple(own[name].shape)]
     ignored = re.compile("|".join([_OLD_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ())]))
     surplus = [key for key in files if key not in stored.values() and not ignored.search(key)]
     refuse(folder, missing=missing, surplus=surplus, misshapen=misshapen)

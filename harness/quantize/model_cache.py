@@ -161,8 +161,7 @@ def _changed(made: QuantizedModel, checkpoint: Checkpoint) -> dict[str, Any]:
     quantized = {f"{name}.weight" for name in made.layers}
     with source_weights(checkpoint) as source:
         for name, parameter in made.model.named_parameters():
-            module, _, part = name.rpartition(".")
             own = parameter.detach().cpu()
-            if name in quantized or part != "weight" or not torch.equal(own.float(), source[module]):
+            if name in quantized or not torch.equal(own.float(), source.raw(name).float()):
                 changed[name] = own.contiguous()
     return changed

@@ -1,11 +1,13 @@
 """Other models' ways: windows, caps, scales, ALiBi and learned positions give the plain loop's numbers too."""
 
 import pytest
+from tiny_architectures import model_of
 
 from harness.score.evaluation import evaluate
 from harness.score.model.generation import GreedyGenerator, _shared_length
 from harness.score.model.language_model import QuenchLM
 from harness.score.model.logits import LogitSource
+from harness.submit.scan.architectures import MODEL_TYPES
 
 SPOKEN = (
     "the old ferry to orla head leaves at nine and keeper of lamp waits for no one in rain while harbour bells ring "
@@ -102,3 +104,23 @@ def test_a_whole_evaluation_of_another_architecture_has_its_primary_score(
     assert found.scores[0].metric == metric
     assert found.scores[0].value is not None
     assert len(found.documents) == found.scores[0].num_docs == 4
+
+
+FEW = ("gpt_neox", "olmo2", "phi", "smollm3")
+LISTED = [kind if kind in FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in MODEL_TYPES]
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_each_architecture_of_the_list_scores_as_transformers_alone_computes(
+    tokenizer, plain_greedy, plain_logprobs, kind
+):
+    model = model_of(kind)
+    texts = [SPOKEN[: 3 + 25 * row] for row in range(5)]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    lm = QuenchLM(model, tokenizer)
+    for row, found in zip(ids, lm.texts.score_texts(texts), strict=True):
+        assert found.logprobs == pytest.approx(plain_logprobs(model, row), abs=1e-4)
+    answers = lm.generate_until([_request(text, 9) for text in texts])
+    expected = [plain_greedy(model, row, 9) for row in ids]
+    assert len({tuple(row) for row in expected}) > 1
+    assert answers == tokenizer.batch_decode(expected, skip_special_tokens=True)

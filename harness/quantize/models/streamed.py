@@ -77,11 +77,11 @@ class _DenseWeights(Mapping[str, Any]):
 
     def __init__(self, model: Any, folder: Path, layers: Mapping[str, ReadBack]) -> None:
         self._names, self._layers = [name for name, _ in model.named_parameters()], layers
-        self._tensors = model_files.tensors(model, folder)
+        self.tensors = model_files.tensors(model, folder)
 
     def __getitem__(self, name: str) -> Any:
         layer = self._layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        return self._tensors[name].read() if layer is None else layer.dequantize()
+        return self.tensors[name].read() if layer is None else layer.dequantize()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -114,7 +114,7 @@ def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, 
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
     dtype = torch.float32 if device == "cpu" else getattr(torch, checkpoint.dtype)
-    # Buffers are made: they are small, and no file holds them.
+    # Buffers are made: they are small, and files hold few of them.
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
@@ -132,7 +132,8 @@ def streamed_model(checkpoint: Checkpoint, *, device: str, layers: Mapping[str, 
         if not name.startswith(inside):
             set_module_tensor_to_device(model, name, device, value=weights[name].to(dtype))
     for name, buffer in list(model.named_buffers()):
-        set_module_tensor_to_device(model, name, device, value=buffer)
+        value = weights.tensors[name].read().to(buffer.dtype) if name in weights.tensors else buffer
+        set_module_tensor_to_device(model, name, device, value=value)
     model.tie_weights()
     for name, block in blocks.items():
         own = PrefixedDataset(weights, f"{name}.")

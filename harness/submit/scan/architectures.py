@@ -20,20 +20,47 @@ _GEMMA_2 = (
     "final_logit_softcapping attn_logit_softcapping"
 )
 _QWEN_2 = "sliding_window use_sliding_window max_window_layers layer_types"
+_BIASES = "attention_bias mlp_bias"
+_GRANITE = f"{_BIASES} attention_multiplier embedding_multiplier logits_scaling residual_multiplier"
+_WINDOWS = "sliding_window layer_types"
 
 ARCHITECTURES: Mapping[str, frozenset[str]] = {
     name: frozenset(keys.split())
     for name, keys in {
+        "apertus": "attention_bias",
+        "arcee": _BIASES,
+        "cohere": "attention_bias layer_norm_eps logit_scale use_qk_norm",
+        "cohere2": f"attention_bias layer_norm_eps logit_scale {_WINDOWS} sliding_window_pattern",
+        "cwm": f"mlp_bias pretraining_tp {_WINDOWS}",
+        "ernie4_5": "use_bias",
         "gemma": "attention_bias use_bidirectional_attention",
         "gemma2": _GEMMA_2,
         "gemma3_text": f"{_GEMMA_2} rope_local_base_freq sliding_window_pattern _sliding_window_pattern",
+        "glm": "attention_bias",
+        "glm4": "attention_bias",
         "gpt_neox": "attention_bias hidden_dropout classifier_dropout layer_norm_eps use_parallel_residual is_decoder "
         "rotary_pct rotary_emb_base",
-        "llama": "attention_bias mlp_bias pretraining_tp",
+        "granite": _GRANITE,
+        "helium": _BIASES,
+        "hyperclovax": f"{_GRANITE} use_post_norm",
+        "jais2": f"{_BIASES} layer_norm_eps",
+        "llama": f"{_BIASES} pretraining_tp",
+        "ministral": _WINDOWS,
         "mistral": "sliding_window",
+        "nanochat": "attention_bias final_logit_softcapping",
+        "nemotron": f"{_BIASES} norm_eps",
+        "olmo": "attention_bias clip_qkv",
+        "olmo2": "attention_bias",
+        "olmo3": f"attention_bias {_WINDOWS}",
+        "phi": "embd_pdrop layer_norm_eps qk_layernorm resid_pdrop",
         "phi3": "resid_pdrop embd_pdrop sliding_window",
         "qwen2": _QWEN_2,
         "qwen3": f"{_QWEN_2} attention_bias",
+        "seed_oss": f"{_BIASES} attention_out_bias pretraining_tp residual_dropout",
+        "smollm3": f"{_BIASES} no_rope_layer_interval no_rope_layers use_sliding_window {_WINDOWS}",
+        "stablelm": "hidden_dropout layer_norm_eps qk_layernorm use_parallel_residual use_qkv_bias",
+        "starcoder2": "embedding_dropout norm_epsilon residual_dropout sliding_window use_bias",
+        "vaultgemma": _GEMMA_2,
     }.items()
 }
 """Architectures that can be scored, decoders with code inside transformers: the keys of each beyond the common ones.
@@ -48,6 +75,7 @@ GGUF_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 _Activation = Literal[
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "swish",
+    "xielu",
 ]  # fmt: skip
 _Dtype = Literal["bfloat16", "float16", "float32"]
 _LayerType = Literal["full_attention", "sliding_attention"]
@@ -109,8 +137,10 @@ class ModelConfig(BaseModel):
     original_max_position_embeddings: int = _Side
     hidden_act: _Activation = _Act
     hidden_activation: _Activation = _Act
-    rms_norm_eps: _Float = _Fraction
-    layer_norm_eps: _Float = _Fraction
+    rms_norm_eps: _Float = _Positive
+    layer_norm_eps: _Float = _Positive
+    norm_eps: _Float = _Positive
+    norm_epsilon: _Float = _Positive
     initializer_range: _Float = accepts("a number from 0 to 1", ge=0, le=1)
     tie_word_embeddings: bool = _Flag
     use_cache: bool = _Flag
@@ -119,12 +149,28 @@ class ModelConfig(BaseModel):
     use_parallel_residual: bool = _Flag
     use_sliding_window: bool = _Flag
     is_decoder: bool = _Flag
+    attention_out_bias: bool = _Flag
+    qk_layernorm: bool = _Flag
+    use_bias: bool = _Flag
+    use_post_norm: bool = _Flag
+    use_qk_norm: bool = _Flag
+    use_qkv_bias: bool = _Flag
     output_hidden_states: bool | None = _Flag
-    attention_dropout: float = _Number
-    hidden_dropout: float = _Number
-    classifier_dropout: float = _Number
-    resid_pdrop: float = _Number
-    embd_pdrop: float = _Number
+    attention_dropout: _Float | None = _Number
+    hidden_dropout: _Float | None = _Number
+    classifier_dropout: _Float | None = _Number
+    resid_pdrop: _Float | None = _Number
+    embd_pdrop: _Float | None = _Number
+    embedding_dropout: _Float | None = _Number
+    residual_dropout: _Float | None = _Number
+    attention_multiplier: _Float | None = _Positive
+    embedding_multiplier: _Float = _Positive
+    logits_scaling: _Float = _Positive
+    residual_multiplier: _Float = _Positive
+    logit_scale: _Float = _Positive
+    clip_qkv: _Float | None = _Positive
+    no_rope_layer_interval: int = _Count
+    no_rope_layers: list[Literal[0, 1]] | None = accepts("0 or 1 for each layer")
     pretraining_tp: int | None = _Count
     pad_token_id: int | None = _Token
     bos_token_id: int | None = _Token

@@ -29,7 +29,10 @@ _BEYOND_USE = 10**30
 _BNB_BLOCK = 64
 
 # The heads of these must share out the hidden size even where head_dim is given.
-_DIVIDED = ("llama", "gemma2", "gemma3_text", "gpt_neox")
+_DIVIDED = (
+    "llama", "gemma2", "gemma3_text", "gpt_neox", "arcee", "cohere", "cohere2", "cwm", "hyperclovax", "jais2",
+    "stablelm", "vaultgemma",
+)  # fmt: skip
 
 # What may be left out and not be null.
 _GROUPED = ("num_key_value_heads", "head_dim")
@@ -140,6 +143,10 @@ def _model_faults(
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         accepted = f"one of {', '.join(MODEL_TYPES)}"
+        if any(re.search("expert|(?:^|_)moe(?:_|$)", key) for key in _keys(config)):
+            why = "it is a mixture of experts, and such models are not read"
+            yield f"model_type {shown(kind)} can't be scored: {why}: use {accepted}", "model_type", accepted
+            return
         yield f"model_type {shown(kind)} can't be scored: use {accepted}", "model_type", accepted
         yield from _size_faults(config, tensors)
         return
@@ -184,10 +191,10 @@ def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     for key in _FILLED.get(kind, ()):
         if key in config and config[key] is None:
             yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None
-    types = config.get("layer_types")
-    if types is not None and "layer_types" in ARCHITECTURES[kind] and len(types) != config["num_hidden_layers"]:
-        told = f"layer_types has {len(types)} entries, and num_hidden_layers is {config['num_hidden_layers']}"
-        yield told, "layer_types", None
+    for key in ARCHITECTURES[kind] & {"layer_types", "no_rope_layers"}:
+        if (given := config.get(key)) is not None and len(given) != config["num_hidden_layers"]:
+            told = f"{key} has {len(given)} entries, and num_hidden_layers is {config['num_hidden_layers']}"
+            yield told, key, None
     for pair in (("dtype", "torch_dtype"), ("sliding_window_pattern", "_sliding_window_pattern")):
         first, second = (config.get(key) for key in pair)
         if None not in (first, second) and first != second:

@@ -38,7 +38,7 @@ def faults(config: Mapping[str, Any], kind: str, notes: list[str]) -> Iterator[W
         yield "`rope_parameters` and `rope_scaling` contradict each other: keep one", "rope_scaling", None
     for key, rope in given.items():
         by_layer = _LAYERS.issuperset(rope)
-        if by_layer != (kind == "gemma3_text" and key == "rope_parameters"):
+        if by_layer != (kind in ("gemma3_text", "olmo3") and key == "rope_parameters"):
             needed = "one mapping for all layers" if by_layer else f"a mapping for each of {', '.join(sorted(_LAYERS))}"
             yield f"`{key}` must be {needed} of a {kind} model", key, None
             continue

@@ -227,7 +227,7 @@ CONFIGS: list[tuple[str, Spoil]] = [
     (r"above 1000", lambda m: _set(m, rope_parameters={"a": [{"b": [10**31]}]})),
     (r"above 1000", lambda m: (m / "config.json").write_text('{"model_type": "llama", "top_p": 1e999}')),
     (r"model_type \['llama'\] can't be scored", lambda m: _set(m, model_type=["llama"])),
-    (r"model_type None can't be scored: use one of gemma", lambda m: _without(m, "config.json", "model_type")),
+    (r"model_type None can't be scored: use one of apertus", lambda m: _without(m, "config.json", "model_type")),
     (
         r"`num_attention_heads` is True, and accepted is a whole number above 0",
         lambda m: _set(m, num_attention_heads=True),
