@@ -11,6 +11,7 @@ from typing import Any
 from harness.quantize import calibration as texts
 from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+from harness.tokenizer import load_tokenizer
 
 ITERATIONS = 200
 """Steps for each block, the library's default."""
@@ -111,14 +112,14 @@ def _run(
     """Has AutoRound quantize the checkpoint and save it below ``place``."""
     import torch
     from auto_round import AutoRound as Library
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     library = Library(
         AutoModelForCausalLM.from_pretrained(
             checkpoint.path, dtype=getattr(torch, checkpoint.dtype), use_safetensors=True, **where
         ),
-        AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **where),
+        load_tokenizer(checkpoint.tokenizer_path),
         bits=spec.bits,
         group_size=spec.group_size,
         sym=spec.symmetric,
