@@ -96,11 +96,15 @@ def load_tokenizer(folder: str | Path, *, vocabulary: int | None = None) -> Any:
 
     folder = Path(folder)
     own, before = check_tokenizer(folder, vocabulary)
+    expected = _probed(own)
     named = folder / "tokenizer_config.json"
+    # A large vocabulary takes longer to copy than to read, and nobody else has this one.
+    own.__deepcopy__ = lambda memo: own
     try:
         loaded = PreTrainedTokenizerFast.from_pretrained(
-            str(folder), tokenizer_file=str(folder / "tokenizer.json"), local_files_only=True, trust_remote_code=False
-        )
+            str(folder), tokenizer_object=own, tokenizer_file=str(folder / "tokenizer.json"), local_files_only=True,
+            trust_remote_code=False,
+        )  # fmt: skip
         config = json.loads(named.read_text(encoding="utf-8")) if named.is_file() else {}
     # Whatever a strange value makes of the library's constructor.
     except Exception as error:
@@ -108,7 +112,8 @@ def load_tokenizer(folder: str | Path, *, vocabulary: int | None = None) -> Any:
             f"{folder}: tokenizer_config.json or special_tokens_map.json can't be used with tokenizer.json: save the "
             f"tokenizer again; transformers' {_SAVE}."
         ) from error
-    _compare(own, loaded, folder)
+    del own.__deepcopy__
+    _compare(expected, loaded, folder)
     _check_beginning(before, loaded, config.get("add_bos_token"), named)
     if vocabulary is not None:
         for name, token in (("bos_token", loaded.bos_token_id), ("eos_token", loaded.eos_token_id)):
@@ -132,19 +137,25 @@ def named_tokenizer(name: str, revision: str | None = None) -> Any:
     return load_tokenizer(name)
 
 
-def _compare(own: Any, loaded: Any, folder: Path) -> None:
-    """Refuses a tokenizer whose ids of the probe, or of the file's own added tokens, are not the file's."""
+def _probed(own: Any) -> dict[tuple[str, bool], list[int]]:
+    """Returns the ids of the probe, and of the file's own added tokens, with and without what begins a text."""
     added = list(own.get_added_tokens_decoder().values())[:_MOST_ADDED]
-    for text in (PROBE, "".join(f"a {token.content} b{token.content}c\n" for token in added)):
-        for special in (True, False):
-            ids = loaded(text, add_special_tokens=special, verbose=False)["input_ids"]
-            expected = own.encode(text, add_special_tokens=special).ids
-            if ids != expected:
-                raise InputError(
-                    f"{folder}: tokenizer_config.json, special_tokens_map.json or added_tokens.json changes how a text "
-                    f"is split: the probe has {len(ids)} ids with them and {len(expected)} as tokenizer.json alone "
-                    f"says: save the tokenizer again, so that they agree; transformers' {_SAVE}."
-                )
+    texts = (PROBE, "".join(f"a {token.content} b{token.content}c\n" for token in added))
+    return {
+        (text, special): own.encode(text, add_special_tokens=special).ids for text in texts for special in (True, False)
+    }
+
+
+def _compare(expected: dict[tuple[str, bool], list[int]], loaded: Any, folder: Path) -> None:
+    """Refuses a tokenizer whose ids are others than ``_probed`` said before the configs were read."""
+    for (text, special), own in expected.items():
+        ids = loaded(text, add_special_tokens=special, verbose=False)["input_ids"]
+        if ids != own:
+            raise InputError(
+                f"{folder}: tokenizer_config.json, special_tokens_map.json or added_tokens.json changes how a text is "
+                f"split: the probe has {len(ids)} ids with them and {len(own)} as tokenizer.json alone says: save the "
+                f"tokenizer again, so that they agree; transformers' {_SAVE}."
+            )
 
 
 def _check_beginning(before: Sequence[int], loaded: Any, flag: Any, named: Path) -> None:

@@ -53,7 +53,9 @@ def probe(
     proof = quantized.proof
     if proof is None or not isinstance(backend, RunsNatively):
         return quantized
-    batch = [ids for text in texts[:TEXTS] if (ids := tokenizer(text)["input_ids"][:TOKENS])]
+    rows = quantized.model.get_input_embeddings().num_embeddings
+    read = [tokenizer(text)["input_ids"][:TOKENS] for text in texts[:TEXTS]]
+    batch = [ids for ids in read if ids and max(ids) < rows]
     try:
         made = backend.native(checkpoint, quantized.spec, device=device)
     except QuantizationError as error:

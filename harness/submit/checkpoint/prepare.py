@@ -209,6 +209,4 @@ def _merged(submission: Submission, submissions: Mapping[str, Submission], cache
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Returns the tokenizer to score a checkpoint with: its target's; ``harness.tokenizer`` says what is refused."""
     rows = read_config(Path(checkpoint.path) / "config.json").get("vocab_size")
-    return tokenizer_file.load_tokenizer(
-        checkpoint.tokenizer_path, vocabulary=rows if isinstance(rows, int) else None
-    )
+    return tokenizer_file.load_tokenizer(checkpoint.tokenizer_path, vocabulary=rows if isinstance(rows, int) else None)
