@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.mini.demo_set import RETRAIN
 from harness.paths import content_dir
+from harness.tokenizer import load_tokenizer
 from harness.unlearn.weight_files import load_dense
 
 CORPUS = "mini"
@@ -28,15 +29,12 @@ def write_reference(out: Path, retrain: Path, *, seed: int) -> float:
     Raises:
         ScoringError: The model's log-probabilities are not finite.
     """
-    from transformers import AutoTokenizer
-
     from harness.score.corpora.catalogue import load_corpus
     from harness.score.evaluation import membership_auc
 
     data = out / TASKS / "data"
     model, _ = load_dense(retrain, "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(retrain, trust_remote_code=False)
-    auc = membership_auc(model.eval(), tokenizer, CORPUS, data_dir=data, device="cpu")
+    auc = membership_auc(model.eval(), load_tokenizer(retrain), CORPUS, data_dir=data, device="cpu")
     path = out / TASKS / "corpus.json"
     shipped = path if path.is_file() else content_dir("tasks") / TASKS.name / "corpus.json"
     facts = json.loads(shipped.read_text(encoding="utf-8"))

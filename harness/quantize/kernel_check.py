@@ -54,8 +54,10 @@ def probe(
     proof = quantized.proof
     if proof is None or not isinstance(backend, RunsNatively):
         return quantized
+    rows = quantized.model.get_input_embeddings().num_embeddings
     try:
-        batch = [ids for text in texts[:TEXTS] if (ids := tokenizer(text)["input_ids"][:TOKENS])]
+        read = [tokenizer(text)["input_ids"][:TOKENS] for text in texts[:TEXTS]]
+        batch = [ids for ids in read if ids and max(ids) < rows]
         made = backend.native(checkpoint, quantized.spec, device=device)
         found = _compare(quantized.model, made, batch, checkpoint.dtype)
     except QuantizationError as error:

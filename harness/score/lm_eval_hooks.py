@@ -24,6 +24,7 @@ from harness.errors import CorpusError, ScoringError
 from harness.score.corpora import catalogue
 from harness.score.metrics import formulas
 from harness.score.metrics.formulas import MEMBERSHIP_PERCENT, MIN_TOKENS
+from harness.tokenizer import named_tokenizer
 
 MEMBERSHIP_KEY = f"min_k_{MEMBERSHIP_PERCENT}"
 DATA_DIR_VARIABLE = "QUENCH_DATA_DIR"
@@ -61,9 +62,7 @@ def _tokenizer(tokenizer: Any, pretrained: Any) -> Any:
             "VerbMem cuts its references with the model's tokenizer, but none was named: give lm-eval the model"
             " argument tokenizer=FOLDER (or pretrained=FOLDER), or the same in TaskManager's metadata."
         )
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return named_tokenizer(name)
 
 
 def _dataset(split: str, documents: Sequence[Document]) -> dict[str, Any]:

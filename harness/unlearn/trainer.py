@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.provenance import version_of
+from harness.tokenizer import load_tokenizer
 from harness.unlearn import losses
 from harness.unlearn.execution import Execution
 from harness.unlearn.planned_training import OptimizerSettings, Progress, StepLog, train
@@ -96,15 +97,14 @@ def unlearn(recipe: Recipe, *, base: Path, tokenizer: Path, forget_texts: Sequen
         InputError: No text, a folder without a model that generates, or
             ``out`` holds something.
     """
-    from transformers import AutoTokenizer
-
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: give a new one for the unlearned weights.")
-    vocabulary = AutoTokenizer.from_pretrained(existing_folder(tokenizer, "tokenizer"), trust_remote_code=False)
     window, end = recipe.window, recipe.text_end == "eos"
+    existing_folder(tokenizer, "tokenizer")
+    model, stored_dtype = load_dense(base, device)
+    vocabulary = load_tokenizer(tokenizer, vocabulary=model.get_input_embeddings().num_embeddings)
     forget = text_windows(forget_texts, vocabulary, window, end=end)
     retain = text_windows(retain_texts, vocabulary, window, end=end) if recipe.retain_loss != "none" else []
-    model, stored_dtype = load_dense(base, device)
     if recipe.lora_rank:
         model = with_adapters(
             model, rank=recipe.lora_rank, alpha=recipe.lora_alpha, dropout=recipe.lora_dropout, seed=seed

@@ -12,6 +12,7 @@ from harness import model_files
 from harness.quantize import calibration as texts
 from harness.quantize.libraries import install_line, missing_reason, version_of
 from harness.records import Checkpoint, QuantizedModel, QuantizerSpec
+from harness.tokenizer import load_tokenizer
 
 ITERATIONS = 200
 """Steps for each block, the library's default."""
@@ -112,12 +113,10 @@ def _run(
     """Has AutoRound quantize the checkpoint and save it below ``place``."""
     import torch
     from auto_round import AutoRound as Library
-    from transformers import AutoTokenizer
 
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     library = Library(
         model_files.load(Path(checkpoint.path), dtype=getattr(torch, checkpoint.dtype)),
-        AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **where),
+        load_tokenizer(checkpoint.tokenizer_path),
         bits=spec.bits,
         group_size=spec.group_size,
         sym=spec.symmetric,

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import QuantizationError, first_line
+from harness.errors import InputError, QuantizationError, first_line
 from harness.paths import cache_dir
 from harness.quantize import calibration as texts
 from harness.quantize.formats.checkpoint import PackedCheckpoint, fill, read
 from harness.quantize.formats.codes import ReadBack
 from harness.records import Checkpoint, QuantizedLayer, QuantizedModel, QuantizerSpec
+from harness.tokenizer import load_tokenizer
 
 QuantizeTo = Callable[[list[list[int]], Path], None]
 """Takes windows of token ids and an empty folder; has a library quantize the checkpoint and save it there."""
@@ -57,19 +58,14 @@ def windows_for(
         QuantizationError: Texts are missing, are other ones than the spec's
             digest says, or the checkpoint has no tokenizer.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     recipe = texts.check(spec, calibration)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.tokenizer_path, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise QuantizationError(
-            f"{spec.name} calibrates on text, and {checkpoint.tokenizer_path} holds no tokenizer that loads: "
-            "save the tokenizer beside the weights."
-        ) from error
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = load_tokenizer(checkpoint.tokenizer_path, vocabulary=config.get_text_config().vocab_size)
+    except InputError as error:
+        raise QuantizationError(f"{spec.name} calibrates on text: {error}") from error
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     return recipe, texts.windows(calibration, recipe, tokenizer, longest=longest)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import Checkpoint
+from harness.tokenizer import load_tokenizer
 
 DISTRIBUTION = "gptqmodel"
 
@@ -74,14 +75,10 @@ def _staged(checkpoint: Checkpoint, folder: Path) -> str:
     into its base has none there. Nothing but weights and config is linked, so
     that nothing of the checkpoint can be written through a link.
     """
-    from transformers import AutoTokenizer
-
     for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
         for path in Path(checkpoint.path).glob(pattern):
             (folder / path.name).symlink_to(path.resolve())
-    AutoTokenizer.from_pretrained(
-        checkpoint.tokenizer_path, local_files_only=True, trust_remote_code=False
-    ).save_pretrained(folder)
+    load_tokenizer(checkpoint.tokenizer_path).save_pretrained(folder)
     return str(folder)
 
 

@@ -18,6 +18,7 @@ from harness.score.model.generation import GreedyGenerator
 from harness.score.model.log_probs import Scorer, TokenLogProbs
 from harness.score.model.logits import LogitSource
 from harness.score.model.threads import lanes_of, side_by_side
+from harness.tokenizer import check_ids, named_tokenizer
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +40,7 @@ class TextScorer:
 
     def __init__(self, source: LogitSource, tokenizer: Any, *, max_length: int, batches: Batches) -> None:
         self._tokenizer, self._max_length, self._batches = tokenizer, max_length, batches
+        self._vocabulary = source.vocabulary
         self._score, self._lanes = Scorer(source), lanes_of(source)
         self._known: dict[tuple[str, str], TokenLogProbs] = {}
         begin = tokenizer.bos_token_id
@@ -84,9 +86,13 @@ class TextScorer:
         self._known[prompt, text] = judged
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return self.ids(texts, add_special_tokens=False) if texts else []
+
+    def ids(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Returns the token ids of each text, refused where the model's embedding has no row for one."""
+        encoded = self._tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
+        check_ids(encoded, self._tokenizer, self._vocabulary)
+        return [list(ids) for ids in encoded]
 
     def _run(self, jobs: Sequence[tuple[list[int], int]], on_progress: Progress | None) -> list[TokenLogProbs]:
         scored = [row for row, (sequence, first) in enumerate(jobs) if len(sequence) > first]
@@ -170,6 +176,9 @@ def _quench_lm() -> type[Any]:
             on_progress: Progress | None = None, **kwargs: Any,
         ) -> None:  # fmt: skip
             rows = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
+            named = pretrained if tokenizer is None else tokenizer
+            if isinstance(named, str):
+                tokenizer = named_tokenizer(named, kwargs.get("revision"))
             super().__init__(pretrained=pretrained, tokenizer=tokenizer, batch_size=rows or 1, **kwargs)
             _reset_generation_config(self.model, self.tokenizer)
             self.on_progress = on_progress
@@ -219,7 +228,7 @@ def _quench_lm() -> type[Any]:
                     " tokens: score a model with a longer context."
                 )
             prompts = [request.args[0] for request in requests]
-            encoded = [list(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+            encoded = self.texts.ids(prompts)
             self.shortened_prompts += sum(len(ids) > room for ids in encoded)
             ending = until[0] if until else ""
             drafts = self._drafts(requests, encoded, ending)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import tokenizer as tokenizer_file
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
@@ -319,7 +320,6 @@ def _merged(submission: Submission, submissions: Mapping[str, Submission], cache
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Returns the tokenizer to score a checkpoint with: its target's, from local files alone."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, local_files_only=True, trust_remote_code=False)
+    """Returns the tokenizer to score a checkpoint with: its target's; ``harness.tokenizer`` says what is refused."""
+    rows = read_config(Path(checkpoint.path) / "config.json").get("vocab_size")
+    return tokenizer_file.load_tokenizer(checkpoint.tokenizer_path, vocabulary=rows if isinstance(rows, int) else None)
