@@ -17,7 +17,7 @@ FLOOR = {
     "records": 1, "errors": 1, "paths": 1, "memory": 1, "shards": 1, "lru_folder": 1,
     "model_files": 2, "plugins": 2, "provenance": 2, "tokenizer": 2, "submit": 2, "quantize": 2, "score": 2, "store": 2,
     "publish": 3, "run": 3, "unlearn": 3,
-    "rescore": 4, "mini": 4, "experiments": 4, "contract": 4,
+    "rescore": 4, "mini": 4, "experiments": 4, "contract": 4, "verify": 4,
     "cli": 5,
 }  # fmt: skip
 PUBLISH_FLOOR = {

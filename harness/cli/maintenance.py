@@ -1,4 +1,4 @@
-"""The commands that look after a store and the cache: ingest, doctor, cache."""
+"""The commands that look after a store and the cache: ingest, verify, doctor, cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import DEFAULT_STORE, LOOK_AFTER, JsonOption, StoreOption, print_rows, stderr
+from harness.cli.options import (
+    DEFAULT_STORE,
+    LOOK_AFTER,
+    DataDirOption,
+    JsonOption,
+    StoreOption,
+    SubmissionsOption,
+    chatter_on_stderr,
+    load_submissions,
+    print_rows,
+    stderr,
+)
 
 app = typer.Typer()
 cache_app = typer.Typer(help="What is kept to save work: downloads, merged and quantized models.")
@@ -86,6 +97,53 @@ def ingest(
         highlight=False,
     )
     if merged.conflicts:
+        raise typer.Exit(1)
+
+
+@app.command(
+    rich_help_panel=LOOK_AFTER,
+    epilog="Examples: `quench verify mini-npo-gdr-lora` · `quench verify my-entry --quantizer bnb-nf4 --documents 10`",
+)
+def verify(
+    name: Annotated[str, typer.Argument(help="Submission whose stored cells are doubted.")],
+    quantizer: Annotated[str | None, typer.Option("--quantizer", help="Only this quantizer. [default: all]")] = None,
+    documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of each task to score again.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+    submissions: SubmissionsOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a few documents again by plain means that share no code with scoring; exit code 1 on a difference."""
+    from dataclasses import asdict
+
+    from harness import paths
+    from harness.score.corpora import catalogue
+    from harness.submit.checkpoint import hub
+    from harness.submit.scan import folder as folder_scan
+    from harness.submit.weight_files import HUB
+    from harness.verify import check
+
+    known = load_submissions(submissions)
+
+    def place(reference: str, revision: str | None) -> Path:
+        if not reference.startswith(HUB):
+            return Path(reference)
+        found = hub.download(reference, revision or "", paths.cache_dir())
+        folder_scan.scan_folder(found, adapter=(found / "adapter_config.json").is_file())
+        return found
+
+    def texts(corpus: str, config: str, split: str) -> check.Items:
+        return catalogue.load_split(catalogue.load_corpus(corpus, data_dir=data_dir), config, split)
+
+    if name in known:
+        folder_scan.scan(known[name], known)
+    sources = check.Sources(known=known, folder=place, texts=texts, settings=catalogue.task_settings)
+    with chatter_on_stderr():
+        checks = list(check.verify(store, name, sources, quantizer=quantizer, documents=documents))
+    different = sum(each.result == "different" for each in checks)
+    title = f"{name}: {len(checks)} checks, {different or 'nothing'} different"
+    print_rows(list(map(asdict, checks)), "verify", as_json, title=title, columns=check.COLUMNS)
+    if different:
         raise typer.Exit(1)
 
 
