@@ -118,7 +118,8 @@ def _save_adapter(kind: str, folder: Path) -> None:
 
 def _arguments(place: Path, names: list[str], quantizers: list[str], *more: str) -> list[str]:
     return ["run", *names, "--submissions", str(place / "board"), "--store", str(place / "store.duckdb"),
-            "--no-controls", "--quantizers", ",".join(quantizers), "--tasks", ",".join(TASKS), "--limit", "1", *more]  # fmt: skip
+            "--no-controls", "--quantizers", ",".join(quantizers), "--tasks", ",".join(TASKS), "--limit", "1",
+            *more]  # fmt: skip
 
 
 def _check_cells(place: Path, names: list[str], quantizers: list[str]) -> None:
