@@ -14,7 +14,6 @@ from harness.cli.options import (
     JsonOption,
     StoreOption,
     SubmissionsOption,
-    chatter_on_stderr,
     load_submissions,
     print_rows,
     stderr,
@@ -138,8 +137,7 @@ def verify(
     if name in known:
         folder_scan.scan(known[name], known)
     sources = check.Sources(known=known, folder=place, texts=texts, settings=catalogue.task_settings)
-    with chatter_on_stderr():
-        checks = list(check.verify(store, name, sources, quantizer=quantizer, documents=documents))
+    checks = list(check.verify(store, name, sources, quantizer=quantizer, documents=documents))
     different = sum(each.result == "different" for each in checks)
     title = f"{name}: {len(checks)} checks, {different or 'nothing'} different"
     print_rows(list(map(asdict, checks)), "verify", as_json, title=title, columns=check.COLUMNS)
