@@ -60,8 +60,10 @@ def plan(
         for job, cost, reason in jobs
     ]  # fmt: skip
     rows += [
-        {"submission": name, "quantizer": "as submitted", "state": "unknown", "cells": None, "tasks": [],
-         **cost_estimates.NOTHING, "reason": reason} for name, reason in planned.refused.items()
+        {"submission": name, "quantizer": None, "state": state, "cells": None, "tasks": [],
+         **cost_estimates.NOTHING, "reason": reason}
+        for state, reasons in (("left out", planned.refused), ("unknown", planned.unknown))
+        for name, reason in reasons.items()
     ]  # fmt: skip
     print_rows(
         rows,

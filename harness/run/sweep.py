@@ -254,9 +254,10 @@ def score(
         known, names=list(made), quantizers=specs, finished=finished_keys(store), data_dir=data_dir,
         device=device, limit=limit,
     )  # fmt: skip
-    if lost := [why for name, why in planned.refused.items() if name in made]:
+    left_out = {**planned.refused, **planned.unknown}
+    if lost := [why for name, why in left_out.items() if name in made]:
         raise ManifestError(lost)
-    for why in planned.refused.values():
+    for why in left_out.values():
         console.print(f"Left out: {why}", highlight=False, soft_wrap=True)
     workers = default_workers(device)
     settings = Settings(

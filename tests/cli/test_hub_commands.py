@@ -108,7 +108,7 @@ def test_one_checkpoint_that_can_t_be_planned_ends_no_run_of_the_others(
     there.faults = [Fault("/owner/packed", 404, {"X-Error-Code": "RepoNotFound"})]
     store = tmp_path / "s.duckdb"
     ran = quench("run", "--submissions", board, "--store", store, "--quantizers", "reference", code=1)
-    assert "Error: hf://owner/packed at" in ran.stderr
+    assert "Left out: hf://owner/packed at" in ran.stderr
     assert {job.submission.name for job in planned[0].jobs} == {"far", "mini-target-4bit", "mini-retrain"}
     # Who asks for it alone has nothing else to do.
     refused = quench("run", "far-packed", "--submissions", board, "--store", store, code=2)

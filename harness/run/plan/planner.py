@@ -44,6 +44,7 @@ class Plan:
         references: By submission, the retrain control's cell whose AUC its
             PrivLeak is relative to; for corpora that state no AUC themselves.
         refused: By submission, the sentence why no cell of it can be planned.
+        unknown: The same where a run downloads what would tell.
     """
 
     jobs: tuple[Job, ...]
@@ -52,6 +53,7 @@ class Plan:
     added_controls: tuple[str, ...]
     references: Mapping[str, Cell] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells_to_do(self) -> int:
@@ -213,10 +215,13 @@ def plan(
         _check_references(drafts, inputs, stored, refused)
     needed = _controls_of(each.submission for each in inputs.values() if each.submission.name not in refused)
     kept = {name for name in inputs if name not in refused and (name not in added or name in needed)}
-    # Where nothing is downloaded, a run may find out later.
-    final = [error for error in refused.values() if may_download() or not isinstance(error, HubUnavailableError)]
+    unknown = {
+        name: str(error) for name, error in refused.items()
+        if isinstance(error, HubUnavailableError) and not may_download()
+    }  # fmt: skip
+    final = {name: error for name, error in refused.items() if name not in unknown}
     if final and not kept - set(added):
-        faults = {str(error): error for error in final}
+        faults = {str(error): error for error in final.values()}
         raise next(iter(faults.values())) if len(faults) == 1 else ManifestError(faults)
     drafts = [draft for draft in drafts if draft.job.submission.name in kept]
     if not refused and not any(draft.done or draft.job.cells for draft in drafts):
@@ -231,7 +236,8 @@ def plan(
         impossible=tuple((draft.job, draft.impossible) for draft in todo if draft.impossible is not None),
         added_controls=tuple(name for name in added if name in kept),
         references={name: cell for name in kept if (cell := inputs[name].reference) is not None},
-        refused={name: str(error) for name, error in refused.items()},
+        refused={name: str(error) for name, error in final.items()},
+        unknown=unknown,
     )
 
 
