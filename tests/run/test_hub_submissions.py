@@ -151,15 +151,19 @@ def test_a_download_that_works_later_replaces_the_failed_rows(
     assert {result.status for result in stored(tmp_path / "s.duckdb")} == {"finished"}
 
 
-def test_a_mistake_in_the_program_is_no_failed_download(
+def test_whatever_ends_a_download_fails_the_cells_that_need_it_and_no_others(
     ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object, **options: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("a mistake of the program")
 
     monkeypatch.setattr(sweep.prepare, "prepare", broken)
-    with pytest.raises(ZeroDivisionError):
-        execute((job_of("far", **HUB),), tmp_path / "s.duckdb")
+    execute((job_of("far", **HUB), job_of("here")), tmp_path / "s.duckdb")
+    assert ran == ["here"]
+    outcomes = {result.submission.name: (result.status, result.reason) for result in stored(tmp_path / "s.duckdb")}
+    assert outcomes["here"][0] == "finished"
+    assert outcomes["far"][0] == "failed"
+    assert "a mistake of the program" in (outcomes["far"][1] or "")
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ def test_scores_are_those_of_the_dense_model_that_the_codes_mean(cells: list[dic
             "mean_abs_error",
             "relative_error",
             "symmetric",
+            "remarks",
         }
     assert any(cell["knowmem_r"] for cell in mine)
 

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from harness.errors import StoreError
-from harness.records import LayerSurvival
+from harness.records import LayerSurvival, Score
 from harness.store import rows
 from harness.store.store import Store
 
