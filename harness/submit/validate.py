@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import paths
-from harness.errors import Fault, ManifestError, UnsafeSubmissionError
+from harness.errors import Fault, InputError, ManifestError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.submit.checkpoint import hub, prepare
+from harness.submit.checkpoint import hub, prepare, rehearsal
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
+from harness.submit.scan import target_shape
 
 
 def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
@@ -51,13 +52,16 @@ def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
     else:
         try:
             notes = folder_scan.scan(submission, together)
-        except UnsafeSubmissionError as refused:
-            told += refused.faults
+            target_shape.check(submission, together)
+        except InputError as refused:
+            told += refused.faults if isinstance(refused, UnsafeSubmissionError) else (str(refused),)
         on_hub, more = prepare.check_on_hub(submission, together, cache=paths.cache_dir())
         told, notes = [*told, *on_hub], (*notes, *more)
-    return [
-        fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)
-    ], notes
+        if not told:
+            tried, more = rehearsal.rehearse(submission, together, cache=paths.cache_dir())
+            told, notes = [*told, *tried], (*notes, *more)
+    faults = [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
+    return faults, notes
 
 
 def _weights_faults(weights: Path, kind: str) -> tuple[str, ...]:

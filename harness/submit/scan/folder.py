@@ -146,7 +146,7 @@ def scan_folder(
                 else:
                     unread.add(path.name)
     if unread:
-        ignored.append(f"{listed(unread)}: ignored, since nothing reads them.")
+        ignored.append(f"Ignored, since no code reads such files: {listed(unread)}.")
     config = folder / ("adapter_config.json" if adapter else "config.json")
     if not faults and (told := _another(folder, config, adapter)):
         # Whatever else is wrong follows from it.
