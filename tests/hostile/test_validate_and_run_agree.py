@@ -33,7 +33,7 @@ Change = Callable[[Path, random.Random], object]
 
 
 def json_file(folder: Path) -> Path:
-    return next(folder / name for name in ("adapter_config.json", "config.json") if (folder / name).is_file())
+    return folder / ("adapter_config.json" if "lora" in folder.parent.name else "config.json")
 
 
 def weights_of(folder: Path) -> Path:
@@ -179,7 +179,8 @@ def changed_folders(tmp_path: Path, count: int, seed: int) -> Counter[str]:
         lines = [line for line in text.splitlines() if not line.startswith("weights_sha256")]
         (board / entry / "submission.yaml").write_text("\n".join(lines), encoding="utf-8")
         names = draw.sample(sorted(CHANGES), draw.choice([1, 1, 2]))
-        for name in names:
+        # A folder without its config has nothing left to change.
+        for name in sorted(names, key="config lost".__eq__):
             CHANGES[name](board / entry / "weights", draw)
         faults, reason = outcome(board, entry, tmp_path / "cache")
         if bool(faults) != (reason is not None):

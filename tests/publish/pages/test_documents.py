@@ -106,7 +106,7 @@ def test_the_parquet_file_holds_every_answered_document_and_no_scored_text(
 
 @pytest.mark.slow
 def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> None:
-    """The page's own words in a shell, nothing added: the same scores to the last bit."""
+    """The page's own words in a shell, nothing added: the same scores."""
     import html
     import os
     import re
@@ -142,7 +142,13 @@ def test_the_command_of_a_cell_s_page_gives_its_scores_again(tmp_path: Path) -> 
         (c.cell.submission, c.cell.quantizer, c.cell.task): c.scores for c in published if c.cell.submission == name
     }
     assert len(expected) == 8
-    assert {key: again[key] for key in expected} == expected
+    for key, scores in expected.items():
+        assert [score.metric for score in again[key]] == [score.metric for score in scores]
+        for mine, published_ in zip(again[key], scores, strict=True):
+            # Processors sum log-probabilities in different orders; ranks and words are counted.
+            summed = mine.metric.startswith("loss_") or mine.metric == "reference_nll"
+            within = pytest.approx(published_.value, rel=1e-6) if summed else published_.value
+            assert (key, mine.metric, mine.value) == (key, published_.metric, within)
 
 
 def test_documents_whose_texts_are_withheld_have_no_viewer_and_keep_their_scores(page_cells: list[CellResult]) -> None:
