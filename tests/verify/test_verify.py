@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 import shutil
@@ -253,8 +254,9 @@ def test_dequantizing_every_code_off_by_one_differs(
 
 
 def test_changed_weights_differ_or_are_refused_by_their_digest(
-    tmp_path: Path, folders: Path, of_entry: list[CellResult]
+    tmp_path: Path, folders: Path, of_entry: list[CellResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(weights, "Dense", inspect.unwrap(weights.Dense))
     store = kept(tmp_path / "s.duckdb", of_entry, ("reference",), (PRIVLEAK,))
     asked = (ENTRY, "--store", store, "--submissions", folders, "--documents", "1")
     assert results(*asked) == {("reference", PRIVLEAK): "same"}
