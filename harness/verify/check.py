@@ -291,7 +291,7 @@ def _other_versions(cell: CellResult) -> str:
         except (importlib.metadata.PackageNotFoundError, ValueError):
             continue
         if now != then and library != "quench-bench":
-            others.append(f"{library} {then}, here {now}")
+            others.append(f"{library[:40]} {then[:40]}, here {now}")
     return f" (it was made with {'; '.join(others)})" if others else ""
 
 
