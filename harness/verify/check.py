@@ -217,12 +217,10 @@ def _of_cell(
         faults, differences = list(_summary_faults(cell, metric, stored, sources.reference_auc(corpus))), [0.0]
     except QuenchError as error:
         return Check(quantizer=name, check=task, result="not checked", reason=str(error).rstrip("."))
-    if cell.cell.limit is not None:
-        own = own[: cell.cell.limit]
+    own = own[: cell.cell.limit]
     by_index = {document.index: document for document in stored}
     if not own:
-        reason = f"{task} has no documents here"
-        return Check(quantizer=name, check=task, result="not checked", reason=reason)
+        return Check(quantizer=name, check=task, result="not checked", reason="the task has no documents here")
     for index, scored in enumerate(own):
         document = by_index.get(index)
         own_faults = _faults(scored, document, differences) if document else ("the store lacks it",)
