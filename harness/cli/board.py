@@ -34,11 +34,13 @@ def show(
     submission: Annotated[str | None, typer.Argument(help="One submission: all its cells. [default: ranking]")] = None,
     store: StoreOption = DEFAULT_STORE,
     corpus: CorpusOption = None,
-    at: Annotated[int, typer.Option("--at", help="Rank at this bit width.")] = 4,
+    at: Annotated[
+        int | None, typer.Option("--at", help="Rank at this bit width, or cells of it alone. [default: rank at 4]")
+    ] = None,
     cells: Annotated[bool, typer.Option("--cells", help="List every cell with its scores.")] = False,
     documents: Annotated[bool, typer.Option("--documents", help="List one cell's documents.")] = False,
-    task: Annotated[str | None, typer.Option("--task", help="Task of the documents.")] = None,
-    quantizer: Annotated[str | None, typer.Option("--quantizer", help="Only this quantizer.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Only cells of this task.")] = None,
+    quantizer: Annotated[str | None, typer.Option("--quantizer", help="Only cells of this quantizer.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Only submissions of this method.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Only full_model, lora_adapter, ...")] = None,
     verdict: Annotated[str | None, typer.Option("--verdict", help="Only this verdict, e.g. holds.")] = None,

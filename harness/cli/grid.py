@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -27,7 +27,7 @@ from harness.cli.options import (
     submissions_dir,
     usable_submissions,
 )
-from harness.errors import ManifestError
+from harness.errors import InputError, ManifestError
 
 if TYPE_CHECKING:
     from harness.records import Submission
@@ -65,6 +65,17 @@ class Grid:
     def left_out(self) -> list[str]:
         """Sentences why something that was asked for is not in the plan; filled by ``plan``."""
         return []
+
+    def refuse_other_than(self, *names: str, command: str) -> None:
+        """Refuses the options that a command would ignore.
+
+        Raises:
+            InputError: A field has not its default and is none of ``names``.
+        """
+        for field in fields(self):
+            if field.name not in names and getattr(self, field.name) not in (field.default, []):
+                shown = "a submission" if field.name == "names" else f"--{field.name.replace('_', '-')}"
+                raise InputError(f"quench {command} is about whole corpora and ignores {shown}: leave it out.")
 
     def plan(self, *, all_cells: bool = False) -> Plan:
         """Returns the plan: what is not stored yet, or with ``all_cells`` the whole grid; tells what it leaves out.

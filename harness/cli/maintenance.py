@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -113,35 +113,40 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Score a few documents again by plain means that share no code with scoring; exit code 1 on a difference."""
+    from collections import Counter
     from dataclasses import asdict
 
-    from harness import paths
+    from harness import paths, quantize
     from harness.score.corpora import catalogue
     from harness.submit.checkpoint import hub
     from harness.submit.scan import folder as folder_scan
     from harness.submit.weight_files import HUB
     from harness.verify import check
 
-    known = load_submissions(submissions)
+    known = load_submissions(submissions, name)
 
     def place(reference: str, revision: str | None) -> Path:
         if not reference.startswith(HUB):
             return Path(reference)
-        found = hub.download(reference, revision or "", paths.cache_dir())
-        folder_scan.scan_folder(found, adapter=(found / "adapter_config.json").is_file())
-        return found
+        folder = hub.download(reference, revision or "", paths.cache_dir())
+        folder_scan.scan_folder(folder, adapter=(folder / "adapter_config.json").is_file())
+        return folder
 
-    def texts(corpus: str, config: str, split: str) -> check.Items:
-        return catalogue.load_split(catalogue.load_corpus(corpus, data_dir=data_dir), config, split)
+    def corpus(name: str) -> catalogue.Corpus:
+        return catalogue.load_corpus(name, data_dir=data_dir)
 
     if name in known:
         folder_scan.scan(known[name], known)
-    sources = check.Sources(known=known, folder=place, texts=texts, settings=catalogue.task_settings)
+    sources = check.Sources(
+        known=known, folder=place, settings=catalogue.task_settings, quantizer=quantize.resolve,
+        texts=lambda name, config, split: catalogue.load_split(corpus(name), config, split),
+        reference_auc=lambda name: corpus(name).reference_auc,
+    )  # fmt: skip
     checks = list(check.verify(store, name, sources, quantizer=quantizer, documents=documents))
-    different = sum(each.result == "different" for each in checks)
-    title = f"{name}: {len(checks)} checks, {different or 'nothing'} different"
+    counts = Counter(one.result for one in checks)
+    title = f"{name}: " + ", ".join(f"{counts[state]} {state}" for state in get_args(check.State))
     print_rows(list(map(asdict, checks)), "verify", as_json, title=title, columns=check.COLUMNS)
-    if different:
+    if counts["different"]:
         raise typer.Exit(1)
 
 

@@ -43,6 +43,7 @@ def plan(
     from harness.run.plan import cost_estimates
 
     if power:
+        grid.refuse_other_than("corpus", "data_dir", "store", "limit", command="plan --power")
         board.print_power(grid.corpus, grid.data_dir, grid.store, grid.limit, as_json)
         return
     with paths.without_downloads():

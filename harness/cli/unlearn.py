@@ -128,7 +128,7 @@ def _unlearn_at_smallest_rank(
             cache=paths.cache_dir(), console=stderr, data_dir=data_dir, device=device,
         )  # fmt: skip
     view = table_views.view(
-        store, submission=entry.name, corpus=None, bits=spec.bits, cells=False, documents=False, task=None,
+        store, submission=entry.name, corpus=None, bits=None, cells=False, documents=False, task=None,
         quantizer=None,
     )  # fmt: skip
     print_rows(view.rows, "unlearn", False, title=view.title, columns=view.columns)

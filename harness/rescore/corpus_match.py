@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.errors import InputError
 from harness.provenance import sha256_text
-from harness.rescore.records import LoggedAnswer, LoggedMetric
+from harness.rescore.records import SPLITS, LoggedAnswer, LoggedMetric
 from harness.score import lm_eval_hooks
 from harness.score.corpora import catalogue
 from harness.score.corpora import files as corpus_files
@@ -34,6 +35,49 @@ class CorpusMatch:
     same_prompt: int
     same_reference: int | None
     foreign: tuple[str, ...] = ()
+
+
+OF_MUSE = 100
+"""Documents of each split of NEWS and BOOKS. Source: MUSE (Shi et al., 2024)."""
+
+
+def lacking(log: LoggedMetric, corpus: catalogue.Corpus) -> str | None:
+    """Returns how many of the corpus's documents a log lacks, by number alone; None where it lacks none.
+
+    Args:
+        log: The log.
+        corpus: The corpus it is said to be on.
+
+    Raises:
+        InputError: It has more than the corpus, so it is of another one.
+        CorpusError: The texts at hand are missing or malformed.
+    """
+    short = []
+    for number, split in _numbers(log):
+        has = _size(corpus, log.metric, split)
+        if has is not None and number > has:
+            raise InputError(
+                f"{log.file}: {number} {split} documents are logged for {log.metric}, and {corpus.name} has {has}:"
+                " this is the log of another corpus or benchmark; name its own with --corpus."
+            )
+        if has is not None and number < has:
+            short.append(f"{number} {split} documents, and the corpus has {has}")
+    return "; ".join(short) or None
+
+
+def _numbers(log: LoggedMetric) -> list[tuple[int, str]]:
+    if log.metric != "privleak":
+        return [(len(log.answers), catalogue.SPLITS_OF[log.metric][0][1])]
+    return [(sum(text.split == split for text in log.texts), split) for split in SPLITS]
+
+
+def _size(corpus: catalogue.Corpus, metric: str, split: str) -> int | None:
+    """Returns how many documents a split has; None where nobody can say."""
+    folder = texts_at_hand(corpus, metric)
+    if folder is None:
+        return OF_MUSE if corpus.ships else None
+    local = catalogue.load_corpus(corpus.name, data_dir=folder)
+    return len(catalogue.load_split(local, catalogue.SPLITS_OF[metric][0][0], split))
 
 
 def texts_at_hand(corpus: catalogue.Corpus, metric: str) -> Path | None:

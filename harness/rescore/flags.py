@@ -158,14 +158,17 @@ def _implied(log: LoggedMetric, auc: float) -> str:
     return f" (a reference AUC of {implied:.4f} would give it)" if 0 < implied <= 1 else ""
 
 
-def documents(log: LoggedMetric, found: CorpusMatch | None) -> Iterator[Flag]:
+def documents(log: LoggedMetric, found: CorpusMatch | None, lacking: str | None) -> Iterator[Flag]:
     """Yields how a log's documents differ from the corpus's.
 
     Args:
         log: The log.
         found: The comparison; None where it could not be made.
+        lacking: What ``corpus_match.lacking`` gave.
     """
     if found is None:
+        if lacking is not None:
+            yield Flag("few documents", lacking)
         return
     what = "texts" if log.metric == PRIVACY else "questions" if log.metric != "verbmem_f" else "prompts"
     if found.known < CORPUS_SHARE * found.documents:

@@ -12,6 +12,7 @@ utils.py, privacy.py, mia/) and configs/eval/muse_metrics.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ ROUGE_KEYS: Mapping[str, str] = {
 MEMBERSHIP = "mia_min_k"
 PRIVLEAK = "privleak"
 VALUES = "value_by_index"
+# What it calls metrics of other benchmarks, whose membership scores go by the same names as MUSE's.
+_OF_OTHERS = re.compile(r"\w*_Q_A_\w*|\w+_Truth_Ratio|forget_truth_ratio|forget_quality|model_utility|(?:wmdp|mmlu).*")
+_FILES_OF_OTHERS = re.compile(r"(TOFU|WMDP|LMEval)_EVAL\.json", re.IGNORECASE)
 SUMMARY = "agg_value"
 
 
@@ -40,13 +44,20 @@ def read(path: Path) -> LoggedModel:
             that is called ``evals``.
 
     Raises:
-        InputError: The file is malformed or holds no metric of MUSE.
+        InputError: The file is malformed, of another benchmark, or holds no metric of MUSE.
     """
     folder = path.resolve().parent
     name = folder.parent.name if folder.name == "evals" else folder.name
     place = Place(f"{name}/{path.name}")
     value, sha256 = log_files.read(path, path.parent, place.file)
     found = log_files.as_object(value, place, "the metrics of an evaluation")
+    others = [key[:40] for key in found if _OF_OTHERS.fullmatch(key)]
+    if others or _FILES_OF_OTHERS.fullmatch(path.name):
+        why = f"it holds {', '.join(map(repr, others[:3]))}" if others else "its name says so"
+        raise place.fault(
+            f"it is the log of another benchmark, such as TOFU ({why}), and its membership scores are not MUSE's:"
+            " give MUSE_EVAL.json"
+        )
     metrics, lacking = [], []
     for metric in PRIMARY:
         key = ROUGE_KEYS.get(metric, MEMBERSHIP)

@@ -75,7 +75,7 @@ def rescore(models: Sequence[LoggedModel], corpus: Corpus, precision: Precision)
     Raises:
         CorpusError: PrivLeak is logged and the corpus has no reference AUC,
             or the given texts of the corpus are malformed.
-        InputError: Two models would be called the same.
+        InputError: Two models would be called the same, or a log has more documents than the corpus.
     """
     names = [submission_name(model) for model in models]
     for name in names:
@@ -104,12 +104,13 @@ def submission_name(model: LoggedModel) -> str:
 def _rescore(model: LoggedModel, corpus: Corpus, precision: Precision) -> Iterator[Rescored]:
     evaluations = {log.metric: recompute.rescore(model, log, corpus) for log in model.metrics}
     collapsed = log_flags.collapse(evaluations)
+    lacking = {log.metric: corpus_match.lacking(log, corpus) for log in model.metrics}
     for log in model.metrics:
         found = corpus_match.match(log, corpus)
         flags = (
             *((collapsed,) if collapsed else ()),
             *_of_metric(log, evaluations[log.metric], corpus, collapsed is not None),
-            *log_flags.documents(log, found),
+            *log_flags.documents(log, found, lacking[log.metric]),
         )
         check = _check(log, corpus, found)
         yield Rescored(

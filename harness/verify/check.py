@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -64,12 +64,16 @@ class Sources:
         folder: Gives the folder of ``weights`` or ``base_model``, by reference and commit.
         texts: Gives the items of a split, by corpus, configuration and split.
         settings: Gives a task's settings.
+        quantizer: Gives what a quantizer's name means; a store is not believed.
+        reference_auc: Gives the AUC that a corpus states for its retrained model; None where it states none.
     """
 
     known: Mapping[str, Submission]
     folder: Callable[[str, str | None], Path]
     texts: Callable[[str, str, str], Items]
     settings: Callable[[str], Mapping[str, Any]]
+    quantizer: Callable[[str], QuantizerSpec]
+    reference_auc: Callable[[str], float | None]
 
 
 def verify(
@@ -159,49 +163,71 @@ def _of_quantizer(
     models: _Models, cells: Sequence[CellResult], stored: Mapping[str, Sequence[DocumentRecord]], sources: Sources,
     number: int,
 ) -> Iterator[Check]:  # fmt: skip
-    first = cells[0]
-    name = first.cell.quantizer
-    then, now = first.submission.weights_sha256, models.submission.weights_sha256
-    if then is not None and now is not None and then != now:
-        reason = f"the cells are of weights with the digest {then[:12]}, and its manifest now states {now[:12]}"
+    name, now = cells[0].cell.quantizer, models.submission.weights_sha256
+    others = {cell.submission.weights_sha256 for cell in cells} - {None, now}
+    if others and now is not None:
+        reason = f"cells are of weights with the digest {_short(str(min(others, key=str)))}, and here it is {now[:12]}"
         yield Check(quantizer=name, check="weights", result="different", reason=reason)
         return
-    reason = weights.unchecked_reason(first.spec, models.submission.kind)
-    if not first.provenance.device.startswith("cpu"):
-        reason = f"they were scored in 16 bit on {first.provenance.device}, and this check computes in float32 on a CPU"
     try:
-        if reason is not None:
-            raise weights.NotCheckedError(reason)
-        model, tokens = models.under(first.spec), models.tokens
+        spec = _meant(models.submission, cells, sources)
+        if any(replace(cell.spec, calibration=None) != spec for cell in cells):
+            reason = f"{name} means {spec.label} here, and cells are stored with other settings under this name"
+            yield Check(quantizer=name, check="settings", result="different", reason=reason)
+            return
+        model, tokens = models.under(spec), models.tokens
     except QuenchError as error:
         yield Check(quantizer=name, check="all tasks", result="not checked", reason=str(error).rstrip("."))
         return
     for cell in cells:
-        yield _of_cell(model, tokens, cell, stored[cell.cell.key], sources, number)
+        yield _of_cell(model, tokens, cell, stored[cell.cell.key], sources, number, models.submission.corpus)
+
+
+def _meant(submission: Submission, cells: Sequence[CellResult], sources: Sources) -> QuantizerSpec:
+    """Returns what the quantizer of cells means.
+
+    Raises:
+        NotCheckedError: Its weights, or cells made where these were, can't be made again by plain means.
+    """
+    if submission.kind == "quantized_checkpoint":
+        raise weights.NotCheckedError(weights.SUBMITTED_QUANTIZED)
+    spec = sources.quantizer(cells[0].cell.quantizer)
+    reason = weights.unchecked_reason(spec)
+    if device := next((cell.provenance.device for cell in cells if not cell.provenance.device.startswith("cpu")), None):
+        reason = f"it was scored in 16 bit on {device}, and this check computes in float32 on a CPU"
+    if reason is not None:
+        raise weights.NotCheckedError(reason)
+    return spec
 
 
 def _of_cell(
-    model: Any, tokens: Tokens, cell: CellResult, stored: Sequence[DocumentRecord], sources: Sources, number: int
-) -> Check:
+    model: Any, tokens: Tokens, cell: CellResult, stored: Sequence[DocumentRecord], sources: Sources, number: int,
+    corpus: str,
+) -> Check:  # fmt: skip
     metric, task, name = _primary(cell), cell.cell.task, cell.cell.quantizer
-    if not metric or not stored:
-        reason = "the store keeps no documents of it" if metric else f"{task} is no task that this check knows"
-        return Check(quantizer=name, check=task, result="not checked", reason=reason)
     try:
+        if not metric:
+            raise weights.NotCheckedError(f"{task} is no task that this check knows")
+        if not stored:
+            raise weights.NotCheckedError("the store keeps no documents of it")
+        settings = sources.settings(task)
         own = plain.score(
-            model, tokens, metric, sources.settings(task), lambda config, split: sources.texts(cell.corpus, config, split),
-            number,
-        )  # fmt: skip
+            model, tokens, metric, settings, lambda config, split: sources.texts(corpus, config, split), number
+        )
+        faults, differences = list(_summary_faults(cell, metric, stored, sources.reference_auc(corpus))), [0.0]
     except QuenchError as error:
         return Check(quantizer=name, check=task, result="not checked", reason=str(error).rstrip("."))
-    faults, differences = list(_summary_faults(cell, metric, stored)), [0.0]
+    own = own[: cell.cell.limit]
     by_index = {document.index: document for document in stored}
-    compared = [(index, scored, by_index[index]) for index, scored in enumerate(own) if index in by_index]
-    for index, scored, document in compared:
-        faults += [f"document {index}: {fault}" for fault in _faults(scored, document, differences)]
+    if not own:
+        return Check(quantizer=name, check=task, result="not checked", reason="the task has no documents here")
+    for index, scored in enumerate(own):
+        document = by_index.get(index)
+        own_faults = _faults(scored, document, differences) if document else ("the store lacks it",)
+        faults += [f"document {index}: {fault}" for fault in own_faults]
     reason = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
     return Check(
-        quantizer=name, check=task, result="different" if faults else "same", documents=len(compared),
+        quantizer=name, check=task, result="different" if faults else "same", documents=len(own),
         largest_difference=max(differences), reason=reason + _other_versions(cell) if faults else None,
     )  # fmt: skip
 
@@ -216,34 +242,42 @@ def _faults(scored: Scored, document: DocumentRecord, differences: list[float]) 
     response = f"[withheld: SHA-256 {_digest(scored.response)}]" if is_withheld(document) else scored.response
     if response != document.response:
         yield f"its answer here is {_short(response)}, and {_short(document.response)} is stored"
-    for key, value in scored.scores.items():
+    if scored.valid != (document.invalid_reason is None):
+        yield f"it counts {'here, and not in the store' if scored.valid else 'in the store, and not here'}"
+        return
+    for key, value in scored.scores.items() if scored.valid else ():
         there = document.scores.get(key)
-        if there is None and document.invalid_reason is not None:
+        if there is None or not math.isfinite(there):
+            yield f"{key} is {value:.6g} here, and {'no such score' if there is None else there} is stored"
             continue
-        difference = math.inf if there is None else abs(value - there)
-        differences.append(difference)
-        if not difference <= (LOG_PROBABILITY_TOLERANCE if key in _IN_NATS else TOLERANCE):
-            yield f"{key} is {value:.6g} here, and {'no such score' if there is None else f'{there:.6g}'} is stored"
+        differences.append(abs(value - there))
+        if differences[-1] > (LOG_PROBABILITY_TOLERANCE if key in _IN_NATS else TOLERANCE):
+            yield f"{key} is {value:.6g} here, and {there:.6g} is stored"
 
 
-def _summary_faults(cell: CellResult, metric: str, stored: Sequence[DocumentRecord]) -> Iterator[str]:
+def _summary_faults(
+    cell: CellResult, metric: str, stored: Sequence[DocumentRecord], reference: float | None
+) -> Iterator[str]:
     """Yields how the cell's score is another than its own documents give."""
     scores = {score.metric: score.value for score in cell.scores}
+    own: dict[str, float | None] = {metric: None}
     if metric != "privleak":
-        values = [document.scores[metric] for document in stored if metric in document.scores]
-        own = {metric: math.fsum(values) / len(values)} if values else {}
+        if values := [document.scores[metric] for document in stored if metric in document.scores]:
+            own = {metric: math.fsum(values) / len(values)}
     else:
-        sides = [[document.scores["min_k_40"] for document in stored
-                  if document.split == split and "min_k_40" in document.scores] for split in ("forget", "holdout")]  # fmt: skip
-        reference = scores.get("reference_auc")
-        if not all(sides) or not reference:
-            return
-        auc, share = plain.privleak(sides[0], sides[1], reference)
-        own = {"auc": auc, "privleak": share}
+        sides = {split: [document.scores["min_k_40"] for document in stored
+                         if document.split == split and "min_k_40" in document.scores]
+                 for split in ("forget", "holdout")}  # fmt: skip
+        # A corpus that states none takes the AUC of its retrained model, whose cell is in the store.
+        reference = reference or scores.get("reference_auc") or scores.get("auc")
+        if all(sides.values()) and reference:
+            auc, share = plain.privleak(sides["forget"], sides["holdout"], reference)
+            own = {"auc": auc, "privleak": share}
     for key, value in own.items():
         there = scores.get(key)
-        if there is None or not abs(value - there) <= TOLERANCE:
-            yield f"{key} of all {len(stored)} stored documents is {value:.6g}, and {there} is stored"
+        agrees = value is there if value is None or there is None else abs(value - there) <= TOLERANCE
+        if not agrees:
+            yield f"{key} of all {len(stored)} stored documents is {value}, and {there} is stored"
 
 
 def _other_versions(cell: CellResult) -> str:
@@ -252,10 +286,10 @@ def _other_versions(cell: CellResult) -> str:
     for library, then in cell.provenance.versions.items():
         try:
             now = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
+        except (importlib.metadata.PackageNotFoundError, ValueError):
             continue
         if now != then and library != "quench-bench":
-            others.append(f"{library} {then}, here {now}")
+            others.append(f"{library[:40]} {then[:40]}, here {now}")
     return f" (it was made with {'; '.join(others)})" if others else ""
 
 

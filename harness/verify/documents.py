@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -27,12 +28,14 @@ class Scored:
         reference: What the answer is compared with; None for scored texts.
         response: The answer, cut where its task cuts it; empty for scored texts.
         scores: By metric key.
+        valid: Whether it counts: a text does with a finite log-probability of each token, enough of them.
     """
 
     prompt: str
     reference: str | None
     response: str
     scores: Mapping[str, float]
+    valid: bool = True
 
 
 class Tokens:
@@ -152,9 +155,10 @@ def _membership(model: Any, tokens: Tokens, text: str, most: int) -> Scored:
         every = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
     likely = sorted(float(every[place - 1, ids[place]]) for place in range(1, len(ids)))
     least = likely[: int(0.4 * len(likely))]
-    scores = {"tokens": float(len(likely))}
-    if least:
-        scores |= {"min_k_40": -math.fsum(least) / len(least), "loss": -math.fsum(likely) / len(likely)}
+    if not least or not all(map(math.isfinite, likely)):
+        return Scored(prompt=text, reference=None, response="", scores={}, valid=False)
+    scores = {"min_k_40": -math.fsum(least) / len(least), "loss": -math.fsum(likely) / len(likely),
+              "tokens": float(len(likely))}  # fmt: skip
     return Scored(prompt=text, reference=None, response="", scores=scores)
 
 
@@ -163,6 +167,7 @@ def privleak(forget: Sequence[float], holdout: Sequence[float], reference_auc: f
 
     Source: MUSE (Shi et al., 2024), section 4, equation 5.
     """
-    below = sum((unseen < seen) + (unseen == seen) / 2 for seen in forget for unseen in holdout)
+    ordered = sorted(holdout)
+    below = sum(bisect_left(ordered, seen) + bisect_right(ordered, seen) for seen in forget) / 2
     auc = below / (len(forget) * len(holdout))
     return auc, 100 * (auc - reference_auc) / reference_auc

@@ -13,6 +13,9 @@ from harness.errors import QuenchError, first_line
 from harness.records import QuantizerSpec
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
+SUBMITTED_QUANTIZED = "its weights were submitted quantized: what they are, only the program that packed them could say"
+"""Why nothing of a quantized checkpoint is checked."""
+
 _FLOAT16_SPACING, _FLOAT16_NORMAL = 2.0**-24, 2.0**-14
 
 
@@ -66,7 +69,7 @@ class Dense:
             for linear, weight in self._weights.items():
                 try:
                     linear.weight.copy_(_DEQUANTIZED[spec.backend](weight, spec))
-                except ImportError as error:
+                except (ImportError, RuntimeError, ValueError, AssertionError) as error:
                     raise NotCheckedError(f"{spec.name}'s library can't be used here ({first_line(error)})") from error
         return self._model
 
@@ -87,11 +90,9 @@ def _stored_dtype(folder: Path) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def unchecked_reason(spec: QuantizerSpec, kind: str) -> str | None:
+def unchecked_reason(spec: QuantizerSpec) -> str | None:
     """Returns why a quantizer's weights can't be made again by plain means; None where they can."""
-    if kind == "quantized_checkpoint":
-        return "its weights were submitted quantized, and only the program that packed them could say what they are"
-    if spec.calibration is not None:
+    if "calibration" in spec.options:
         return f"{spec.name} is calibrated: its codes depend on texts and on the order of sums"
     if spec.options.get("wide_parts"):
         return f"{spec.name} mixes two widths, which are not written down a second time"
@@ -217,5 +218,6 @@ def _gguf(weight: Any, spec: QuantizerSpec) -> Any:
 
 
 _DEQUANTIZED: Mapping[str, Callable[[Any, QuantizerSpec], Any]] = {
-    "reference": lambda weight, _: weight, "rtn": _rtn, "bnb": _bnb, "hqq": _hqq, "quanto": _quanto, "torchao": _torchao, "gguf": _gguf,
+    "reference": lambda weight, _: weight, "rtn": _rtn, "bnb": _bnb, "hqq": _hqq, "quanto": _quanto,
+    "torchao": _torchao, "gguf": _gguf,
 }  # fmt: skip

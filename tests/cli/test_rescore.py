@@ -59,10 +59,11 @@ def test_json_holds_every_metric_of_every_model_with_exact_figures(logs: Path) -
         share = 100 * (runs.auc(runs.FORGET, runs.HOLDOUT) - 0.5393) / 0.5393
         assert found[model, "privleak"]["privleak"] == pytest.approx(share, abs=1e-9)
         assert found[model, "privleak"]["auc"] == pytest.approx(100 * runs.auc(runs.FORGET, runs.HOLDOUT))
-    assert found["npo_gdr", "knowmem_f"]["flags"] == []
-    assert found["simnpo", "privleak"]["flags"] == ["disagrees with its log"]
-    assert found["ga", "knowmem_f"]["flags"] == ["collapsed"]
-    assert found["ga", "privleak"]["flags"] == ["collapsed", "absurd PrivLeak"]
+    few = "few documents"
+    assert found["npo_gdr", "knowmem_f"]["flags"] == [few]
+    assert found["simnpo", "privleak"]["flags"] == ["disagrees with its log", few]
+    assert found["ga", "knowmem_f"]["flags"] == ["collapsed", few]
+    assert found["ga", "privleak"]["flags"] == ["collapsed", "absurd PrivLeak", few]
 
 
 def test_news_and_books_have_references_of_their_own(logs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -270,9 +271,32 @@ def test_what_holds_no_log_is_refused_with_what_is_accepted(tmp_path: Path) -> N
         log_finder.find([tmp_path])
     with pytest.raises(InputError, match="There is no file or folder"):
         log_finder.find([tmp_path / "absent"])
-    tofu = runs.write(tmp_path / "t" / "TOFU_EVAL.json", {"forget_Q_A_ROUGE": {"value_by_index": {}}})
+    other = runs.write(tmp_path / "t" / "OTHER_EVAL.json", {"forget_ROUGE": {"value_by_index": {}}})
     with pytest.raises(InputError, match="none of MUSE's metrics"):
-        log_finder.find([tofu])
+        log_finder.find([other])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["forget_Q_A_ROUGE", "forget_Q_A_Prob", "retain_Q_A_PERT_ROUGE", "wf_Q_A_Prob", "forget_Truth_Ratio",
+     "forget_truth_ratio", "forget_quality", "model_utility", "mmlu/acc", "wmdp_bio/acc"],
+)  # fmt: skip
+def test_a_log_of_another_benchmark_is_refused_by_the_names_of_its_metrics(tmp_path: Path, name: str) -> None:
+    path = runs.write(tmp_path / "m" / "MUSE_EVAL.json", runs.evaluation(**{name: {"agg_value": 0.5}}))
+    with pytest.raises(InputError, match=re.escape(f"'{name}'")):
+        log_finder.find([path])
+
+
+def test_a_log_of_another_benchmark_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    path = runs.write(tmp_path / "m" / "TOFU_EVAL.json", runs.evaluation())
+    with pytest.raises(InputError, match="another benchmark, such as TOFU"):
+        log_finder.find([path])
+
+
+def test_metrics_of_muse_that_are_not_recomputed_are_no_other_benchmark_s(tmp_path: Path) -> None:
+    names = ("extraction_strength", "exact_memorization", "mia_loss", "mia_zlib", "mia_min_k_plus_plus", "rel_diff")
+    path = runs.write(tmp_path / "m" / "MUSE_EVAL.json", runs.evaluation(**{key: {"agg_value": 0.5} for key in names}))
+    assert len(log_finder.find([path])[0].metrics) == 4
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '"\\ud8', "NaNa", '{"a": 1' + "0" * 5000 + "}"])

@@ -74,11 +74,13 @@ def choose(
 
     Raises:
         UnknownNameError: A name is not in ``submissions``.
-        InputError: Nothing is left to run.
+        InputError: A name is of another corpus, or nothing is left to run.
     """
     for name in names:
         if name not in submissions:
             raise UnknownNameError("submission", name, submissions)
+        if corpus not in (None, submissions[name].corpus):
+            raise InputError(f"{name} is of the corpus {submissions[name].corpus}: leave it out, or --corpus {corpus}.")
     chosen = {
         name: submission
         for name, submission in submissions.items()

@@ -28,7 +28,7 @@ from harness.store.store import Store
 NASTY = "<script>alert(1)</script>"
 NOTHING: dict[str, Any] = {
     "corpus": None,
-    "bits": 4,
+    "bits": None,
     "cells": False,
     "documents": False,
     "task": None,

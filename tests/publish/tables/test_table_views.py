@@ -22,7 +22,8 @@ QUANTIZERS = ("reference", "rtn-8bit-g128", "rtn-4bit-g128")
 PLANS = (CONTROLS[0], CONTROLS[2], Plan(name="full", levels=FULL), Plan(name="lora", levels=LORA, kind="lora_adapter"))
 TASK = "muse_mini_knowmem_f"
 NOTHING: dict[str, Any] = {
-    "submission": None, "corpus": None, "bits": 4, "cells": False, "documents": False, "task": None, "quantizer": None,
+    "submission": None, "corpus": None, "bits": None, "cells": False, "documents": False, "task": None,
+    "quantizer": None,
 }  # fmt: skip
 
 
@@ -67,10 +68,26 @@ def test_a_ranking_holds_the_same_rows_as_the_board_of_that_corpus(store: Path, 
     assert view(store, corpus="mini", bits=8).rows == table_rows.ranked_rows(board, 8)
 
 
-def test_a_width_that_was_not_measured_gives_reasons_and_no_ranks(store: Path) -> None:
-    rows = view(store, bits=3).rows
+def test_the_ranking_of_a_store_without_4_bit_gives_reasons_and_no_ranks(
+    tmp_path: Path, results: list[CellResult]
+) -> None:
+    path = tmp_path / "wide.duckdb"
+    with Store.open(path) as opened:
+        for cell in results:
+            if cell.spec.bits != 4:
+                opened.add(cell)
+    rows = view(path).rows
     assert {row["rank"] for row in rows} == {None}
-    assert {row["unranked_reason"] for row in rows} == {"not measured at 3 bit"}
+    assert {row["unranked_reason"] for row in rows} == {"not measured at 4 bit"}
+
+
+@pytest.mark.parametrize("asked", [{}, {"cells": True}, {"submission": "full"}])
+@pytest.mark.parametrize("bits", [-1, 0, 3, 99])
+def test_a_width_that_nothing_has_is_refused_with_those_that_there_are(
+    store: Path, asked: dict[str, Any], bits: int
+) -> None:
+    with pytest.raises(InputError, match=rf"Nothing in the store is of {bits} bit: --at takes 16, 8, 4\."):
+        view(store, bits=bits, **asked)
 
 
 def test_cells_stand_by_corpus_then_controls_first_then_from_wide_to_narrow(store: Path) -> None:
