@@ -157,12 +157,14 @@ def test_a_folder_that_is_not_there_is_a_fault_and_the_others_are_checked(board:
     assert [row["valid"] for row in told] == [False, True]
 
 
-def test_neither_command_imports_torch_or_transformers(board: Path) -> None:
+def test_torch_is_imported_only_to_try_what_has_no_other_fault(board: Path) -> None:
+    shutil.copytree(board / "mini-retrain", board / "faulty")
+    (board / "faulty" / "weights" / "config.json").unlink()
     code = (
         "import sys; from typer.testing import CliRunner; from harness.cli.main import app; run = CliRunner().invoke;"
         f"done = [run(app, ['init', {str(board / 'mine')!r}, '--method', 'NPO']),"
-        f" run(app, ['validate', {str(board / 'mine')!r}])];"
+        f" run(app, ['validate', {str(board / 'faulty')!r}])];"
         "print([d.exit_code for d in done], [n for n in ('torch', 'transformers', 'peft') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[0, 0] []"
+    assert done.stdout.strip() == "[0, 2] []"
