@@ -178,8 +178,7 @@ def test_a_quoted_quench_command_has_a_command_and_options_of_that_name(
     monkeypatch.chdir(tmp_path)
     # `quench unlearn` alone names a command and is no call of it: only whole calls have to parse.
     words = line.split()[1:]
-    if words in (["init"], ["unlearn"], ["ingest"], ["mini"]):
-        assert words[0] in COMMAND.commands
+    if len(words) == 1 and words[0] in COMMAND.commands:
         return
     if words[0].startswith("--"):
         assert words[0] in {"--help", *(name for parameter in COMMAND.params for name in parameter.opts)}

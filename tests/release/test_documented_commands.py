@@ -48,6 +48,7 @@ READER_HAS: dict[str, Callable[[Path], None]] = {
 }
 """Pages that begin with files of the reader's, and what makes some."""
 LEAVES: dict[str, Sequence[str]] = {
+    "docs/metrics.md": (),
     "docs/quickstart.md": ("leaderboard/site/index.html", "build/first.duckdb", "build/site/index.html"),
     "docs/rescoring.md": ("past.duckdb",),
     "docs/self_hosting.md": ("public/index.html", "public/data/board.csv"),
