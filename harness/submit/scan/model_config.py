@@ -17,7 +17,15 @@ from typing import Any
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit.scan import quantization_config, rope
-from harness.submit.scan.architectures import ARCHITECTURES, COMMON, GGUF_TYPES, MODEL_TYPES, SHARED, ModelConfig
+from harness.submit.scan.architectures import (
+    ARCHITECTURES,
+    COMMON,
+    GGUF_TYPES,
+    MODEL_TYPES,
+    OF_THE_CLASS,
+    SHARED,
+    ModelConfig,
+)
 from harness.submit.scan.safetensors import FLOATS, PACKED, Tensor, read_header
 from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, shown
 from harness.submit.strict_parsing import read_json, visible
@@ -34,9 +42,18 @@ _DIVIDED = (
     "stablelm", "vaultgemma",
 )  # fmt: skip
 
-# What may be left out and not be null.
-_GROUPED = ("num_key_value_heads", "head_dim")
-_FILLED = {"gemma": _GROUPED, "gemma2": _GROUPED, "gemma3_text": _GROUPED, "qwen3": ("head_dim",)}
+# What may be left out and not be null, by key.
+_FILLED = {
+    "num_key_value_heads": (
+        "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "helium", "ministral", "mistral", "nemotron",
+        "stablelm", "starcoder2", "vaultgemma",
+    ),
+    "head_dim": (
+        "apertus", "cohere", "cohere2", "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",
+        "ministral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "vaultgemma",
+    ),
+    "bos_token_id": ("cwm",), "sliding_window": ("cwm",),
+}  # fmt: skip
 
 # Said wherever they stand, in any JSON file that a library reads: they name code to be fetched and run.
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
@@ -47,6 +64,11 @@ _ELSEWHERE = frozenset({
     "logit_scale", "logits_scaling", "no_rope_layer_interval", "no_rope_layers", "num_experts", "num_local_experts",
     "qk_layernorm", "query_pre_attn_scalar", "residual_multiplier", "rope_interleaved", "use_qk_norm",
 })  # fmt: skip
+
+# What these may say: others of ``SHARED`` may be null alone.
+_SWITCHED_OFF: Mapping[str, tuple[bool | None, ...]] = {
+    "is_causal": (True,), "use_bidirectional_attention": (None, False),
+}  # fmt: skip
 
 # Every older config has them: no note.
 _PLAIN = frozenset({"_name_or_path", "_commit_hash", "quantization_config"})
@@ -165,16 +187,16 @@ def _model_faults(
 def _key_faults(config: Mapping[str, Any], kind: str, read: frozenset[str], notes: list[str]) -> Iterator[Wrong]:
     """Yields the keys that no field reads and that may still change numbers, and notes the others."""
     unread = [key for key in config if key not in read and key != "model_type"]
-    reserved = [key for key in unread if key in SHARED or (key[:1] == "_" and key not in _LEFT_OVER)]
-    for key in reserved[:MAX_TOLD]:
-        if not (is_empty(config[key]) or (key == "is_causal" and config[key] is True)) or key[:1] == "_":
-            why = f"which transformers reads of any config and which is not computed for {kind} models here"
-            yield f"`{visible(key[:80])}` is {shown(config[key])}, {why}: remove it", key, None
+    reserved = {key for key in unread if key in SHARED | OF_THE_CLASS or (key[:1] == "_" and key not in _LEFT_OVER)}
+    computed = {key for key in reserved & SHARED if any(config[key] is off for off in _SWITCHED_OFF.get(key, (None,)))}
+    for key in sorted(reserved - computed)[:MAX_TOLD]:
+        why = f"which transformers reads of any config and which is not computed for {kind} models here"
+        yield f"`{visible(key[:80])}` is {shown(config[key])}, {why}: remove it", key, None
     for key in sorted(_ELSEWHERE.intersection(unread)):
         value = config[key]
         if not is_empty(value) and not (isinstance(value, int | float) and value in (0, 1) and value is not True):
             yield f"`{key}` is {shown(value)}, and the code of {kind} models does not compute it", key, None
-    ignored = sorted(set(unread) - set(reserved) - _PLAIN)
+    ignored = sorted(set(unread) - reserved - _PLAIN)
     if ignored:
         notes.append(f"config.json: ignored, since no code of {kind} models reads them: {listed(ignored)}.")
 
@@ -186,10 +208,13 @@ def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     if heads % (config.get("num_key_value_heads") or heads):
         told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
         yield told, "num_key_value_heads", None
+    padding, rows = config.get("pad_token_id") or 0, config["vocab_size"]
+    if not -rows <= padding < rows:
+        yield f"`pad_token_id` is {padding}, and the vocabulary has {rows} tokens", "pad_token_id", None
     if (config.get("head_dim") or 0) % 2:
         yield f"`head_dim` is {config['head_dim']}, and rotary positions need an even one", "head_dim", None
-    for key in _FILLED.get(kind, ()):
-        if key in config and config[key] is None:
+    for key, kinds in _FILLED.items():
+        if kind in kinds and key in config and config[key] is None:
             yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None
     for key in ARCHITECTURES[kind] & {"layer_types", "no_rope_layers"}:
         if (given := config.get(key)) is not None and len(given) != config["num_hidden_layers"]:
