@@ -54,7 +54,7 @@ def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
         except UnsafeSubmissionError as refused:
             told += refused.faults
         on_hub, more = prepare.check_on_hub(submission, together, cache=paths.cache_dir())
-        told, notes = [*told, *on_hub], (*notes, *more)
+        told, notes = [*told, *on_hub], tuple(dict.fromkeys((*notes, *more)))
     return [
         fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)
     ], notes

@@ -56,7 +56,7 @@ def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
     return folder
 
 
-def _weights_folder(submission: Submission, cache: Path) -> Path:
+def _weights_folder(submission: Submission, cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a submission's own weights, downloaded where they are on the hub; adapters come unscanned.
 
     Local weights were scanned before.
@@ -65,7 +65,7 @@ def _weights_folder(submission: Submission, cache: Path) -> Path:
         return Path(submission.weights)
     folder = hub.download(submission.weights, submission.revision or "", cache)
     if submission.kind != "lora_adapter":
-        scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint")
+        scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint", notes=notes)
     if submission.weights_sha256 is not None:
         _check_stated(submission, "weights_sha256", folder_digest(folder))
     return folder
@@ -99,9 +99,9 @@ def content_digest(submission: Submission, *, cache: Path) -> str | None:
     return weights_digest(submission)
 
 
-def _model_folder(submission: Submission, cache: Path) -> Path:
+def _model_folder(submission: Submission, cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a full 16-bit model, downloaded and scanned where it is on the hub."""
-    return _in_16_bit(_weights_folder(submission, cache), cache)
+    return _in_16_bit(_weights_folder(submission, cache, notes), cache)
 
 
 def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
@@ -117,7 +117,7 @@ def _base_folder(submission: Submission, submissions: Mapping[str, Submission], 
         )
     if submissions[base].weights.startswith(HUB):
         check_base(submission, _hub_model(submissions[base].weights, submissions[base].revision, cache))
-    return _model_folder(submissions[base], cache)
+    return _model_folder(submissions[base], cache, [])
 
 
 def _tokenizer_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
@@ -143,7 +143,9 @@ def tokenizer_digest(submission: Submission, submissions: Mapping[str, Submissio
     return sha256_files([folder / name for name in hub.TOKENIZER_FILES if (folder / name).is_file()], folder)
 
 
-def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
+def prepare(
+    submission: Submission, submissions: Mapping[str, Submission], *, cache: Path, notes: list[str] | None = None
+) -> Checkpoint:
     """Returns a submission as one checkpoint on disk: dense in 16 bit, or quantized as it was submitted.
 
     A full model stays where it is; one in float32 is rounded once to bfloat16.
@@ -158,18 +160,21 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
         submission: The one to be scored, scanned before.
         submissions: All, to find base and target in.
         cache: Folder for downloads and merged checkpoints.
+        notes: Takes sentences about what is ignored in its own files where
+            they are on the hub.
 
     Raises:
         InputError: Not supported, or not downloadable.
         UnsafeSubmissionError: A download that must not be loaded.
     """
     tokenizer = _tokenizer_folder(submission, submissions, cache)
+    ignored: list[str] = [] if notes is None else notes
     if submission.kind == "quantized_checkpoint":
-        return _as_submitted(submission, submissions, tokenizer, cache)
+        return _as_submitted(submission, submissions, tokenizer, cache, ignored)
     if submission.kind == "full_model":
-        folder = _model_folder(submission, cache)
+        folder = _model_folder(submission, cache, ignored)
     else:
-        folder = _merged(submission, submissions, cache)
+        folder = _merged(submission, submissions, cache, ignored)
     return Checkpoint(
         path=str(folder),
         tokenizer_path=str(tokenizer),
@@ -180,10 +185,10 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
 
 
 def _as_submitted(
-    submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path
+    submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path, notes: list[str]
 ) -> Checkpoint:
     """Returns a quantized checkpoint as it is, its base beside it where the manifest names one."""
-    folder = _weights_folder(submission, cache)
+    folder = _weights_folder(submission, cache, notes)
     config = read_config(folder / "config.json")
     told = str(config.get("dtype") or config.get("torch_dtype")).rsplit(".", 1)[-1]
     return Checkpoint(
@@ -219,19 +224,20 @@ def check_on_hub(
         cache: Quench's cache.
 
     Returns:
-        Faults, each a sentence, and notes: what could not be checked and why.
+        Faults, each a sentence, and notes: what is ignored in its own files, and what could not be checked and why.
     """
     faults: list[Fault] = []
     notes: list[str] = []
     target = submissions.get(submission.target or "")
     for part in (submission, target) if target is not None else (submission,):
-        _check_parts(part, submissions, cache, faults, notes)
+        _check_parts(part, submissions, cache, faults, notes, notes if part is submission else [])
     return list(dict.fromkeys(faults)), list(dict.fromkeys(notes))
 
 
 def _check_parts(
-    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str]
-) -> None:
+    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str],
+    ignored: list[str],
+) -> None:  # fmt: skip
     """Checks a submission's base and its own weights, where either is on the hub."""
 
     def preview(reference: str, revision: str | None) -> Path | None:
@@ -261,7 +267,7 @@ def _check_parts(
         with _noting(faults):
             scan_folder(
                 own, adapter=adapter, base=tensors, quantized=part.kind == "quantized_checkpoint",
-                base_on_hub=hub_base(part, submissions), numbers=False,
+                base_on_hub=hub_base(part, submissions), numbers=False, notes=ignored,
             )  # fmt: skip
     if on_hub:
         with _noting(faults):
@@ -307,14 +313,14 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     return check_quantization(path, read_config(path))
 
 
-def _merged(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
+def _merged(submission: Submission, submissions: Mapping[str, Submission], cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a merged adapter, from the cache where it is there."""
     base = _base_folder(submission, submissions, cache)
     base_tensors = read_tensors(base, "model")
     dtype = _dtype_of(base_tensors)
-    adapter = _weights_folder(submission, cache)
+    adapter = _weights_folder(submission, cache, [])
     # Also for local adapters: the intake has not seen a base on the hub.
-    scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions))
+    scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions), notes=notes)
     digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])
     return merge(base, adapter, cache / "merged" / digest, dtype=dtype)
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from harness.errors import Fault
 from harness.submit.scan.model_config import read_config
 from harness.submit.scan.name_patterns import ENDING, LONGEST, MOST, PLACE, compiled, is_plain
+from harness.submit.scan.strict_model import listed
 from harness.submit.strict_parsing import visible
 
 MAX_RANK = 8192
@@ -171,11 +172,11 @@ def read_adapter(path: Path) -> tuple[AdapterConfig | None, list[Fault], list[st
             if raw.get(key) is not None:
                 what = f"`{key}` belongs to a list of `target_modules`, which is a text here: name the layers in one"
                 faults.append(fault(path, what, key))
-    ignored = sorted(
+    ignored = {
         key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]
-    )
-    notes = [f"{path}: `{visible(key[:80])}` changes no number of the merged model and is ignored." for key in ignored]
-    return (None if faults else config), faults, notes
+    }
+    note = f"adapter_config.json: ignored, since they change no number of the merged model: {listed(ignored)}."
+    return (None if faults else config), faults, [note] if ignored else []
 
 
 def fault(path: Path, what: str, field: str | None = None, accepted: str | None = None) -> Fault:

@@ -28,6 +28,8 @@ _READ = frozenset({
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "processor_config.json", "preprocessor_config.json",
     "chat_template.json", *PACKING_FILES,
 })  # fmt: skip
+# `quench unlearn` writes it: no note.
+_OWN_LOG = "training_log.json"
 
 
 def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
@@ -143,7 +145,7 @@ def scan_folder(
             if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
                 if path.name.lower() in _READ:
                     read_config(path, limit=MAX_TEXT)
-                else:
+                elif path.name != _OWN_LOG:
                     unread.add(path.name)
     if unread:
         ignored.append(f"{listed(unread)}: ignored, since nothing reads them.")

@@ -466,6 +466,8 @@ def test_what_nothing_reads_is_ignored_and_noted(
     assert set(folder_scan.scan_folder(folder, adapter=False, notes=notes)) == set(plain)
     assert len(notes) == 1
     assert notes[0].startswith(note)
+    # They are stored with each row, and a store names no folder of a machine.
+    assert str(tmp_path) not in notes[0]
     assert (folder_digest(folder) == digest) == (note[:6] not in ("model.", "config"))
 
 
