@@ -15,6 +15,7 @@ from harness import tokenizer as tokenizer_file
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
+from harness.shards import PACKING_FILES
 from harness.submit.checkpoint import hub
 from harness.submit.checkpoint.hub_answers import HubUnavailableError
 from harness.submit.checkpoint.merge_adapter import merge, write_once, write_rounded
@@ -286,7 +287,7 @@ def _noting(faults: list[Fault]) -> Iterator[None]:
 
 
 def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
-    """Returns how a quantized checkpoint says it is packed; of a hub repository only the config is downloaded.
+    """Returns how a quantized checkpoint says it is packed; of a hub repository only what says so is downloaded.
 
     Args:
         submission: Of kind ``quantized_checkpoint``.
@@ -303,8 +304,9 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     folder = Path(submission.weights)
     if submission.weights.startswith(HUB):
         folder = hub.download(
-            submission.weights, submission.revision or "", cache, patterns=["config.json"], place="hub-configs"
-        )
+            submission.weights, submission.revision or "", cache,
+            patterns=["config.json", *PACKING_FILES], place="hub-packing",
+        )  # fmt: skip
     elif (gguf := gguf_file(folder)) is not None:
         return {"quant_method": "gguf", "types": gguf_header.block_types(gguf_header.read_header(gguf))}
     path = folder / "config.json"
