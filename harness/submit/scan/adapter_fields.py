@@ -172,9 +172,7 @@ def read_adapter(path: Path) -> tuple[AdapterConfig | None, list[Fault], list[st
             if raw.get(key) is not None:
                 what = f"`{key}` belongs to a list of `target_modules`, which is a text here: name the layers in one"
                 faults.append(fault(path, what, key))
-    ignored = {
-        key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]
-    }
+    ignored = {key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]}
     note = f"adapter_config.json: ignored, since they change no number of the merged model: {listed(ignored)}."
     return (None if faults else config), faults, [note] if ignored else []
 

@@ -128,8 +128,14 @@ def test_a_key_that_no_code_reads_is_ignored_and_noted(
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"quantization_config": None}, {"_name_or_path": "x/y"}, {"sliding_window": None}, {"layer_types": None},
-        {"is_causal": True}, {"use_bidirectional_attention": False}, {"per_layer_config": None},
+        {},
+        {"quantization_config": None},
+        {"_name_or_path": "x/y"},
+        {"sliding_window": None},
+        {"layer_types": None},
+        {"is_causal": True},
+        {"use_bidirectional_attention": False},
+        {"per_layer_config": None},
     ],
 )
 def test_what_every_config_has_or_what_is_switched_off_is_no_note(
@@ -150,7 +156,8 @@ def test_what_every_config_has_or_what_is_switched_off_is_no_note(
         ({"layer_types": False}, "`layer_types` is False, which transformers reads of any config"),
         ({"mtp_layer_types": 0}, "`mtp_layer_types` is 0, which transformers reads of any config"),
         ({"to_dict": None}, "`to_dict` is None, which transformers reads of any config"),
-        ({"is_causal": None}, "`is_causal` is None"), ({"num_labels": 10**9}, "accepted is a whole number from 1 to 10000"),
+        ({"is_causal": None}, "`is_causal` is None"),
+        ({"num_labels": 10**9}, "accepted is a whole number from 1 to 10000"),
         ({"pad_token_id": 10**7}, "`pad_token_id` is 10000000, and the vocabulary has"),
         ({"head_dim": None, "model_type": "qwen2"}, "`head_dim` is None, and qwen2 models need a number"),
         ({"transformers_weights": "other.safetensors"}, "`transformers_weights` is 'other.safetensors'"),
