@@ -73,6 +73,25 @@ MODEL_TYPES = tuple(ARCHITECTURES)
 GGUF_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose GGUF files are read."""
 
+DIVIDED = (
+    "llama", "gemma2", "gemma3_text", "gpt_neox", "arcee", "cohere", "cohere2", "cwm", "hyperclovax", "jais2",
+    "stablelm", "vaultgemma",
+)  # fmt: skip
+"""Architectures whose heads must share out the hidden size even where ``head_dim`` is given."""
+
+FILLED: Mapping[str, tuple[str, ...]] = {
+    "num_key_value_heads": (
+        "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "helium", "ministral", "mistral", "nemotron",
+        "stablelm", "starcoder2", "vaultgemma",
+    ),
+    "head_dim": (
+        "apertus", "cohere", "cohere2", "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",
+        "ministral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "vaultgemma",
+    ),
+    "bos_token_id": ("cwm",), "sliding_window": ("cwm",),
+}  # fmt: skip
+"""Keys that may be left out and not be null, with the architectures of which that is so."""
+
 _Activation = Literal[
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "swish",
     "xielu",

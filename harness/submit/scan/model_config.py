@@ -20,6 +20,8 @@ from harness.submit.scan import quantization_config, rope
 from harness.submit.scan.architectures import (
     ARCHITECTURES,
     COMMON,
+    DIVIDED,
+    FILLED,
     GGUF_TYPES,
     MODEL_TYPES,
     OF_THE_CLASS,
@@ -27,7 +29,7 @@ from harness.submit.scan.architectures import (
     ModelConfig,
 )
 from harness.submit.scan.safetensors import FLOATS, PACKED, Tensor, read_header
-from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, shown
+from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, refuse, shown
 from harness.submit.strict_parsing import read_json, visible
 
 __all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantization", "read_config"]
@@ -35,25 +37,6 @@ __all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantizatio
 _MAX_BYTES = 1024 * 1024
 _BEYOND_USE = 10**30
 _BNB_BLOCK = 64
-
-# The heads of these must share out the hidden size even where head_dim is given.
-_DIVIDED = (
-    "llama", "gemma2", "gemma3_text", "gpt_neox", "arcee", "cohere", "cohere2", "cwm", "hyperclovax", "jais2",
-    "stablelm", "vaultgemma",
-)  # fmt: skip
-
-# What may be left out and not be null, by key.
-_FILLED = {
-    "num_key_value_heads": (
-        "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "helium", "ministral", "mistral", "nemotron",
-        "stablelm", "starcoder2", "vaultgemma",
-    ),
-    "head_dim": (
-        "apertus", "cohere", "cohere2", "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",
-        "ministral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "vaultgemma",
-    ),
-    "bos_token_id": ("cwm",), "sliding_window": ("cwm",),
-}  # fmt: skip
 
 # Said wherever they stand, in any JSON file that a library reads: they name code to be fetched and run.
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
@@ -75,10 +58,6 @@ _PLAIN = frozenset({"_name_or_path", "_commit_hash", "quantization_config"})
 _LEFT_OVER = frozenset({"_name_or_path", "_model_name_or_path", "_commit_hash", "_flash_attn_2_enabled"})
 
 
-def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
-
-
 def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
     """Returns a JSON file's mapping.
 
@@ -89,12 +68,12 @@ def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
     try:
         config = read_json(path, limit=limit)
     except InputError as refused:
-        raise _refuse(path, str(refused)) from refused
+        raise refuse(path, str(refused)) from refused
     if not isinstance(config, dict):
-        raise _refuse(path, "it must be a JSON mapping")
+        raise refuse(path, "it must be a JSON mapping")
     named = sorted(_CODE_KEYS & set(_keys(config)))
     if named:
-        raise _refuse(
+        raise refuse(
             path, f"it names code to run ({', '.join(named)}), and only code inside transformers is run: remove it"
         )
     return config
@@ -203,7 +182,7 @@ def _key_faults(config: Mapping[str, Any], kind: str, read: frozenset[str], note
 
 def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    if hidden % heads and (kind in _DIVIDED or config.get("head_dim") is None):
+    if hidden % heads and (kind in DIVIDED or config.get("head_dim") is None):
         yield f"hidden_size {hidden} can't be shared out to num_attention_heads {heads}", "num_attention_heads", None
     if heads % (config.get("num_key_value_heads") or heads):
         told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
@@ -213,7 +192,7 @@ def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
         yield f"`pad_token_id` is {padding}, and the vocabulary has {rows} tokens", "pad_token_id", None
     if (config.get("head_dim") or 0) % 2:
         yield f"`head_dim` is {config['head_dim']}, and rotary positions need an even one", "head_dim", None
-    for key, kinds in _FILLED.items():
+    for key, kinds in FILLED.items():
         if kind in kinds and key in config and config[key] is None:
             yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None
     for key in ARCHITECTURES[kind] & {"layer_types", "no_rope_layers"}:
@@ -242,7 +221,7 @@ def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
     """
     told, wrong = quantization_config.stated(path.parent, config, [])
     if wrong:
-        raise _refuse(path, wrong)
+        raise refuse(path, wrong)
     if told["quant_method"] == "bitsandbytes":
         headers = [read_header(each, accepted=PACKED) for each in sorted(path.parent.glob("*.safetensors"))]
         tensors = {name: tensor for header in headers for name, tensor in header.items()}
