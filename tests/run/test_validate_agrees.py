@@ -96,12 +96,12 @@ ADAPTER: list[Change] = _settings("adapter_config.json", {
     "layers_to_transform": (None, 0), "lora_dropout": (0.1, 2), "rank_pattern": ({}, {"q_proj": 1}),
     "fan_in_fan_out": (True,), "base_model_name_or_path": ("outputs/checkpoint-500", "w/target", "owner/other"),
     "a_later_field": (None, 1), "alpha_pattern": ({"q_proj": 3}, {"(": 3}), "peft_type": ("IA3",),
-    "trainable_token_indices": (None, [1]), "revision": ("main",), "megatron_config": (None, {"a": 1}),
+    "trainable_token_indices": (None, [1]), "megatron_config": (None, {"a": 1}),
     "layer_replication": (None, [[0, 1]]),
 })  # fmt: skip
 PACKED: list[Change] = [_packed(**{key: value}) for key, told in {
     "sym": (True, "yes"), "desc_act": (False, None), "meta": ({"a": 1}, None), "damp_percent": (0.1,), "bits": (8, 5),
-    "dynamic": ({"-:lm_head": {}}, {"-:.*down.*": {}}), "checkpoint_format": ("gptq", "gptq_v2", "marlin"),
+    "dynamic": ({"-:lm_head": {}}, {"-:.*down.*": {}}), "checkpoint_format": ("gptq", "marlin"),
     "format": ("gptq",), "provider": ("auto-round",), "data_type": ("int", "fp"), "a_new_switch": (False, True),
     "group_size": (32, 64, 0), "quant_method": ("gptq", "awq", "exl2"), "lm_head": (False,), "dataset": ("wikitext2",),
     "true_sequential": (True,), "static_groups": (False,), "use_exllama": (True,), "pack_dtype": ("int32", "int16"),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from harness.errors import InputError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.shards import PACKING_FILES, weight_names
+from harness.shards import BUFFERS, PACKING_FILES, weight_names
 from harness.submit.scan import foreign_formats
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.adapter_config import check_adapter
 from harness.submit.scan.file_types import MAX_TEXT, check_file, noting, regular_files
 from harness.submit.scan.model_config import check_model, read_config
-from harness.submit.scan.safetensors import ACCEPTED, BUFFERS, FLOATS, PACKED, Tensor, check_numbers, read_header
+from harness.submit.scan.safetensors import ACCEPTED, FLOATS, PACKED, Tensor, check_numbers, read_header
 from harness.submit.scan.strict_model import listed, refuse
 from harness.submit.strict_parsing import read_json
 from harness.submit.weight_files import HUB, folder_digest, weights_digest

@@ -130,10 +130,11 @@ def _model_faults(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None, notes: list[str]
 ) -> Iterator[Wrong]:
     if quantization == "config":
-        _, packing_fault = quantization_config.stated(path.parent, config, notes)
+        settings, packing_fault = quantization_config.stated(path.parent, config, notes)
         if packing_fault:
             yield packing_fault, "quantization_config", None
         yield from _dense_layers(tensors)
+        yield from quantization_config.group_faults(settings, {name: each.shape for name, each in tensors.items()})
     elif config.get("quantization_config") is not None:
         why = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
         told = f"it describes quantized weights: {why}, so submit what it was made from, or remove it"
