@@ -12,9 +12,6 @@ from harness.errors import InputError
 
 _MOST_NAMES = 5
 
-# Buffers that older versions of transformers stored; this version computes them.
-_OLD_BUFFERS = r"(^|\.)(rotary_emb\.inv_freq|position_ids)$"
-
 
 def load(folder: Path, *, dtype: Any, **settings: Any) -> Any:
     """Returns the causal language model of a folder; each of its weights comes from the folder's files.
@@ -40,7 +37,7 @@ def load(folder: Path, *, dtype: Any, **settings: Any) -> Any:
     refuse(
         folder,
         missing=report["missing_keys"],
-        surplus=report["unexpected_keys"],
+        surplus=[name for name in report["unexpected_keys"] if not shards.BUFFERS.fullmatch(name)],
         misshapen=[name for name, *_ in report["mismatched_keys"]],
     )
     if "quantization_config" not in settings:
@@ -86,7 +83,7 @@ def check(model: Any, folder: Path) -> None:
     twins = _twins(model)
     missing = [name for name in own if name not in stored and twins.get(name) not in stored]
     misshapen = [key for name, key in stored.items() if files[key].shape() != tuple(own[name].shape)]
-    ignored = re.compile("|".join([_OLD_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ())]))
+    ignored = re.compile("|".join([f"^{shards.BUFFERS.pattern}$", *(model._keys_to_ignore_on_load_unexpected or ())]))
     surplus = [key for key in files if key not in stored.values() and not ignored.search(key)]
     refuse(folder, missing=missing, surplus=surplus, misshapen=misshapen)
     for name, twin in twins.items():

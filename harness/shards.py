@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +14,12 @@ SHARD_BYTES = 2**29
 """Bytes from which on a file is closed and the next one begun; so much is in memory while weights are written."""
 
 INDEX = "model.safetensors.index.json"
+
+BUFFERS = re.compile(
+    r"(?:.+\.)?(?:layers\.\d+\.)?(?:(?:self_attn|attention)\.(?:bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq|"
+    r"position_ids)"
+)
+"""Masks, frequencies and positions that older programs stored and that no code reads: they may be of any type."""
 
 PACKING_FILES: Mapping[str, Mapping[str, str]] = {
     "quantize_config.json": {"quant_method": "gptq"}, "quant_config.json": {"quant_method": "awq"},

@@ -123,9 +123,9 @@ def run_job(
         _set_up_torch(settings)
         with memory.streaming(settings.stream):
             with watch.during("intake"):
-                ignored = folder_scan.scan(job.submission, submissions)
+                notes = list(folder_scan.scan(job.submission, submissions))
             with watch.during("prepare"):
-                checkpoint = prepare.prepare(job.submission, submissions, cache=Path(settings.cache))
+                checkpoint = prepare.prepare(job.submission, submissions, cache=Path(settings.cache), notes=notes)
                 tokenizer = prepare.load_tokenizer(checkpoint)
                 files = prepare.downloaded(job.submission, submissions, cache=Path(settings.cache))
                 made_with = replace(made_with, versions={**made_with.versions, **files})
@@ -138,7 +138,7 @@ def run_job(
         try:
             with watch.during(cell.task):
                 evaluation = _score(cell, quantized, tokenizer, settings)
-                evaluation = replace(evaluation, remarks=(*ignored, *evaluation.remarks))
+                evaluation = replace(evaluation, remarks=(*dict.fromkeys(notes), *evaluation.remarks))
         except Exception as error:
             fail((cell,), error)
         else:

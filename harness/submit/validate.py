@@ -61,7 +61,7 @@ def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             tried, more = rehearsal.rehearse(submission, together, cache=paths.cache_dir())
             told, notes = [*told, *tried], (*notes, *more)
     faults = [fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)]
-    return faults, notes
+    return faults, tuple(dict.fromkeys(notes))
 
 
 def _weights_faults(weights: Path, kind: str) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 # Paths of two parts as training scripts write them; owners on the hub have two letters at least.
 _FOLDERS = re.compile(
-    r"(.|(base|local|my|merged|trained|hf|target|llm)?[_-]?(models?|ckpts?|checkpoints?|outputs?|out|results?|runs?|"
-    r"weights?|saves?|saved|logs?|exps?|experiments?|data|cache|tmp|temp|mnt|home|root|workspace|content|submissions?|"
-    r"adapters?|artifacts?|pretrained|scratch|work|opt))/.*|"
+    r"(.|(base|local|my|merged|(pre)?trained|hf|target|llm)?[_-]?(models?|ckpts?|checkpoints?|outputs?|out|results?|"
+    r"runs?|weights?|saves?|saved|logs?|exps?|experiments?|data|cache|tmp|temp|mnt|home|root|workspace|content|work|"
+    r"submissions?|adapters?|artifacts?|pretrained|scratch|opt))/.*|"
     r".*/((checkpoint|step|epoch|global_step)[_-]?\d+|final|last|best|merged)",
     re.IGNORECASE,
 )

@@ -134,6 +134,16 @@ def test_faults_of_the_manifest_and_of_every_file_are_told_at_once(board: Path) 
     assert row["weights_sha256"] is None
 
 
+def test_what_is_ignored_is_listed_and_is_no_fault(board: Path) -> None:
+    quench("init", board / "mine", "--method", "NPO")
+    (board / "mine" / "weights" / "trainer_state.json").write_text('{"loss": [NaN]}')
+    (row,) = checked(board / "mine")
+    assert row["notes"] == ["trainer_state.json: ignored, since nothing reads them."]
+    told = " ".join(quench("validate", board / "mine").stdout.split())
+    assert "trainer_state.json: ignored" in told
+    assert row["weights_sha256"][:40] in told
+
+
 def test_faults_beside_other_submissions_and_of_weights_are_told_together(board: Path) -> None:
     quench("init", board / "mine", "--method", "NPO", "--retrain", "nowhere")
     (board / "mine" / "weights" / "run.py").touch()

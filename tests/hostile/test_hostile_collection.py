@@ -194,7 +194,7 @@ ADAPTERS: dict[str, tuple[str, Spoil]] = {
     "metadata-no-text": ("its metadata are not text", _header(lambda header: header.update(__metadata__={"a": 1}))),
     "cut-off": ("it is cut off: its header describes", _cut),
     "nan": ("holds NaN or infinity", _last_number(b"\x00\x00\xc0\x7f")),
-    "rank-10-to-6": ("`r` is '1000000', and accepted is 1 to 8192", _config(r=10**6)),
+    "rank-10-to-6": ("`r` is 1000000, and accepted is 1 to 8192", _config(r=10**6)),
     "rank-unlike-factors": ("not of the rank that `r` says", _config(r=9)),
     "alpha": ("`lora_alpha` is", _config(lora_alpha=1e40)),
     "regex-modules": ("surplus are model.layers.0", _config(target_modules="(a+)+$")),

@@ -31,7 +31,6 @@ PROOF = Proof(
     linear_layers=2, quantized_layers=2, parameter_share=1.0, max_levels=16, group_size=128, bits_per_weight=4.16,
     size_bytes=10, max_abs_error=0.1, relative_error=0.1, codes_sha256="0" * 64, dense_modules=("lm_head",),
 )  # fmt: skip
-IGNORED = ("config.json: ignored, since no code of llama models reads them: a.",)
 LAYER = LayerSurvival(layer="l", codes_changed=0.5, update_in_steps=0.1, relative_update=0.1, survival_ratio=0.4,
                       cosine=0.3, num_weights=8)  # fmt: skip
 
@@ -43,6 +42,7 @@ class Rooms:
         self.asked: list[str] = []
         self.fails: dict[str, Exception] = {}
         self.quantized: list[str] = []
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self, what: str) -> None:
         self.asked.append(what)
@@ -54,8 +54,12 @@ class Rooms:
 def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
     rooms = Rooms()
 
-    def prepare(submission: Submission, submissions: object, *, cache: Path) -> Checkpoint:
+    def prepare(
+        submission: Submission, submissions: object, *, cache: Path, notes: list[str] | None = None
+    ) -> Checkpoint:
         rooms("prepare")
+        if notes is not None and rooms.notes:
+            notes += [*rooms.notes, "config.json: ignored on the hub."]
         return Checkpoint(
             path=submission.name, tokenizer_path="t", dtype="bfloat16", sha256="0", merged_from_adapter=False
         )
@@ -80,7 +84,11 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
         rooms("measure")
         return (LAYER,)
 
-    monkeypatch.setattr(job_runner.folder_scan, "scan", lambda submission, submissions: rooms("intake") or IGNORED)
+    def scan(submission: Submission, submissions: object) -> tuple[str, ...]:
+        rooms("intake")
+        return rooms.notes
+
+    monkeypatch.setattr(job_runner.folder_scan, "scan", scan)
     monkeypatch.setattr(job_runner.prepare, "prepare", prepare)
     monkeypatch.setattr(job_runner.prepare, "load_tokenizer", lambda checkpoint: rooms("tokenizer"))
     for room in (job_runner, job_runner.model_cache):
@@ -110,12 +118,18 @@ def test_a_finished_cell_carries_scores_proof_remarks_timings_and_memory(rooms: 
     assert first.scores == (Score(metric="verbmem_f", value=0.5, num_docs=3),)
     assert second.scores == (Score(metric="knowmem_f", value=0.5, num_docs=3),)
     assert first.proof == PROOF
-    assert first.remarks == (*IGNORED, "scored some-entry")
+    assert first.remarks == ("scored some-entry",)
     assert first.timings["score"] == 0.25
     assert {"intake", "prepare", "quantize"} <= set(first.timings)
     assert (first.peak_memory_bytes or 0) > 1_000_000
     assert first.reason is None
     assert first.corpus == "mini"
+
+
+def test_what_the_scans_ignore_is_stored_once_with_each_row(rooms: Rooms) -> None:
+    rooms.notes = ("trainer_state.json: ignored.",)
+    for result in run(make_job()):
+        assert result.remarks == (*rooms.notes, "config.json: ignored on the hub.", "scored some-entry")
 
 
 def test_the_backend_s_version_stands_in_the_provenance(rooms: Rooms) -> None:

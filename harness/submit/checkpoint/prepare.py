@@ -15,6 +15,7 @@ from harness import tokenizer as tokenizer_file
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.provenance import sha256_files, sha256_json, version_of
 from harness.records import Checkpoint, Submission
+from harness.shards import PACKING_FILES
 from harness.submit.checkpoint import hub
 from harness.submit.checkpoint.hub_answers import HubUnavailableError
 from harness.submit.checkpoint.merge_adapter import merge, write_once, write_rounded
@@ -56,7 +57,7 @@ def _hub_model(reference: str, revision: str | None, cache: Path) -> Path:
     return folder
 
 
-def _weights_folder(submission: Submission, cache: Path) -> Path:
+def _weights_folder(submission: Submission, cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a submission's own weights, downloaded where they are on the hub; adapters come unscanned.
 
     Local weights were scanned before.
@@ -65,7 +66,7 @@ def _weights_folder(submission: Submission, cache: Path) -> Path:
         return Path(submission.weights)
     folder = hub.download(submission.weights, submission.revision or "", cache)
     if submission.kind != "lora_adapter":
-        scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint")
+        scan_folder(folder, adapter=False, quantized=submission.kind == "quantized_checkpoint", notes=notes)
     if submission.weights_sha256 is not None:
         _check_stated(submission, "weights_sha256", folder_digest(folder))
     return folder
@@ -99,9 +100,9 @@ def content_digest(submission: Submission, *, cache: Path) -> str | None:
     return weights_digest(submission)
 
 
-def _model_folder(submission: Submission, cache: Path) -> Path:
+def _model_folder(submission: Submission, cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a full 16-bit model, downloaded and scanned where it is on the hub."""
-    return _in_16_bit(_weights_folder(submission, cache), cache)
+    return _in_16_bit(_weights_folder(submission, cache, notes), cache)
 
 
 def _base_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
@@ -117,7 +118,7 @@ def _base_folder(submission: Submission, submissions: Mapping[str, Submission], 
         )
     if submissions[base].weights.startswith(HUB):
         check_base(submission, _hub_model(submissions[base].weights, submissions[base].revision, cache))
-    return _model_folder(submissions[base], cache)
+    return _model_folder(submissions[base], cache, [])
 
 
 def _tokenizer_folder(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
@@ -143,7 +144,9 @@ def tokenizer_digest(submission: Submission, submissions: Mapping[str, Submissio
     return sha256_files([folder / name for name in hub.TOKENIZER_FILES if (folder / name).is_file()], folder)
 
 
-def prepare(submission: Submission, submissions: Mapping[str, Submission], *, cache: Path) -> Checkpoint:
+def prepare(
+    submission: Submission, submissions: Mapping[str, Submission], *, cache: Path, notes: list[str] | None = None
+) -> Checkpoint:
     """Returns a submission as one checkpoint on disk: dense in 16 bit, or quantized as it was submitted.
 
     A full model stays where it is; one in float32 is rounded once to bfloat16.
@@ -158,18 +161,21 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
         submission: The one to be scored, scanned before.
         submissions: All, to find base and target in.
         cache: Folder for downloads and merged checkpoints.
+        notes: Takes sentences about what is ignored in its own files where
+            they are on the hub.
 
     Raises:
         InputError: Not supported, or not downloadable.
         UnsafeSubmissionError: A download that must not be loaded.
     """
     tokenizer = _tokenizer_folder(submission, submissions, cache)
+    ignored: list[str] = [] if notes is None else notes
     if submission.kind == "quantized_checkpoint":
-        return _as_submitted(submission, submissions, tokenizer, cache)
+        return _as_submitted(submission, submissions, tokenizer, cache, ignored)
     if submission.kind == "full_model":
-        folder = _model_folder(submission, cache)
+        folder = _model_folder(submission, cache, ignored)
     else:
-        folder = _merged(submission, submissions, cache)
+        folder = _merged(submission, submissions, cache, ignored)
     return Checkpoint(
         path=str(folder),
         tokenizer_path=str(tokenizer),
@@ -180,10 +186,10 @@ def prepare(submission: Submission, submissions: Mapping[str, Submission], *, ca
 
 
 def _as_submitted(
-    submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path
+    submission: Submission, submissions: Mapping[str, Submission], tokenizer: Path, cache: Path, notes: list[str]
 ) -> Checkpoint:
     """Returns a quantized checkpoint as it is, its base beside it where the manifest names one."""
-    folder = _weights_folder(submission, cache)
+    folder = _weights_folder(submission, cache, notes)
     config = read_config(folder / "config.json")
     told = str(config.get("dtype") or config.get("torch_dtype")).rsplit(".", 1)[-1]
     return Checkpoint(
@@ -219,19 +225,20 @@ def check_on_hub(
         cache: Quench's cache.
 
     Returns:
-        Faults, each a sentence, and notes: what could not be checked and why.
+        Faults, each a sentence, and notes: what is ignored in its own files, and what could not be checked and why.
     """
     faults: list[Fault] = []
     notes: list[str] = []
     target = submissions.get(submission.target or "")
     for part in (submission, target) if target is not None else (submission,):
-        _check_parts(part, submissions, cache, faults, notes)
+        _check_parts(part, submissions, cache, faults, notes, notes if part is submission else [])
     return list(dict.fromkeys(faults)), list(dict.fromkeys(notes))
 
 
 def _check_parts(
-    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str]
-) -> None:
+    part: Submission, submissions: Mapping[str, Submission], cache: Path, faults: list[Fault], notes: list[str],
+    ignored: list[str],
+) -> None:  # fmt: skip
     """Checks a submission's base and its own weights, where either is on the hub."""
 
     def preview(reference: str, revision: str | None) -> Path | None:
@@ -261,7 +268,7 @@ def _check_parts(
         with _noting(faults):
             scan_folder(
                 own, adapter=adapter, base=tensors, quantized=part.kind == "quantized_checkpoint",
-                base_on_hub=hub_base(part, submissions), numbers=False,
+                base_on_hub=hub_base(part, submissions), numbers=False, notes=ignored,
             )  # fmt: skip
     if on_hub:
         with _noting(faults):
@@ -280,7 +287,7 @@ def _noting(faults: list[Fault]) -> Iterator[None]:
 
 
 def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, Any]:
-    """Returns how a quantized checkpoint says it is packed; of a hub repository only the config is downloaded.
+    """Returns how a quantized checkpoint says it is packed; of a hub repository only what says so is downloaded.
 
     Args:
         submission: Of kind ``quantized_checkpoint``.
@@ -297,8 +304,9 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     folder = Path(submission.weights)
     if submission.weights.startswith(HUB):
         folder = hub.download(
-            submission.weights, submission.revision or "", cache, patterns=["config.json"], place="hub-configs"
-        )
+            submission.weights, submission.revision or "", cache,
+            patterns=["config.json", *PACKING_FILES], place="hub-packing",
+        )  # fmt: skip
     elif (gguf := gguf_file(folder)) is not None:
         return {"quant_method": "gguf", "types": gguf_header.block_types(gguf_header.read_header(gguf))}
     path = folder / "config.json"
@@ -307,14 +315,14 @@ def quantization_config(submission: Submission, *, cache: Path) -> Mapping[str, 
     return check_quantization(path, read_config(path))
 
 
-def _merged(submission: Submission, submissions: Mapping[str, Submission], cache: Path) -> Path:
+def _merged(submission: Submission, submissions: Mapping[str, Submission], cache: Path, notes: list[str]) -> Path:
     """Returns the folder of a merged adapter, from the cache where it is there."""
     base = _base_folder(submission, submissions, cache)
     base_tensors = read_tensors(base, "model")
     dtype = _dtype_of(base_tensors)
-    adapter = _weights_folder(submission, cache)
+    adapter = _weights_folder(submission, cache, [])
     # Also for local adapters: the intake has not seen a base on the hub.
-    scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions))
+    scan_folder(adapter, adapter=True, base=base_tensors, base_on_hub=hub_base(submission, submissions), notes=notes)
     digest = sha256_json([folder_digest(base), folder_digest(adapter), version_of("peft"), _MERGE_VERSION])
     return merge(base, adapter, cache / "merged" / digest, dtype=dtype)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.errors import Fault
 from harness.submit.scan.model_config import read_config
 from harness.submit.scan.name_patterns import ENDING, LONGEST, MOST, PLACE, compiled, is_plain
+from harness.submit.scan.strict_model import faults_of, is_empty, listed
 from harness.submit.strict_parsing import visible
 
 MAX_RANK = 8192
@@ -46,7 +47,7 @@ def _whole(value: Any) -> Any:
 
 
 def _nothing(value: Any) -> Any:
-    if value not in (None, False, "", [], {}):
+    if not is_empty(value):
         raise ValueError("it must be empty")
     return value
 
@@ -153,17 +154,11 @@ def read_adapter(path: Path) -> tuple[AdapterConfig | None, list[Fault], list[st
         UnsafeSubmissionError: The file can't be read strictly.
     """
     raw = read_config(path)
-    faults, config = list[Fault](), None
-    try:
-        config = AdapterConfig.model_validate(raw)
-    except ValidationError as error:
-        for key in dict.fromkeys(str(each["loc"][0]) for each in error.errors(include_url=False, include_input=False)):
-            may = AdapterConfig.model_fields[key].description
-            says = f"is {str(raw[key])[:60]!r}, and" if key in raw else "is missing:"
-            faults.append(fault(path, f"`{key}` {says} accepted is {may}", key, may))
+    faults = [fault(path, *wrong) for wrong in faults_of(AdapterConfig, raw)]
+    config = None if faults else AdapterConfig.model_validate(raw)
     known = {*AdapterConfig.model_fields, *IGNORED}
     for key in sorted(set(raw) - known):
-        if raw[key] not in (None, False, "", [], {}):
+        if not is_empty(raw[key]):
             what = f"`{key[:80]}` is no field of peft 0.3 to 0.21, so nobody knows what it does to the model: remove it"
             faults.append(fault(path, f"{what} if it does nothing", key))
     if isinstance(raw.get("target_modules"), str):
@@ -171,11 +166,9 @@ def read_adapter(path: Path) -> tuple[AdapterConfig | None, list[Fault], list[st
             if raw.get(key) is not None:
                 what = f"`{key}` belongs to a list of `target_modules`, which is a text here: name the layers in one"
                 faults.append(fault(path, what, key))
-    ignored = sorted(
-        key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]
-    )
-    notes = [f"{path}: `{visible(key[:80])}` changes no number of the merged model and is ignored." for key in ignored]
-    return (None if faults else config), faults, notes
+    ignored = {key for key in set(raw) - set(AdapterConfig.model_fields) - _UNTOLD if key not in IGNORED or raw[key]}
+    note = f"adapter_config.json: ignored, since they change no number of the merged model: {listed(ignored)}."
+    return (None if faults else config), faults, [note] if ignored else []
 
 
 def fault(path: Path, what: str, field: str | None = None, accepted: str | None = None) -> Fault:

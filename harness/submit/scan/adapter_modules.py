@@ -18,7 +18,9 @@ HEADS = (f"{HEAD}.weight", "embed_out.weight")
 
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|embed_in)")
 # Architectures whose config.json need not say that head and embedding are one.
-TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2")
+TIED_UNLESS_SAID = (
+    "cohere", "cohere2", "ernie4_5", "gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2", "vaultgemma",
+)  # fmt: skip
 
 _FACTOR = re.compile(
     r"base_model\.model\.(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.default)?(?:\.weight)?"

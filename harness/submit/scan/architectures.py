@@ -73,6 +73,25 @@ MODEL_TYPES = tuple(ARCHITECTURES)
 GGUF_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose GGUF files are read."""
 
+DIVIDED = (
+    "llama", "gemma2", "gemma3_text", "gpt_neox", "arcee", "cohere", "cohere2", "cwm", "hyperclovax", "jais2",
+    "stablelm", "vaultgemma",
+)  # fmt: skip
+"""Architectures whose heads must share out the hidden size even where ``head_dim`` is given."""
+
+FILLED: Mapping[str, tuple[str, ...]] = {
+    "num_key_value_heads": (
+        "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "helium", "ministral", "mistral", "nemotron",
+        "stablelm", "starcoder2", "vaultgemma",
+    ),
+    "head_dim": (
+        "apertus", "cohere", "cohere2", "cwm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",
+        "ministral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "vaultgemma",
+    ),
+    "bos_token_id": ("cwm",), "sliding_window": ("cwm",),
+}  # fmt: skip
+"""Keys that may be left out and not be null, with the architectures of which that is so."""
+
 _Activation = Literal[
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "swish",
     "xielu",
@@ -80,25 +99,32 @@ _Activation = Literal[
 _Dtype = Literal["bfloat16", "float16", "float32"]
 _LayerType = Literal["full_attention", "sliding_attention"]
 
-SHARED = frozenset({
-    "allow_global_per_layer_attribute_access", "attention_chunk_size", "attn_implementation", "attribute_map",
-    "base_config_key", "base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan", "base_model_tp_plan",
-    "chain_hidden_post_norm", "compile_config", "convert_rope_params_to_dict", "default_config_fields",
-    "default_rope_type", "default_theta", "dict_dtype_to_str", "distributed_config", "embed_dim",
-    "experts_implementation", "extra_config_files", "extra_files", "first_k_dense_replace", "from_dict",
-    "from_json_file", "from_pretrained", "fusion_config", "get_config_dict", "get_mtp_config", "get_text_config",
-    "ignore_keys_at_rope_validation", "is_causal", "is_custom_code", "is_heterogeneous", "is_remote_code",
-    "kernel_config", "kv_sharing_modes", "layer_types", "logits_mup_width_multiplier", "mlp_layer_types",
-    "mtp_hidden_states_first", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_per_layer_config",
-    "nested_rope_parameter_keys", "num_heads", "num_mtp_layers", "number_of_conv_states", "per_layer_attributes",
-    "per_layer_config", "push_to_hub", "qk_head_dim", "register_for_auto_class", "rope_local_base_freq",
-    "save_pretrained", "serialize_explicit_per_layer_config", "sliding_window", "standardize_rope_params",
-    "sub_configs", "sub_configs_defaults", "text_config", "to_dict", "to_diff_dict", "to_json_file", "to_json_string",
-    "transformers_weights", "unpadded_vocab_size", "update", "update_from_string", "use_bidirectional_attention",
-    "use_return_dict", "validate", "validate_architecture", "validate_layer_type", "validate_output_attentions",
-    "validate_rope", "validate_token_ids", "vision_config",
+OF_THE_CLASS = frozenset({
+    "allow_global_per_layer_attribute_access", "attribute_map", "base_config_key", "base_model_ep_plan",
+    "base_model_fsdp_plan", "base_model_pp_plan", "base_model_tp_plan", "convert_rope_params_to_dict",
+    "default_config_fields", "default_rope_type", "default_theta", "dict_dtype_to_str", "extra_config_files",
+    "extra_files", "from_dict", "from_json_file", "from_pretrained", "get_config_dict", "get_mtp_config",
+    "get_text_config", "ignore_keys_at_rope_validation", "is_custom_code", "is_heterogeneous", "is_remote_code",
+    "nested_rope_parameter_keys", "per_layer_attributes", "push_to_hub", "register_for_auto_class",
+    "save_pretrained", "serialize_explicit_per_layer_config", "standardize_rope_params", "sub_configs",
+    "sub_configs_defaults", "to_dict", "to_diff_dict", "to_json_file", "to_json_string", "update",
+    "update_from_string", "use_return_dict", "validate", "validate_architecture", "validate_layer_type",
+    "validate_output_attentions", "validate_rope", "validate_token_ids", "embed_dim", "num_heads",
 })  # fmt: skip
-"""Keys that transformers' shared code reads of any config, or that would replace a method or setting of its class."""
+"""Methods and settings of transformers' base class, which a key would replace, and what it holds ``head_dim`` against.
+
+Not even null may stand there.
+"""
+
+SHARED = frozenset({
+    "attention_chunk_size", "attn_implementation", "chain_hidden_post_norm", "compile_config", "distributed_config",
+    "experts_implementation", "first_k_dense_replace", "fusion_config", "is_causal", "kernel_config",
+    "kv_sharing_modes", "layer_types", "logits_mup_width_multiplier", "mlp_layer_types", "mtp_hidden_states_first",
+    "mtp_layer_types", "mtp_mlp_layer_types", "mtp_per_layer_config", "num_mtp_layers",
+    "number_of_conv_states", "per_layer_config", "qk_head_dim", "rope_local_base_freq", "sliding_window",
+    "text_config", "transformers_weights", "unpadded_vocab_size", "use_bidirectional_attention", "vision_config",
+})  # fmt: skip
+"""Keys that transformers' shared code reads of any config: null says nothing."""
 
 
 def _fraction(value: object) -> object:
@@ -107,7 +133,14 @@ def _fraction(value: object) -> object:
     return value
 
 
+def _flag(value: object) -> object:
+    if not isinstance(value, bool | None):
+        raise ValueError("0 is equal to false and no flag")
+    return value
+
+
 _Float = Annotated[float, BeforeValidator(_fraction)]
+_False = Annotated[Literal[False], BeforeValidator(_flag)]
 _Count = accepts("a whole number above 0", gt=0)
 _Side = accepts(f"a whole number from 1 to {_LARGEST}", gt=0, le=_LARGEST)
 _Positive = accepts("a number above 0", gt=0)
@@ -156,14 +189,14 @@ class ModelConfig(BaseModel):
     use_qk_norm: bool = _Flag
     use_qkv_bias: bool = _Flag
     output_hidden_states: bool | None = _Flag
-    attention_dropout: _Float | None = _Number
-    hidden_dropout: _Float | None = _Number
-    classifier_dropout: _Float | None = _Number
-    resid_pdrop: _Float | None = _Number
-    embd_pdrop: _Float | None = _Number
-    embedding_dropout: _Float | None = _Number
-    residual_dropout: _Float | None = _Number
-    attention_multiplier: _Float | None = _Positive
+    attention_dropout: _Float = _Number
+    hidden_dropout: _Float = _Number
+    classifier_dropout: _Float = _Number
+    resid_pdrop: _Float = _Number
+    embd_pdrop: _Float = _Number
+    embedding_dropout: _Float = _Number
+    residual_dropout: _Float = _Number
+    attention_multiplier: _Float = _Positive
     embedding_multiplier: _Float = _Positive
     logits_scaling: _Float = _Positive
     residual_multiplier: _Float = _Positive
@@ -171,7 +204,7 @@ class ModelConfig(BaseModel):
     clip_qkv: _Float | None = _Positive
     no_rope_layer_interval: int = _Count
     no_rope_layers: list[Literal[0, 1]] | None = accepts("0 or 1 for each layer")
-    pretraining_tp: int | None = _Count
+    pretraining_tp: int = _Count
     pad_token_id: int | None = _Token
     bos_token_id: int | None = _Token
     eos_token_id: int | list[int] | None = accepts("a token's number, a list of such, or nothing")
@@ -182,9 +215,9 @@ class ModelConfig(BaseModel):
     query_pre_attn_scalar: int = _Count
     attn_logit_softcapping: _Float | None = _Fraction
     final_logit_softcapping: _Float | None = _Fraction
-    use_bidirectional_attention: Literal[False] | None = _Off
-    is_encoder_decoder: Literal[False] = _Off
-    output_attentions: Literal[False] | None = _Off
+    use_bidirectional_attention: _False | None = _Off
+    is_encoder_decoder: _False = _Off
+    output_attentions: _False | None = _Off
     return_dict: Literal[True] | None = accepts("true or nothing")
     chunk_size_feed_forward: Literal[0] = accepts("0")
     dtype: _Dtype | None = _AsDtype
@@ -194,14 +227,14 @@ class ModelConfig(BaseModel):
     name_or_path: str | None = accepts("text")
     id2label: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], str] | None = accepts("numbers with names")
     label2id: dict[str, int] | None = accepts("names with numbers")
-    num_labels: int = _Count
+    num_labels: int = accepts("a whole number from 1 to 10000", gt=0, le=10_000)
     problem_type: None = accepts("nothing")
     rope_parameters: dict[str, Any] | None = _Rope
     rope_scaling: dict[str, Any] | None = _Rope
     rope_theta: float = _Positive
     rope_local_base_freq: float = _Positive
     rotary_emb_base: float = _Positive
-    partial_rotary_factor: float | None = accepts("a number above 0, up to 1", gt=0, le=1)
+    partial_rotary_factor: float = accepts("a number above 0, up to 1", gt=0, le=1)
     rotary_pct: float = accepts("a number above 0, up to 1", gt=0, le=1)
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.errors import Fault, InputError, UnsafeSubmissionError
+from harness.errors import InputError, UnsafeSubmissionError
 from harness.records import Submission
-from harness.shards import PACKING_FILES, weight_names
+from harness.shards import BUFFERS, PACKING_FILES, weight_names
 from harness.submit.scan import foreign_formats
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.adapter_config import check_adapter
 from harness.submit.scan.file_types import MAX_TEXT, check_file, noting, regular_files
 from harness.submit.scan.model_config import check_model, read_config
-from harness.submit.scan.safetensors import ACCEPTED, BUFFERS, FLOATS, PACKED, Tensor, check_numbers, read_header
-from harness.submit.scan.strict_model import listed
+from harness.submit.scan.safetensors import ACCEPTED, FLOATS, PACKED, Tensor, check_numbers, read_header
+from harness.submit.scan.strict_model import listed, refuse
 from harness.submit.strict_parsing import read_json
 from harness.submit.weight_files import HUB, folder_digest, weights_digest
 
@@ -28,10 +28,8 @@ _READ = frozenset({
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "processor_config.json", "preprocessor_config.json",
     "chat_template.json", *PACKING_FILES,
 })  # fmt: skip
-
-
-def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
+# `quench unlearn` writes it: no note.
+_OWN_LOG = "training_log.json"
 
 
 def _index(path: Path, folder: Path) -> dict[str, str]:
@@ -39,15 +37,15 @@ def _index(path: Path, folder: Path) -> dict[str, str]:
     try:
         index = read_json(path, limit=MAX_TEXT)
     except InputError as refused:
-        raise _refuse(path, str(refused)) from refused
+        raise refuse(path, str(refused)) from refused
     told = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(told, dict) or set(index) - {"metadata", "weight_map"}:
-        raise _refuse(path, "it must hold a weight_map, and metadata at most beside it")
+        raise refuse(path, "it must hold a weight_map, and metadata at most beside it")
     for name in told.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise _refuse(path, f"it points at {str(name)[:80]!r}, which is no .safetensors file beside it")
+            raise refuse(path, f"it points at {str(name)[:80]!r}, which is no .safetensors file beside it")
         if not (folder / name).is_file():
-            raise _refuse(path, f"it points at {name!r}, which is not there")
+            raise refuse(path, f"it points at {name!r}, which is not there")
     return told
 
 
@@ -84,17 +82,17 @@ def read_tensors(
     if present != wanted:
         surplus, missing = sorted(present - wanted), sorted(wanted - present)
         what = f"{', '.join(surplus)} belongs to nothing" if surplus else f"{', '.join(missing)} is missing"
-        raise _refuse(folder, f"{what}: weights are {single.name}, or the shards of {index_path.name}")
+        raise refuse(folder, f"{what}: weights are {single.name}, or the shards of {index_path.name}")
     tensors: dict[str, Tensor] = {}
     for name in sorted(wanted):
         header = read_header(folder / name, accepted=accepted)
         for tensor in header:
             if tensor in tensors or (index is not None and index.get(tensor) != name):
-                raise _refuse(folder / name, f"tensor {tensor!r} stands in two files, or not where the index says")
+                raise refuse(folder / name, f"tensor {tensor!r} stands in two files, or not where the index says")
         tensors |= header
     lost = sorted(set(index or ()) - set(tensors))
     if lost:
-        raise _refuse(index_path, f"no file holds tensor {lost[0]!r}")
+        raise refuse(index_path, f"no file holds tensor {lost[0]!r}")
     if buffers := {name for name in tensors if BUFFERS.fullmatch(name)}:
         ignored.append(f"{single.name}: ignored, since no code reads such buffers: {listed(buffers)}.")
     return {name: tensor for name, tensor in tensors.items() if name not in buffers}
@@ -108,7 +106,7 @@ def gguf_file(folder: Path) -> Path | None:
     """
     found = sorted(folder.glob("*.gguf"))
     if len(found) > 1 or (found and any(folder.glob("*.safetensors"))):
-        raise _refuse(folder, "it holds more than one model: keep one .gguf file, or the .safetensors files")
+        raise refuse(folder, "it holds more than one model: keep one .gguf file, or the .safetensors files")
     return found[0] if found else None
 
 
@@ -132,7 +130,7 @@ def scan_folder(
         UnsafeSubmissionError: Something in it must not be loaded.
     """
     if not folder.is_dir():
-        raise _refuse(folder, "there is no such folder: put the weights there, or change `weights` in submission.yaml")
+        raise refuse(folder, "there is no such folder: put the weights there, or change `weights` in submission.yaml")
     ignored: list[str] = [] if notes is None else notes
     faults: list[str] = []
     unread = set()
@@ -143,14 +141,14 @@ def scan_folder(
             if path.suffix.lower() == ".json" and not path.name.endswith(".index.json") and path.parent == folder:
                 if path.name.lower() in _READ:
                     read_config(path, limit=MAX_TEXT)
-                else:
+                elif path.name != _OWN_LOG:
                     unread.add(path.name)
     if unread:
         ignored.append(f"Ignored, since no code reads such files: {listed(unread)}.")
     config = folder / ("adapter_config.json" if adapter else "config.json")
     if not faults and (told := _another(folder, config, adapter)):
         # Whatever else is wrong follows from it.
-        raise _refuse(*told)
+        raise refuse(*told)
     tensors: dict[str, Tensor] = {}
     gguf: Path | None = None
     with noting(faults):
@@ -159,11 +157,11 @@ def scan_folder(
         tensors = _tensors(folder, gguf, stem, PACKED if quantized else ACCEPTED, ignored)
     with noting(faults):
         if not config.is_file():
-            raise _refuse(
+            raise refuse(
                 config, "there is no such file, and the weights can't be read without it: save_pretrained writes it"
             )
         if adapter and (named := foreign_formats.of_tensors(tensors)):
-            raise _refuse(folder, foreign_formats.sentence(named, adapter=True))
+            raise refuse(folder, foreign_formats.sentence(named, adapter=True))
         if tensors and adapter:
             check_adapter(config, tensors, base, base_on_hub, notes=ignored)
         elif tensors:
@@ -211,7 +209,7 @@ def _tensors(
     header = gguf_header.read_header(gguf)
     dense = sorted(set(gguf_header.block_types(header)) & set(gguf_header.DENSE))
     if dense:
-        raise _refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
+        raise refuse(gguf, f"it leaves layers in {', '.join(dense)}: quantize every matrix inside the blocks")
     return gguf_header.as_model(header)
 
 
@@ -294,7 +292,7 @@ def _scan_one(
         return None
     folder = Path(submission.weights)
     if not folder.resolve().is_relative_to(Path(submission.folder).resolve()):
-        raise _refuse(folder, f"it lies outside the folder of {submission.name}: keep the weights inside")
+        raise refuse(folder, f"it lies outside the folder of {submission.name}: keep the weights inside")
     kind = submission.kind
     tensors = scan_folder(
         folder, adapter=kind == "lora_adapter", base=base, quantized=kind == "quantized_checkpoint",

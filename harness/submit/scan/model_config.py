@@ -17,9 +17,19 @@ from typing import Any
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
 from harness.submit.scan import quantization_config, rope
-from harness.submit.scan.architectures import ARCHITECTURES, COMMON, GGUF_TYPES, MODEL_TYPES, SHARED, ModelConfig
+from harness.submit.scan.architectures import (
+    ARCHITECTURES,
+    COMMON,
+    DIVIDED,
+    FILLED,
+    GGUF_TYPES,
+    MODEL_TYPES,
+    OF_THE_CLASS,
+    SHARED,
+    ModelConfig,
+)
 from harness.submit.scan.safetensors import FLOATS, PACKED, Tensor, read_header
-from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, shown
+from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, refuse, shown
 from harness.submit.strict_parsing import read_json, visible
 
 __all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantization", "read_config"]
@@ -27,16 +37,6 @@ __all__ = ["MAX_TOLD", "MODEL_TYPES", "Wrong", "check_model", "check_quantizatio
 _MAX_BYTES = 1024 * 1024
 _BEYOND_USE = 10**30
 _BNB_BLOCK = 64
-
-# The heads of these must share out the hidden size even where head_dim is given.
-_DIVIDED = (
-    "llama", "gemma2", "gemma3_text", "gpt_neox", "arcee", "cohere", "cohere2", "cwm", "hyperclovax", "jais2",
-    "stablelm", "vaultgemma",
-)  # fmt: skip
-
-# What may be left out and not be null.
-_GROUPED = ("num_key_value_heads", "head_dim")
-_FILLED = {"gemma": _GROUPED, "gemma2": _GROUPED, "gemma3_text": _GROUPED, "qwen3": ("head_dim",)}
 
 # Said wherever they stand, in any JSON file that a library reads: they name code to be fetched and run.
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "auto_class"})
@@ -48,13 +48,14 @@ _ELSEWHERE = frozenset({
     "qk_layernorm", "query_pre_attn_scalar", "residual_multiplier", "rope_interleaved", "use_qk_norm",
 })  # fmt: skip
 
+# What these may say: others of ``SHARED`` may be null alone.
+_SWITCHED_OFF: Mapping[str, tuple[bool | None, ...]] = {
+    "is_causal": (True,), "use_bidirectional_attention": (None, False),
+}  # fmt: skip
+
 # Every older config has them: no note.
 _PLAIN = frozenset({"_name_or_path", "_commit_hash", "quantization_config"})
 _LEFT_OVER = frozenset({"_name_or_path", "_model_name_or_path", "_commit_hash", "_flash_attn_2_enabled"})
-
-
-def _refuse(path: Path, what: str) -> UnsafeSubmissionError:
-    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))
 
 
 def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
@@ -67,12 +68,12 @@ def read_config(path: Path, *, limit: int = _MAX_BYTES) -> dict[str, Any]:
     try:
         config = read_json(path, limit=limit)
     except InputError as refused:
-        raise _refuse(path, str(refused)) from refused
+        raise refuse(path, str(refused)) from refused
     if not isinstance(config, dict):
-        raise _refuse(path, "it must be a JSON mapping")
+        raise refuse(path, "it must be a JSON mapping")
     named = sorted(_CODE_KEYS & set(_keys(config)))
     if named:
-        raise _refuse(
+        raise refuse(
             path, f"it names code to run ({', '.join(named)}), and only code inside transformers is run: remove it"
         )
     return config
@@ -129,10 +130,11 @@ def _model_faults(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantization: str | None, notes: list[str]
 ) -> Iterator[Wrong]:
     if quantization == "config":
-        _, packing_fault = quantization_config.stated(path.parent, config, notes)
+        settings, packing_fault = quantization_config.stated(path.parent, config, notes)
         if packing_fault:
             yield packing_fault, "quantization_config", None
         yield from _dense_layers(tensors)
+        yield from quantization_config.group_faults(settings, {name: each.shape for name, each in tensors.items()})
     elif config.get("quantization_config") is not None:
         why = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
         told = f"it describes quantized weights: {why}, so submit what it was made from, or remove it"
@@ -165,31 +167,34 @@ def _model_faults(
 def _key_faults(config: Mapping[str, Any], kind: str, read: frozenset[str], notes: list[str]) -> Iterator[Wrong]:
     """Yields the keys that no field reads and that may still change numbers, and notes the others."""
     unread = [key for key in config if key not in read and key != "model_type"]
-    reserved = [key for key in unread if key in SHARED or (key[:1] == "_" and key not in _LEFT_OVER)]
-    for key in reserved[:MAX_TOLD]:
-        if not (is_empty(config[key]) or (key == "is_causal" and config[key] is True)) or key[:1] == "_":
-            why = f"which transformers reads of any config and which is not computed for {kind} models here"
-            yield f"`{visible(key[:80])}` is {shown(config[key])}, {why}: remove it", key, None
+    reserved = {key for key in unread if key in SHARED | OF_THE_CLASS or (key[:1] == "_" and key not in _LEFT_OVER)}
+    computed = {key for key in reserved & SHARED if any(config[key] is off for off in _SWITCHED_OFF.get(key, (None,)))}
+    for key in sorted(reserved - computed)[:MAX_TOLD]:
+        why = f"which transformers reads of any config and which is not computed for {kind} models here"
+        yield f"`{visible(key[:80])}` is {shown(config[key])}, {why}: remove it", key, None
     for key in sorted(_ELSEWHERE.intersection(unread)):
         value = config[key]
         if not is_empty(value) and not (isinstance(value, int | float) and value in (0, 1) and value is not True):
             yield f"`{key}` is {shown(value)}, and the code of {kind} models does not compute it", key, None
-    ignored = sorted(set(unread) - set(reserved) - _PLAIN)
+    ignored = sorted(set(unread) - reserved - _PLAIN)
     if ignored:
         notes.append(f"config.json: ignored, since no code of {kind} models reads them: {listed(ignored)}.")
 
 
 def _relation_faults(config: Mapping[str, Any], kind: str) -> Iterator[Wrong]:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    if hidden % heads and (kind in _DIVIDED or config.get("head_dim") is None):
+    if hidden % heads and (kind in DIVIDED or config.get("head_dim") is None):
         yield f"hidden_size {hidden} can't be shared out to num_attention_heads {heads}", "num_attention_heads", None
     if heads % (config.get("num_key_value_heads") or heads):
         told = f"num_attention_heads {heads} can't be shared out to num_key_value_heads {config['num_key_value_heads']}"
         yield told, "num_key_value_heads", None
+    padding, rows = config.get("pad_token_id") or 0, config["vocab_size"]
+    if not -rows <= padding < rows:
+        yield f"`pad_token_id` is {padding}, and the vocabulary has {rows} tokens", "pad_token_id", None
     if (config.get("head_dim") or 0) % 2:
         yield f"`head_dim` is {config['head_dim']}, and rotary positions need an even one", "head_dim", None
-    for key in _FILLED.get(kind, ()):
-        if key in config and config[key] is None:
+    for key, kinds in FILLED.items():
+        if kind in kinds and key in config and config[key] is None:
             yield f"`{key}` is None, and {kind} models need a number: give it, or remove the key", key, None
     for key in ARCHITECTURES[kind] & {"layer_types", "no_rope_layers"}:
         if (given := config.get(key)) is not None and len(given) != config["num_hidden_layers"]:
@@ -217,7 +222,7 @@ def check_quantization(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
     """
     told, wrong = quantization_config.stated(path.parent, config, [])
     if wrong:
-        raise _refuse(path, wrong)
+        raise refuse(path, wrong)
     if told["quant_method"] == "bitsandbytes":
         headers = [read_header(each, accepted=PACKED) for each in sorted(path.parent.glob("*.safetensors"))]
         tensors = {name: tensor for header in headers for name, tensor in header.items()}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from harness.errors import InputError
 from harness.shards import PACKING_FILES
 from harness.submit.scan import foreign_formats
-from harness.submit.scan.strict_model import accepts, faults_of, is_empty, listed, shown
+from harness.submit.scan.strict_model import Wrong, accepts, faults_of, is_empty, listed, shown
 from harness.submit.strict_parsing import read_json, visible
 
 IGNORED = frozenset({
@@ -284,3 +284,26 @@ def _group_faults(config: Mapping[str, Any], ignored: list[str]) -> Iterator[str
         seen.append({"format": layout} | {key: weights.get(key) for key in CompressedWeights.model_fields})
     if any(each != seen[0] for each in seen[1:]):
         yield "quantization_config's `config_groups` differ, and layers must be alike"
+
+
+def group_faults(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Wrong]:
+    """Yields the first layer whose scales are not those of the groups that its settings describe, in GPTQ and AWQ.
+
+    Args:
+        settings: As ``stated`` returns them.
+        shapes: Those of the weights' tensors.
+    """
+    bits, size = settings.get("bits") or settings.get("w_bit"), settings.get("group_size", settings.get("q_group_size"))
+    if settings.get("quant_method") not in ("gptq", "awq", "auto-round") or bits is None or size is None:
+        return
+    awq = "awq" in (settings["quant_method"], str(settings.get("packing_format")).rpartition("_")[2])
+    for name, codes in shapes.items():
+        scales = shapes.get(f"{name.removesuffix('.qweight')}.scales") if name.endswith(".qweight") else None
+        if scales is None or len(codes) != 2 or len(scales) != 2:
+            continue
+        columns = codes[0] if awq else codes[0] * 32 // bits
+        groups = 1 if size < 0 else -(-columns // size)
+        if scales[0] != groups:
+            told = f"{visible(name[:200])} holds {columns} columns, in groups of {size} {groups}, with scales for"
+            yield f"{told} {scales[0]}: correct `bits` or `group_size` of its quantization_config", "group_size", None
+            return

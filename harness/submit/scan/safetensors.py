@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy
 
 from harness.errors import Fault, InputError, UnsafeSubmissionError
+from harness.shards import BUFFERS
 from harness.submit.scan.foreign_formats import DTYPES
 from harness.submit.strict_parsing import parse_json
 
@@ -35,10 +35,6 @@ _TOO_LARGE = {("BF16", "F32"): 0x7F7F8000, ("F16", "F32"): 0x477FF000, ("F16", "
 _INTEGERS = {"U8": 1, "I8": 1, "I32": 4, "I64": 8}
 PACKED = (*ACCEPTED, *_INTEGERS)
 
-BUFFERS = re.compile(
-    r"(?:.+\.)?(?:layers\.\d+\.)?(?:(?:self_attn|attention)\.(?:bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
-)
-"""Masks and frequencies that older programs stored and that no code reads: they may be of any type, and are ignored."""
 _BUFFER_TYPES = {**{kind: size for kind, (size, _) in _FLOATS.items()}, **_INTEGERS, "BOOL": 1, "F64": 8}
 
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

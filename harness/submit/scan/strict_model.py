@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from harness.errors import Fault, UnsafeSubmissionError
 from harness.submit.strict_parsing import visible
 
 Wrong = tuple[str, str | None, str | None]
@@ -57,4 +59,9 @@ def listed(names: Collection[str]) -> str:
 
 def is_empty(value: Any) -> bool:
     """Returns whether a value switches nothing on."""
-    return value is None or value is False or value in ("", {}, [])
+    return value is None or value in (False, "", {}, [])
+
+
+def refuse(path: Path, what: str) -> UnsafeSubmissionError:
+    """Returns the refusal of a file or folder: its path and what is wrong, in one sentence."""
+    return UnsafeSubmissionError(Fault(f"{path}: {what}.", file=str(path)))

@@ -187,5 +187,5 @@ def test_modules_kept_whole_are_refused_by_name(
     add: Writer, board: Path, controls: None, adapter_folder: Path, tmp_path: Path
 ) -> None:
     _on_hub(add, _naming(adapter_folder, tmp_path / "a", modules_to_save=["lm_head"]))
-    with pytest.raises(UnsafeSubmissionError, match=r"`modules_to_save` is \"\['lm_head'\]\", and accepted is nothing"):
+    with pytest.raises(UnsafeSubmissionError, match=r"`modules_to_save` is \['lm_head'\], and accepted is nothing"):
         _scan(board)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hub_server import COMMIT, Fault, Hub, point_at, serving
+from quantized_files import GPTQ_CONFIG, write_gptq
 
 from harness.errors import UnsafeSubmissionError
 from harness.submit import validate
@@ -135,6 +136,29 @@ def test_the_digest_of_a_hub_s_weights_is_that_of_the_same_files_here(
         prepare.prepare(known["wrong"], known, cache=tmp_path / "run")
     # Keys of cells go by name and commit, as those that are stored do.
     assert len({weights_digest(known[entry]) for entry in ("right", "wrong", "unsaid")}) == 1
+
+
+def test_packing_in_a_file_of_its_own_is_read_from_the_hub_as_it_is_here(
+    there: Hub, add: Writer, board: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = write_gptq(model_folder, tmp_path / "gptq")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told = {key: value for key, value in config.pop("quantization_config").items() if key != "quant_method"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "quantize_config.json").write_text(json.dumps(told), encoding="utf-8")
+    there.add("owner/packed", folder)
+    add("target", role="target", weights_from=model_folder)
+    add("here", kind="quantized_checkpoint", weights_from=folder)
+    add("there", kind="quantized_checkpoint", weights="hf://owner/packed", revision=COMMIT)
+    known = manifest.load_all(board)
+    here, there_too = (prepare.quantization_config(known[name], cache=tmp_path / "cache") for name in ("here", "there"))
+    assert here == there_too == GPTQ_CONFIG
+    faults, notes = checked(board, "there", tmp_path)
+    assert faults == []
+    assert notes == list(folder_scan.scan(known["here"], known))
+    kept: list[str] = []
+    made = prepare.prepare(known["there"], known, cache=tmp_path / "run", notes=kept)
+    assert (made.sha256, kept) == (folder_digest(folder), notes)
 
 
 def test_keys_of_stored_cells_know_a_hub_s_weights_as_they_did(add: Writer, board: Path) -> None:

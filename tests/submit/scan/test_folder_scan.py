@@ -168,10 +168,10 @@ def test_a_hostile_model_is_refused_with_its_own_sentence(
 
 ADAPTER_SPOILERS: list[tuple[str, Callable[[Path], object]]] = [
     (r"`peft_type` is 'IA3'", lambda m: _adapter(m, peft_type="IA3")),
-    (r"`r` is '100000'", lambda m: _adapter(m, r=100_000)),
-    (r"`r` is '-4'", lambda m: _adapter(m, r=-4)),
+    (r"`r` is 100000", lambda m: _adapter(m, r=100_000)),
+    (r"`r` is -4", lambda m: _adapter(m, r=-4)),
     (r"`r` is 'x'", lambda m: _adapter(m, r="x")),
-    (r"`lora_alpha` is '1e\+40", lambda m: _adapter(m, lora_alpha=1e40)),
+    (r"`lora_alpha` is 1e\+40", lambda m: _adapter(m, lora_alpha=1e40)),
     (r"missing are none; surplus are model", lambda m: _adapter(m, target_modules="(a+)+$")),
     (r"missing are none; surplus are model", lambda m: _adapter(m, target_modules=["q_proj|.*"])),
     (r"`target_modules` reaches model\.layers", lambda m: _adapter(m, target_modules=".*norm")),
@@ -466,6 +466,8 @@ def test_what_nothing_reads_is_ignored_and_noted(
     assert set(folder_scan.scan_folder(folder, adapter=False, notes=notes)) == set(plain)
     assert len(notes) == 1
     assert notes[0].startswith(note)
+    # They are stored with each row, and a store names no folder of a machine.
+    assert str(tmp_path) not in notes[0]
     assert (folder_digest(folder) == digest) == (note[:6] not in ("model.", "config"))
 
 

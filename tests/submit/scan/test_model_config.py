@@ -17,7 +17,15 @@ from harness.errors import UnsafeSubmissionError
 from harness.quantize.formats import gguf as packed_gguf
 from harness.submit.scan import folder as folder_scan
 from harness.submit.scan import model_config
-from harness.submit.scan.architectures import ARCHITECTURES, COMMON, GGUF_TYPES, MODEL_TYPES, SHARED, ModelConfig
+from harness.submit.scan.architectures import (
+    ARCHITECTURES,
+    COMMON,
+    GGUF_TYPES,
+    MODEL_TYPES,
+    OF_THE_CLASS,
+    SHARED,
+    ModelConfig,
+)
 
 # Keys of transformers' base class and of older files that change no number of a decoder in float arithmetic.
 HARMLESS = {
@@ -76,7 +84,7 @@ def test_no_key_replaces_a_method_or_a_setting_of_the_class(kind: str) -> None:
     made = config_class(kind)
     fields = {field.name for field in dataclasses.fields(made)}
     own = {name for name in dir(made) if not name.startswith("_")} - fields
-    assert own - SHARED - COMMON == {"model_type"}
+    assert own - OF_THE_CLASS - SHARED - COMMON == {"model_type"}
 
 
 def test_what_shared_code_reads_of_any_config_is_refused_or_read() -> None:
@@ -85,6 +93,7 @@ def test_what_shared_code_reads_of_any_config_is_refused_or_read() -> None:
     root = Path(transformers.__file__).parent
     read: set[str] = set()
     for name in (
+        "configuration_utils",
         "masking_utils",
         "cache_utils",
         "modeling_utils",
@@ -96,7 +105,7 @@ def test_what_shared_code_reads_of_any_config_is_refused_or_read() -> None:
             re.findall(r"(?:getattr|hasattr)\((?:self\.|model\.|layer_|text_)?config, *\"([a-z][a-z_]*)\"", text)
         )
     assert len(read) > 12
-    assert read - SHARED - COMMON - NOT_A_DECODER_S == set()
+    assert read - OF_THE_CLASS - SHARED - COMMON - NOT_A_DECODER_S == set()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,17 @@ def test_a_key_that_no_code_reads_is_ignored_and_noted(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"quantization_config": None}, {"_name_or_path": "x/y"}, {"sliding_window": None}]
+    "changes",
+    [
+        {},
+        {"quantization_config": None},
+        {"_name_or_path": "x/y"},
+        {"sliding_window": None},
+        {"layer_types": None},
+        {"is_causal": True},
+        {"use_bidirectional_attention": False},
+        {"per_layer_config": None},
+    ],
 )
 def test_what_every_config_has_or_what_is_switched_off_is_no_note(
     changes: dict[str, Any], check: Callable[..., list[str]]
@@ -134,6 +153,13 @@ def test_what_every_config_has_or_what_is_switched_off_is_no_note(
         ({"is_causal": False, "use_bidirectional_attention": True}, "`use_bidirectional_attention` is True"),
         ({"per_layer_config": {"0": {"head_dim": 8}}}, "`per_layer_config` is"),
         ({"attribute_map": {"rms_norm_eps": "rope_theta"}}, "`attribute_map` is"),
+        ({"layer_types": False}, "`layer_types` is False, which transformers reads of any config"),
+        ({"mtp_layer_types": 0}, "`mtp_layer_types` is 0, which transformers reads of any config"),
+        ({"to_dict": None}, "`to_dict` is None, which transformers reads of any config"),
+        ({"is_causal": None}, "`is_causal` is None"),
+        ({"num_labels": 10**9}, "accepted is a whole number from 1 to 10000"),
+        ({"pad_token_id": 10**7}, "`pad_token_id` is 10000000, and the vocabulary has"),
+        ({"head_dim": None, "model_type": "qwen2"}, "`head_dim` is None, and qwen2 models need a number"),
         ({"transformers_weights": "other.safetensors"}, "`transformers_weights` is 'other.safetensors'"),
         ({"_attn_implementation": None}, "`_attn_implementation` is None"),
         ({"rope_scaling": {"type": "su", "factor": 2.0}}, "`rope_scaling` is of rope_type 'su', and those of llama"),
@@ -174,6 +200,28 @@ def test_ignored_keys_change_no_number(model_folder: Path, check: Callable[..., 
     assert torch.equal(model(ids).logits, other.float()(ids).logits)
 
 
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_null_is_accepted_where_transformers_makes_a_model_of_it(
+    kind: str, model_folder: Path, check: Callable[..., Any]
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8")) | {"rope_parameters": None}
+    config.pop("model_type")
+    nulls = dict[str, None]()
+    for key in sorted(COMMON | ARCHITECTURES[kind] | SHARED | OF_THE_CLASS):
+        try:
+            check(**{"model_type": kind, "rope_parameters": None, key: None})
+        except UnsafeSubmissionError:
+            continue
+        AutoConfig.for_model(kind, **{**config, key: None})
+        nulls[key] = None
+    assert {"layer_types", "rope_scaling", "id2label"} <= set(nulls)
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**config, **nulls}))
+
+
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-2, 70), st.floats(-2, 2), st.sampled_from(["silu", "gelu", "x", "bfloat16"]),
     st.fixed_dictionaries(
@@ -188,7 +236,9 @@ VALUES = st.one_of(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(MODEL_TYPES),
-    changes=st.dictionaries(st.sampled_from(sorted(ModelConfig.model_fields)), VALUES, min_size=1, max_size=2),
+    changes=st.dictionaries(
+        st.sampled_from(sorted({*ModelConfig.model_fields, *SHARED, *OF_THE_CLASS})), VALUES, min_size=1, max_size=2
+    ),
 )
 def test_what_is_accepted_makes_a_model(
     kind: str, changes: dict[str, Any], model_folder: Path, check: Callable[..., Any]
