@@ -138,7 +138,7 @@ def test_what_is_ignored_is_listed_and_is_no_fault(board: Path) -> None:
     quench("init", board / "mine", "--method", "NPO")
     (board / "mine" / "weights" / "trainer_state.json").write_text('{"loss": [NaN]}')
     (row,) = checked(board / "mine")
-    assert row["notes"] == ["trainer_state.json: ignored, since nothing reads them."]
+    assert row["notes"] == ["trainer_state.json: ignored, since no code reads such files."]
     told = " ".join(quench("validate", board / "mine").stdout.split())
     assert "trainer_state.json: ignored" in told
     assert row["weights_sha256"][:40] in told

@@ -144,7 +144,7 @@ def scan_folder(
                 elif path.name != _OWN_LOG:
                     unread.add(path.name)
     if unread:
-        ignored.append(f"Ignored, since no code reads such files: {listed(unread)}.")
+        ignored.append(f"{listed(unread)}: ignored, since no code reads such files.")
     config = folder / ("adapter_config.json" if adapter else "config.json")
     if not faults and (told := _another(folder, config, adapter)):
         # Whatever else is wrong follows from it.
