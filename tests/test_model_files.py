@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_architectures
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +22,7 @@ from harness.quantize.models.dense import load_dense, source_weights
 from harness.quantize.models.streamed import streamed_model
 from harness.records import Checkpoint
 from harness.submit.checkpoint import merge_adapter
+from harness.submit.scan.architectures import MODEL_TYPES
 from harness.unlearn import weight_files as unlearn_files
 
 __all__ = ["checkpoint_of"]
@@ -53,7 +55,8 @@ def poison() -> Iterator[None]:
 def adapter_for(folder: Path, base: Path) -> Path:
     """Writes a LoRA adapter on the first matrix of each block."""
     tensors = shards.stored_tensors(base)
-    name = next(name for name in ("q_proj", "query_key_value") if any(f".{name}." in key for key in tensors))
+    name = next(name for name in ("q_proj", "qkv_proj", "query_key_value", "c_attn")
+                if any(f".{name}." in key for key in tensors))  # fmt: skip
     factors = {}
     for key, tensor in tensors.items():
         if key.endswith(f".{name}.weight"):
@@ -99,7 +102,7 @@ def backend(checkpoint: Checkpoint, name: str) -> dict[str, torch.Tensor]:
 
 def source(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     with source_weights(checkpoint) as weights:
-        return {name: weights[name] for name in weights if not name.endswith(".bias")}
+        return dict(weights)
 
 
 PATHS: dict[str, Callable[[Checkpoint, Path], dict[str, torch.Tensor]]] = {
@@ -123,13 +126,25 @@ PATHS: dict[str, Callable[[Checkpoint, Path], dict[str, torch.Tensor]]] = {
 def test_no_tensor_keeps_an_initial_value(
     checkpoint_of: Callable[[str], Checkpoint], tmp_path: Path, shape: str, path: str
 ) -> None:
-    checkpoint = checkpoint_of(shape)
+    assert not_finite(checkpoint_of(shape), path, tmp_path / "out") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_no_tensor_of_any_architecture_keeps_an_initial_value(tmp_path: Path, kind: str, path: str) -> None:
+    folder = str(tiny_architectures.save(kind, tmp_path / "model"))
+    checkpoint = Checkpoint(path=folder, tokenizer_path=folder, dtype="bfloat16", sha256=kind,
+                            merged_from_adapter=False)  # fmt: skip
+    assert not_finite(checkpoint, path, tmp_path / "out") == []
+
+
+def not_finite(checkpoint: Checkpoint, path: str, folder: Path) -> list[str]:
     with poison():
-        tensors = PATHS[path](checkpoint, tmp_path / "out")
+        tensors = PATHS[path](checkpoint, folder)
     assert len(tensors) > 2
-    spoiled = [name for name, tensor in tensors.items()
-               if tensor.is_floating_point() and not bool(tensor.isfinite().all())]  # fmt: skip
-    assert spoiled == []
+    return [name for name, tensor in tensors.items()
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())]  # fmt: skip
 
 
 def test_the_poison_reaches_a_model_that_is_initialised(

@@ -115,10 +115,10 @@ class SourceWeights(Mapping[str, Any]):
         return self._tensors[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removesuffix(".weight") for name in self._tensors)
+        return (name.removesuffix(".weight") for name in self._tensors if name.endswith(".weight"))
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return sum(1 for _ in self)
 
 
 @contextmanager
