@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import model_files, paths
+from harness import paths
 from harness.errors import Fault, InputError, ManifestError, UnsafeSubmissionError
 from harness.records import Submission
 from harness.submit.checkpoint import hub, prepare
 from harness.submit.manifest import load as manifest
 from harness.submit.scan import folder as folder_scan
 from harness.submit.scan import target_shape
-from harness.submit.weight_files import HUB
 
 
 def faults_of(folders: Sequence[Path]) -> list[list[Fault]]:
@@ -59,22 +58,11 @@ def _report(folder: Path, found: Mapping[str, Submission], broken: set[str]) -> 
             target_shape.check(submission, together)
         except InputError as refused:
             told.append(str(refused))
-        if not told and submission.kind == "full_model" and not submission.weights.startswith(HUB):
-            told += _tensor_faults(Path(submission.weights))
         on_hub, more = prepare.check_on_hub(submission, together, cache=paths.cache_dir())
         told, notes = [*told, *on_hub], tuple(dict.fromkeys((*notes, *more)))
     return [
         fault if isinstance(fault, Fault) else Fault(fault, file=str(folder)) for fault in dict.fromkeys(told)
     ], notes
-
-
-def _tensor_faults(weights: Path) -> tuple[str, ...]:
-    """Returns where a model's tensors are not those that transformers makes of its config; no weights are loaded."""
-    try:
-        model_files.check(model_files.skeleton(weights), weights)
-    except InputError as refused:
-        return (str(refused),)
-    return ()
 
 
 def _weights_faults(weights: Path, kind: str) -> tuple[str, ...]:
