@@ -75,8 +75,8 @@ def tied_head_fault(base: Mapping[str, Tensor]) -> str | None:
     if head is None or embedding is None or not is_tied(base) or same_numbers(head, embedding):
         return None
     return (
-        "the base's config ties lm_head to the embedding, and its file stores another lm_head, so the model depends on "
-        "the program that loads it: set `tie_word_embeddings` to false in the base's config.json, or remove lm_head"
+        "config.json ties lm_head to the embedding, and the file of the model stores another lm_head, so the model "
+        "depends on the program that loads it: set `tie_word_embeddings` to false, or remove lm_head"
     )
 
 

@@ -6,12 +6,13 @@ a field of ``ModelConfig`` for each key that no other has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from harness.submit.scan.strict_model import accepts
+from harness.submit.scan.strict_model import Wrong, accepts, listed
 
 _LARGEST = 1 << 24
 
@@ -70,6 +71,8 @@ A key needs a field of ``ModelConfig``, which says what it accepts.
 
 MODEL_TYPES = tuple(ARCHITECTURES)
 
+# Their last norm has no weights.
+_NORMLESS = ("nanochat", "olmo")
 GGUF_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose GGUF files are read."""
 
@@ -241,3 +244,31 @@ class ModelConfig(BaseModel):
 _OWN = frozenset().union(*ARCHITECTURES.values())
 COMMON = frozenset(ModelConfig.model_fields) - _OWN
 """Keys that transformers reads for every architecture."""
+
+# Tensors outside the layers.
+_OUTSIDE = re.compile(
+    r"(?:(?:model|gpt_neox)\.)?(?:embed_tokens\.weight|embed_in\.weight|(?:norm|final_layer_?norm)\.(?:weight|bias))|"
+    r"(?:lm_head|embed_out)\.(?:weight|bias)"
+)
+
+
+def name_faults(tensors: Iterable[str], kind: str) -> Iterator[Wrong]:
+    """Yields tensors that a model of these architectures has not, or lacks: names alone are looked at."""
+    layers: dict[str, set[str]] = {}
+    outside = set()
+    for name in tensors:
+        before, _, rest = name.rpartition("layers.") if "layers." in name else ("", "", name)
+        number, _, own = rest.partition(".")
+        if before in ("", "model.", "gpt_neox.") and own and number.isdigit():
+            layers.setdefault(number, set()).add(own)
+        else:
+            outside.add(name)
+    uneven = {f"layers.{number}.{own}" for own in set().union(*layers.values())
+              for number, names in layers.items() if own not in names}  # fmt: skip
+    strange = {name for name in outside if not _OUTSIDE.fullmatch(name)}
+    if kind not in _NORMLESS and not any("norm" in name for name in outside):
+        uneven.add("the last norm")
+    for what, names in (("lack", uneven), ("hold", strange)):
+        if names:
+            told = f"the weights {what} {listed(names)}, which {'no' if what == 'hold' else 'each'} {kind} model has"
+            yield f"{told}: save the whole model again with save_pretrained", None, None

@@ -15,6 +15,7 @@ from harness.shards import BUFFERS, PACKING_FILES, weight_names
 from harness.submit.scan import foreign_formats
 from harness.submit.scan import gguf as gguf_header
 from harness.submit.scan.adapter_config import check_adapter
+from harness.submit.scan.adapter_modules import tied_head_fault
 from harness.submit.scan.file_types import MAX_TEXT, check_file, noting, regular_files
 from harness.submit.scan.model_config import check_model, read_config
 from harness.submit.scan.safetensors import ACCEPTED, FLOATS, PACKED, Tensor, check_numbers, read_header
@@ -167,6 +168,8 @@ def scan_folder(
         elif tensors:
             packing = ("config" if gguf is None else "gguf") if quantized else None
             check_model(config, tensors, quantization=packing, notes=ignored)
+            if numbers and packing is None and (wrong := tied_head_fault(tensors)):
+                raise refuse(folder, wrong)
     rounded = "" if adapter or quantized else _rounded(tensors)
     for name in weight_names(path.name for path in folder.iterdir()) if tensors and numbers else ():
         with noting(faults):

@@ -27,6 +27,7 @@ from harness.submit.scan.architectures import (
     OF_THE_CLASS,
     SHARED,
     ModelConfig,
+    name_faults,
 )
 from harness.submit.scan.safetensors import FLOATS, PACKED, Tensor, read_header
 from harness.submit.scan.strict_model import MAX_TOLD, Wrong, faults_of, is_empty, listed, refuse, shown
@@ -158,6 +159,8 @@ def _model_faults(
     wrong_fields = list(faults_of(ModelConfig, {key: value for key, value in config.items() if key in read}))
     yield from wrong_fields
     yield from _key_faults(config, kind, read, notes)
+    if quantization is None:
+        yield from name_faults(tensors, kind)
     yield from _size_faults(config, tensors)
     if not wrong_fields:
         yield from _relation_faults(config, kind)

@@ -60,8 +60,6 @@ _GptqLayout = Literal["gptq", "gptq_v2"]
 _AsGptq = accepts("gptq or gptq_v2")
 _Gemm = Literal["gemm", "GEMM"]
 _AsGemm = accepts("gemm")
-
-
 _Layout = Literal["pack-quantized", "int-quantized", "naive-quantized"]
 _LAYOUTS = ", ".join(get_args(_Layout))
 
@@ -187,10 +185,8 @@ def stated(folder: Path, config: Mapping[str, Any], notes: list[str]) -> tuple[d
         for key in ("quant_method", *MODELS[told[first]["quant_method"]].model_fields):
             one, other = told[first].get(key), told[name].get(key)
             if None not in (one, other) and one != other:
-                return (
-                    {},
-                    f"`{key}` is {shown(one)} in {first} and {shown(other)} in {name}: keep the file that is right",
-                )
+                wrong = f"`{key}` is {shown(one)} in {first} and {shown(other)} in {name}: keep the file that is right"
+                return {}, wrong
     return dict(told[first]), None
 
 
@@ -287,12 +283,7 @@ def _group_faults(config: Mapping[str, Any], ignored: list[str]) -> Iterator[str
 
 
 def group_faults(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Wrong]:
-    """Yields the first layer whose scales are not those of the groups that its settings describe, in GPTQ and AWQ.
-
-    Args:
-        settings: As ``stated`` returns them.
-        shapes: Those of the weights' tensors.
-    """
+    """Yields the first layer whose scales are not those of the groups that its settings describe, in GPTQ and AWQ."""
     bits, size = settings.get("bits") or settings.get("w_bit"), settings.get("group_size", settings.get("q_group_size"))
     if settings.get("quant_method") not in ("gptq", "awq", "auto-round") or bits is None or size is None:
         return

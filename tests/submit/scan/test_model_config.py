@@ -25,6 +25,7 @@ from harness.submit.scan.architectures import (
     OF_THE_CLASS,
     SHARED,
     ModelConfig,
+    name_faults,
 )
 
 # Keys of transformers' base class and of older files that change no number of a decoder in float arithmetic.
@@ -254,3 +255,18 @@ def test_what_is_accepted_makes_a_model(
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8")) | changes | {"model_type": kind}
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_names_of_a_model_s_tensors_are_complete_and_no_other_is_one(kind: str) -> None:
+    from tiny_architectures import model_of
+
+    names = sorted(model_of(kind).state_dict())
+    assert list(name_faults(names, kind)) == []
+    assert any("hold more" in told for told, *_ in name_faults([*names, "more"], kind))
+    inner = [name for name in names if ".layers.1." in name]
+    norms = [name for name in names if ".layers." not in name and "norm" in name and name.endswith(".weight")]
+    for lost in (*inner, *norms):
+        wrong = list(name_faults([name for name in names if name != lost and name != lost[:-6] + "bias"], kind))
+        assert len(wrong) == 1
+        assert wrong[0][0].startswith("the weights lack ")
