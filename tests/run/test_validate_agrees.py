@@ -125,8 +125,6 @@ def _board(folder: Path, count: int) -> list[str]:
     while len(changes) < count:
         kind = chosen.choice(sorted(KINDS))
         changes.append((kind, tuple(chosen.sample(KINDS[kind], 2))))
-    if count < len(changes):
-        changes = chosen.sample(changes, count)
     for number, (kind, several) in enumerate(changes):
         entry = folder / f"entry-{number:03}"
         shutil.copytree(sound[kind], entry / "weights")
@@ -142,16 +140,14 @@ def _board(folder: Path, count: int) -> list[str]:
     return [f"entry-{number:03}" for number in range(len(changes))]
 
 
-@pytest.mark.parametrize(
-    ("count", "least"), [pytest.param(300, 100, marks=pytest.mark.slow), (12, 3)], ids=["all", "some"]
-)
+@pytest.mark.slow
 def test_what_is_accepted_finishes_and_what_is_refused_does_not(
-    count: int, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUENCH_CACHE", str(tmp_path / "cache"))
     board, store = tmp_path / "board", tmp_path / "store.duckdb"
     board.mkdir()
-    names = _board(board, count)
+    names = _board(board, 300)
 
     def quench(*arguments: str) -> Any:
         done = CliRunner().invoke(app, [*arguments, "--json"])
@@ -166,6 +162,6 @@ def test_what_is_accepted_finishes_and_what_is_refused_does_not(
     finished = {name for name, row in ended.items() if row["status"] == "finished"}
     differing = {name: (told[name]["faults"], ended.get(name, {}).get("reason")) for name in accepted ^ finished}
     assert differing == {}
-    assert min(len(accepted), len(names) - len(accepted)) >= least
+    assert min(len(accepted), len(names) - len(accepted)) >= 100
     for name in accepted:
         assert set(told[name]["notes"]) <= set(ended[name]["remarks"])

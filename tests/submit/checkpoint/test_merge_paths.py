@@ -144,5 +144,5 @@ def test_a_tied_base_whose_file_stores_another_head_is_refused(base_of: Callable
     (other / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     config = json.loads((base / "config.json").read_text(encoding="utf-8")) | {"tie_word_embeddings": True}
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UnsafeSubmissionError, match="ties lm_head to the embedding, and its file stores another"):
+    with pytest.raises(UnsafeSubmissionError, match="ties lm_head to the embedding, and the file of the model stores"):
         merge_adapter.merge(other, adapter, tmp_path / "merged", dtype="bfloat16")
