@@ -195,7 +195,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("probes")
-@pytest.mark.parametrize(("command", "option", "arguments", "keeps"), KEEPS, ids=lambda value: "rows" if callable(value) else str(value)[:60])
+@pytest.mark.parametrize(
+    ("command", "option", "arguments", "keeps"), KEEPS, ids=lambda value: "rows" if callable(value) else str(value)[:60]
+)
 def test_an_option_narrows_all_that_is_printed(
     command: str, option: str, arguments: tuple[str, ...], keeps: Callable[[dict[str, Any]], bool], store: Path,
     logs: Path, printed: dict[tuple[str, ...], str],

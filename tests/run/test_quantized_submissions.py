@@ -122,7 +122,7 @@ def of(cells: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def test_good_checkpoints_are_valid_and_damaged_files_are_not(board: Path) -> None:
     result = CliRunner().invoke(app, ["validate", "--submissions", str(board), "--json"])
     checked = {row["submission"]: row for row in json.loads(result.stdout)["rows"]}
-    assert {name for name, row in checked.items() if not row["valid"]} == {"bad-short"}
+    assert {name for name, row in checked.items() if not row["valid"]} == set(BAD)
     assert "it is cut off" in checked["bad-short"]["faults"][0]
 
 
@@ -183,9 +183,9 @@ def test_each_is_scored_under_its_own_width_with_what_was_measured(
 @pytest.mark.parametrize(
     ("name", "stage", "message"),
     [
-        ("bad-bits", "quantize", "scales are for"),
-        ("bad-scales", "quantize", f"{LAYER} lacks scales: a GPTQ layer has qweight, qzeros and scales."),
-        ("bad-shape", "quantize", f"{LAYER}"),
+        ("bad-bits", "intake", "with scales for"),
+        ("bad-scales", "intake", f"{LAYER} lacks scales: a packed layer has qweight, qzeros and scales"),
+        ("bad-shape", "intake", f"{LAYER} has scales of shape"),
         ("bad-short", "intake", "it is cut off"),
     ],
 )

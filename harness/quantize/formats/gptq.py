@@ -35,7 +35,7 @@ def stated(config: Mapping[str, Any], *names: str, default: Any) -> Any:
     Raises:
         QuantizationError: Two of them contradict each other.
     """
-    told = {name: config[name] for name in names if config.get(name) is not None}
+    told = {name: config[name] for name in names if not (config.get(name) in (None, "") or config[name] is False)}
     values = {
         _LAYOUTS.get(value.lower(), value.lower()) if isinstance(value, str) else value for value in told.values()
     }

@@ -135,7 +135,7 @@ def _model_faults(
         if packing_fault:
             yield packing_fault, "quantization_config", None
         yield from _dense_layers(tensors)
-        yield from quantization_config.group_faults(settings, {name: each.shape for name, each in tensors.items()})
+        yield from quantization_config.layer_faults(settings, {name: each.shape for name, each in tensors.items()})
     elif config.get("quantization_config") is not None:
         why = "a full_model is 16 bit" if quantization is None else "a GGUF file says itself how it is packed"
         told = f"it describes quantized weights: {why}, so submit what it was made from, or remove it"

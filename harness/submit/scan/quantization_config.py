@@ -282,19 +282,26 @@ def _group_faults(config: Mapping[str, Any], ignored: list[str]) -> Iterator[str
         yield "quantization_config's `config_groups` differ, and layers must be alike"
 
 
-def group_faults(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Wrong]:
-    """Yields the first layer whose scales are not those of the groups that its settings describe, in GPTQ and AWQ."""
+def layer_faults(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Wrong]:
+    """Yields the first layer of GPTQ and AWQ whose tensors are not all there or not of the shapes that settings say."""
     bits, size = settings.get("bits") or settings.get("w_bit"), settings.get("group_size", settings.get("q_group_size"))
     if settings.get("quant_method") not in ("gptq", "awq", "auto-round") or bits is None or size is None:
         return
     awq = "awq" in (settings["quant_method"], str(settings.get("packing_format")).rpartition("_")[2])
-    for name, codes in shapes.items():
-        scales = shapes.get(f"{name.removesuffix('.qweight')}.scales") if name.endswith(".qweight") else None
-        if scales is None or len(codes) != 2 or len(scales) != 2:
-            continue
+    for layer in sorted({name.rpartition(".")[0] for name in shapes if name.endswith((".qweight", ".qzeros"))}):
+        parts = {part: shapes.get(f"{layer}.{part}", ()) for part in ("qweight", "qzeros", "scales")}
+        if lacking := [part for part, shape in parts.items() if len(shape) != 2]:
+            told = f"{visible(layer[:200])} lacks {' and '.join(lacking)}: a packed layer has"
+            yield f"{told} qweight, qzeros and scales, each a matrix", None, None
+            return
+        codes, (groups, rows) = parts["qweight"], parts["scales"]
         columns = codes[0] if awq else codes[0] * 32 // bits
-        groups = 1 if size < 0 else -(-columns // size)
-        if scales[0] != groups:
-            told = f"{visible(name[:200])} holds {columns} columns, in groups of {size} {groups}, with scales for"
-            yield f"{told} {scales[0]}: correct `bits` or `group_size` of its quantization_config", "group_size", None
+        needed = 1 if size < 0 else -(-columns // size)
+        if groups != needed:
+            told = f"{visible(layer[:200])} holds {columns} columns, in groups of {size} {needed}, with scales for"
+            yield f"{told} {groups}: correct `bits` or `group_size` of its quantization_config", "group_size", None
+            return
+        if codes[1] != (rows * bits // 32 if awq else rows) or parts["qzeros"] != (groups, rows * bits // 32):
+            told = f"{visible(layer[:200])} has scales of shape {parts['scales']}, codes {codes} and zero points"
+            yield f"{told} {parts['qzeros']}, which don't fit together: save the model anew", None, None
             return
