@@ -130,6 +130,7 @@ def _check_cells(place: Path, names: list[str], quantizers: list[str]) -> None:
     assert [each.reason for each in cells if each.status != "finished"] == []
 
 
+@pytest.mark.slow
 def test_one_other_architecture_finishes_through_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

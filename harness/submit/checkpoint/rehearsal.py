@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,14 +37,33 @@ def rehearse(
     target = submissions.get(submission.target or "")
     parts = [submission] if target is None else [submission, target]
     for folder in dict.fromkeys(place for part in parts for place in _dense_models(part, submissions, cache)):
-        with _noting(faults, folder):
-            model_files.check(model_files.skeleton(folder), folder)
+        faults += _model_faults(folder, _state(folder))
     owned = _tokenizer_folder(target or submission, submissions, cache)
     if owned is not None:
-        with _noting(faults, owned):
-            rows = read_config(owned / "config.json").get("vocab_size")
-            tokenizer.load_tokenizer(owned, vocabulary=rows if isinstance(rows, int) else None)
+        faults += _tokenizer_faults(owned, _state(owned))
     return faults, []
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Returns what changes when a file of a folder does: controls are tried once for all that need them."""
+    return tuple(sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in folder.iterdir()))
+
+
+@functools.lru_cache(maxsize=64)
+def _model_faults(folder: Path, state: object) -> list[Fault]:
+    faults: list[Fault] = []
+    with _noting(faults, folder):
+        model_files.check(model_files.skeleton(folder), folder)
+    return faults
+
+
+@functools.lru_cache(maxsize=64)
+def _tokenizer_faults(folder: Path, state: object) -> list[Fault]:
+    faults: list[Fault] = []
+    with _noting(faults, folder):
+        rows = read_config(folder / "config.json").get("vocab_size")
+        tokenizer.load_tokenizer(folder, vocabulary=rows if isinstance(rows, int) else None)
+    return faults
 
 
 @contextmanager
